@@ -1,0 +1,40 @@
+"""Mechanistic interpretability of context tuning.
+
+The names below are the whole public surface; importing them loads no plotting library.
+"""
+
+from importlib.metadata import version as _version
+
+from prefix_interp.errors import PrefixInterpError as PrefixInterpError
+from prefix_interp.models.sites import Site as Site
+from prefix_interp.models.toy import ToyConfig as ToyConfig
+from prefix_interp.models.toy import build_toy as build_toy
+from prefix_interp.models.toy import save_toy as save_toy
+from prefix_interp.models.toy import to_dtype as to_dtype
+from prefix_interp.models.zoo import load_toy as load_toy
+from prefix_interp.models.zoo import zoo as zoo
+from prefix_interp.prefixes.baselines import RunPair as RunPair
+from prefix_interp.prefixes.baselines import run_pair as run_pair
+from prefix_interp.prefixes.inject import attach as attach
+from prefix_interp.prefixes.inject import prefix_cache as prefix_cache
+from prefix_interp.prefixes.inject import prefix_hooks as prefix_hooks
+from prefix_interp.prefixes.prefix import Prefix as Prefix
+from prefix_interp.prefixes.prefix import load_prefixes as load_prefixes
+from prefix_interp.results import Result as Result
+from prefix_interp.tasks import Batch as Batch
+from prefix_interp.tasks import Task as Task
+from prefix_interp.tasks import get_task as get_task
+from prefix_interp.tasks import tasks as tasks
+from prefix_interp.theory.decompose import Decomposition as Decomposition
+from prefix_interp.theory.decompose import decompose_attention as decompose_attention
+from prefix_interp.theory.subspace import BiasSubspace as BiasSubspace
+from prefix_interp.theory.subspace import bias_subspace as bias_subspace
+from prefix_interp.tuning.evaluate import Evaluation as Evaluation
+from prefix_interp.tuning.evaluate import evaluate as evaluate
+from prefix_interp.tuning.evaluate import greedy_answers as greedy_answers
+from prefix_interp.tuning.train import fine_tune as fine_tune
+from prefix_interp.tuning.train import pretrain as pretrain
+from prefix_interp.tuning.train import sweep_prefixes as sweep_prefixes
+from prefix_interp.tuning.train import tune_prefix as tune_prefix
+
+__version__ = _version("prefix-interp")

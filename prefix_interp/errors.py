@@ -1,0 +1,63 @@
+"""The one error family of the package, and the checks that raise it.
+
+Every message names the argument, the value that came, what is allowed and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+
+class PrefixInterpError(ValueError):
+    """Bad input to prefix_interp; the message is one line that says how to mend it."""
+
+
+def nearest(value: str, allowed: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the closest allowed name, or an empty string."""
+    close = difflib.get_close_matches(str(value), list(allowed), n=1, cutoff=0.4)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def check_choice(argument: str, value: object, allowed: Iterable[str]) -> None:
+    """Raise unless `value` is one of `allowed`, naming the nearest one."""
+    names = list(allowed)
+    if value not in names:
+        hint = nearest(str(value), names)
+        raise PrefixInterpError(
+            f"{argument}={value!r} is unknown{hint}; choose one of {', '.join(map(repr, names))}"
+        )
+
+
+def check_positive(argument: str, value: object) -> None:
+    """Raise unless `value` is an integer of at least 1 (booleans are refused)."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise PrefixInterpError(f"{argument}={value!r} must be a whole number of at least 1")
+
+
+def check_number(
+    argument: str,
+    value: object,
+    low: float = 0.0,
+    high: float = float("inf"),
+    *,
+    low_open: bool = False,
+) -> None:
+    """Raise unless `value` is a finite number between `low` and `high`."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # `value == value` is false for NaN alone.
+    inside = number and value == value and low <= value <= high  # type: ignore[operator]
+    if not inside or value == float("inf") or (low_open and value == low):
+        bracket = "(" if low_open else "["
+        raise PrefixInterpError(f"{argument}={value!r} must be a number in {bracket}{low}, {high}]")
+
+
+def check_keys(what: str, found: Mapping[str, object], allowed: Iterable[str]) -> None:
+    """Raise if `found` has a key that is not in `allowed`, naming the nearest one."""
+    names = list(allowed)
+    for key in found:
+        if key not in names:
+            raise PrefixInterpError(
+                f"{what} has the unknown key {key!r}{nearest(key, names)}; "
+                f"allowed are {', '.join(map(repr, names))}"
+            )

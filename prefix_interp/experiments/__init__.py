@@ -1,0 +1,1 @@
+"""The protocols of the tables of the paper: seeds in, records out."""

@@ -1,0 +1,234 @@
+"""Table 1: can a prefix teach a one-layer, one-head model a new attention pattern?
+
+A model that sorts ascending is fine-tuned, and prefix-tuned, to sort descending. The paper's
+answer for a prefix is 0 +- 0 %, with one slot in the residual parameterization.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformer_lens import HookedTransformer
+
+from prefix_interp.errors import check_positive
+from prefix_interp.models.toy import ToyConfig, save_toy
+from prefix_interp.prefixes.prefix import Parameterization, Prefix
+from prefix_interp.results import Result, package_versions
+from prefix_interp.seeds import derive_generator
+from prefix_interp.storage import read_json, to_json, write_file
+from prefix_interp.tuning.evaluate import evaluate
+from prefix_interp.tuning.parallel import run_parallel
+from prefix_interp.tuning.presets import get_preset
+from prefix_interp.tuning.train import (
+    ModelFit,
+    PrefixFit,
+    fine_tune,
+    has_fast_bfloat16,
+    pretrain,
+    sweep_prefixes,
+    tune_prefix,
+)
+
+MODEL = ToyConfig(n_layers=1, n_heads=1, d_model=96, n_prefix=1)
+OLD, NEW = "sort_ascending", "sort_descending"
+PRETRAINED, FINE_TUNED = "sort-ascending-1l1h", "sort-descending-1l1h-fine-tuned"
+
+# What the paper prints, in percent: mean and standard deviation over ten seeds.
+PAPER = {
+    "pretrained": {OLD: (91, 5), NEW: (0, 0)},
+    "fine-tuned": {OLD: (0, 0), NEW: (85, 5)},
+    "prefix": {OLD: (0, 0), NEW: (0, 0)},
+}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One set of prefixes tuned side by side, one a learning rate."""
+
+    parameterization: Parameterization
+    n_prefix: int
+    lrs: tuple[float, ...]
+
+
+_WIDE = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+SWEEPS = {
+    "fast": [Sweep(p, n, _WIDE) for p in ("residual", "kv") for n in (1, 10)],
+    # The published rate beside one a hundred times as high.
+    "paper": [Sweep(p, 1, (5e-4, 5e-2)) for p in ("residual", "kv")],
+    "smoke": [Sweep(p, n, (1e-2, 1e-1)) for p in ("residual", "kv") for n in (1, 2)],
+}
+
+
+def table1(
+    preset: str = "fast",
+    seeds: Sequence[int] = range(10),
+    *,
+    work: str | Path | None = None,
+    n_jobs: int | None = None,
+    progress: bool = True,
+) -> Result:
+    """Return Table 1 measured on `seeds`.
+
+    Each record is one model or prefix on one task: ``method`` (``pretrained``, ``fine-tuned``,
+    ``prefix`` or one of the controls ``random prefix``, ``norm-matched prefix``, ``other-task
+    prefix``), ``parameterization``, ``n_prefix``, ``lr``, ``seed``, ``task``, ``train_loss``,
+    ``evaluation``, and ``chosen``: whether its final training loss is the lowest of its sweep.
+
+    Args:
+        preset: ``"paper"``, ``"fast"`` or ``"smoke"``.
+        seeds: initialisation and data; each is a model of its own.
+        work: folder for checkpoints and finished seeds, to resume after an interruption, and
+            for the trained models and prefixes; None keeps nothing.
+        n_jobs: processes; by default one a core.
+        progress: show a bar.
+    """
+    chosen = get_preset(preset)
+    check_positive("number of seeds", len(seeds))
+    began = time.perf_counter()
+    per_seed = run_parallel(
+        table1_seed,
+        list(seeds),
+        preset=preset,
+        work=None if work is None else str(work),
+        n_jobs=n_jobs,
+        progress=progress,
+        description=f"table 1, {preset}",
+    )
+    settings = {
+        "model": asdict(MODEL),
+        "preset": asdict(chosen),
+        "sweeps": [asdict(s) | {"lrs": list(s.lrs)} for s in SWEEPS[preset]],
+        "bfloat16_used": has_fast_bfloat16() and chosen.pretrain.precision == "bfloat16",
+        "test_sequences": 3200,
+    }
+    wall = time.perf_counter() - began
+    timing = {"wall_s": round(wall, 1), "core_s": round(sum(s["seconds"] for s in per_seed), 1)}
+    records = [record for one in per_seed for record in one["records"]]
+    return Result("table1", preset, list(seeds), settings, records, timing=timing)
+
+
+def table1_seed(seed: int, preset: str = "fast", work: str | None = None) -> dict[str, Any]:
+    """Return one seed's records and its seconds; finished work in `work` is taken from there."""
+    folder = None if work is None else Path(work) / f"seed-{seed}"
+    key = {"preset": asdict(get_preset(preset)), "versions": package_versions(),
+           "sweeps": [asdict(s) | {"lrs": list(s.lrs)} for s in SWEEPS[preset]]}  # fmt: skip
+    if folder is not None and (folder / "records.json").exists():
+        done = read_json(folder / "records.json")
+        if done.pop("key") == key:
+            return done
+    began = time.perf_counter()
+    records = _Seed(seed, preset, folder).run()
+    finished = {"seconds": time.perf_counter() - began, "records": records}
+    if folder is not None:
+        write_file(folder / "records.json", to_json({**finished, "key": key}))
+    return finished
+
+
+class _Seed:
+    """One seed's trainings in order, and the rows they give."""
+
+    def __init__(self, seed: int, preset: str, folder: Path | None) -> None:
+        self.seed, self.preset, self.folder = seed, preset, folder
+        self.rows: list[dict[str, Any]] = []
+
+    def run(self) -> list[dict[str, Any]]:
+        common: dict[str, Any] = {"preset": self.preset, "seed": self.seed, "progress": False}
+        old = pretrain(MODEL, OLD, checkpoint=self._file("pretrain"), **common)
+        self._score("pretrained", old.model, train_loss=old.history["loss"].iloc[-1])
+        self._keep_toy(PRETRAINED, old, OLD)
+        tuned = fine_tune(old.model, NEW, checkpoint=self._file("fine-tune"), **common)
+        self._score("fine-tuned", tuned.model, train_loss=tuned.history["loss"].iloc[-1])
+        self._keep_toy(FINE_TUNED, tuned, NEW)
+        for sweep in SWEEPS[self.preset]:
+            name = f"{sweep.parameterization}-{sweep.n_prefix}"
+            how = {"parameterization": sweep.parameterization, **common}
+            fits = sweep_prefixes(
+                old.model, NEW, sweep.n_prefix, sweep.lrs, checkpoint=self._file(name), **how
+            )
+            losses = [float(fit.history["loss"].iloc[-1]) for fit in fits]
+            best = losses.index(min(losses))
+            for i, fit in enumerate(fits):
+                self._score(
+                    "prefix", old.model, fit.prefix, lr=fit.recipe.lr,
+                    train_loss=losses[i], chosen=i == best,
+                )  # fmt: skip
+            self._controls(old.model, sweep, fits[best], how)
+            if self.folder is not None:
+                fits[best].prefix.save(self.folder / PRETRAINED / "prefixes" / f"{NEW}-{name}")
+        return self.rows
+
+    def _controls(
+        self, model: HookedTransformer, sweep: Sweep, fit: PrefixFit, how: Mapping[str, Any]
+    ) -> None:
+        rng = derive_generator(self.seed, "norm-matched", sweep.parameterization, sweep.n_prefix)
+        start = Prefix.random(model, sweep.n_prefix, self.seed, sweep.parameterization)
+        self._score("random prefix", model, start)
+        self._score("norm-matched prefix", model, norm_matched(fit.prefix, rng))
+        name = f"other-task-{sweep.parameterization}-{sweep.n_prefix}"
+        other = tune_prefix(
+            model, OLD, sweep.n_prefix, lr=fit.recipe.lr, checkpoint=self._file(name), **how
+        )
+        loss = float(other.history["loss"].iloc[-1])
+        self._score("other-task prefix", model, other.prefix, lr=fit.recipe.lr, train_loss=loss)
+
+    def _score(
+        self,
+        method: str,
+        model: HookedTransformer,
+        prefix: Prefix | None = None,
+        *,
+        lr: float | None = None,
+        train_loss: float | None = None,
+        chosen: bool = True,
+    ) -> None:
+        baseline = get_preset(self.preset).baseline
+        for task in (OLD, NEW):
+            # One test set for all models and seeds, so that they differ in nothing else.
+            score = evaluate(model, task, prefix, seed=0, baseline=baseline)
+            self.rows.append(
+                {
+                    "seed": self.seed,
+                    "method": method,
+                    "parameterization": None if prefix is None else prefix.parameterization,
+                    "n_prefix": None if prefix is None else prefix.n_prefix,
+                    "lr": lr,
+                    "chosen": chosen,
+                    "task": task,
+                    "baseline": baseline if prefix is None else "prefix",
+                    "train_loss": None if train_loss is None else float(train_loss),
+                    "evaluation": score.to_dict(),
+                }
+            )
+
+    def _file(self, name: str) -> Path | None:
+        return None if self.folder is None else self.folder / "checkpoints" / f"{name}.safetensors"
+
+    def _keep_toy(self, name: str, fit: ModelFit, task: str) -> None:
+        if self.folder is None:
+            return
+        metadata = {
+            "task": task,
+            "preset": self.preset,
+            "seed": self.seed,
+            "recipe": fit.recipe.to_dict(),
+            # The two rows just measured: this model on either task.
+            "evaluation": [row["evaluation"] for row in self.rows[-2:]],
+            "versions": package_versions(),
+        }
+        save_toy(fit.model, self.folder / name, metadata)
+
+
+def norm_matched(prefix: Prefix, rng: torch.Generator) -> Prefix:
+    """Return a prefix of random directions in which every vector keeps its norm."""
+    turned = {}
+    for name, tensor in prefix.tensors.items():
+        noise = torch.randn(tensor.shape, generator=rng).to(tensor)
+        turned[name] = noise * (
+            tensor.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
+        )
+    return replace(prefix, **turned, metadata={"control": "norm-matched random directions"})

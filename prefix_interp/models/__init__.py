@@ -1,0 +1,1 @@
+"""Toy transformers with hooks, the names of their hook sites, and trained ones to load."""

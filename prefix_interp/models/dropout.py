@@ -1,0 +1,38 @@
+"""minGPT's dropout, added to a hooked transformer by hooks (the `paper` preset trains so)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from transformer_lens import HookedTransformer
+
+from prefix_interp.models.sites import Site
+
+Hook = tuple[str, Callable[..., torch.Tensor]]
+
+
+def dropout_hooks(model: HookedTransformer, p: float, rng: torch.Generator) -> list[Hook]:
+    """Return hooks that drop with probability `p` where minGPT does.
+
+    The places are the sum of token and position embedding, the attention pattern, and what
+    attention and MLP write into the residual stream; kept entries are scaled by 1 / (1 - p).
+
+    Args:
+        model: any hooked transformer.
+        p: drop probability in [0, 1); 0 gives no hooks.
+        rng: where the masks come from.
+    """
+    if p == 0:
+        return []
+
+    def drop(x: torch.Tensor, hook: object) -> torch.Tensor:
+        mask = torch.rand(x.shape, generator=rng) >= p
+        return x * mask.to(x) / (1 - p)
+
+    layers = range(model.cfg.n_layers)
+    names = [Site.RESID_PRE.at(0)]
+    names += [Site.PATTERN.at(i) for i in layers] + [Site.ATTN_OUT.at(i) for i in layers]
+    if not model.cfg.attn_only:
+        names += [Site.MLP_OUT.at(i) for i in layers]
+    return [(name, drop) for name in names]

@@ -1,0 +1,236 @@
+"""Toy models: the paper's minGPT as a TransformerLens `HookedTransformer`."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+from prefix_interp.errors import PrefixInterpError, check_choice, check_keys, check_positive
+from prefix_interp.seeds import derive_generator
+from prefix_interp.storage import load_folder, save_folder
+
+STEM = "model"
+_NORMS: dict[str, str | None] = {"LN": "LN", "RMS": "RMS", "none": None}
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    """The shape of a toy transformer.
+
+    A toy is minGPT: pre-norm, learned positions, tanh-approximated GELU, biases everywhere
+    but in the untied unembedding. The first `n_prefix` positions are reserved for a prefix;
+    the content stands at positions ``n_prefix .. n_prefix + n_content - 1``.
+
+    Attributes:
+        n_layers: number of blocks.
+        n_heads: heads a block; must divide `d_model`.
+        d_model: width of the residual stream.
+        n_prefix: reserved leading positions (the paper's n_S).
+        n_content: content positions; 19 fits 10 inputs and the 9 outputs that are fed back.
+        d_vocab: tokens; 11 holds the digits and count 10.
+        d_mlp: hidden width of the MLP; None means ``4 * d_model``.
+        normalization: ``"LN"``, ``"RMS"`` or ``"none"``.
+        attn_only: leave the MLPs out.
+        skip_ln1: leave out the norm before attention alone (the paper's four-head model).
+    """
+
+    n_layers: int = 1
+    n_heads: int = 4
+    d_model: int = 256
+    n_prefix: int = 1
+    n_content: int = 19
+    d_vocab: int = 11
+    d_mlp: int | None = None
+    normalization: Literal["LN", "RMS", "none"] = "LN"
+    attn_only: bool = False
+    skip_ln1: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("n_layers", "n_heads", "d_model", "n_prefix", "n_content", "d_vocab"):
+            check_positive(name, getattr(self, name))
+        if self.d_mlp is not None:
+            check_positive("d_mlp", self.d_mlp)
+        if self.d_model % self.n_heads:
+            raise PrefixInterpError(
+                f"n_heads={self.n_heads} does not divide d_model={self.d_model}; choose one that does"
+            )
+        check_choice("normalization", self.normalization, _NORMS)
+        for name in ("attn_only", "skip_ln1"):
+            if not isinstance(getattr(self, name), bool):
+                raise PrefixInterpError(f"{name}={getattr(self, name)!r} must be True or False")
+
+    @property
+    def n_ctx(self) -> int:
+        """Return the context length, reserved positions included."""
+        return self.n_prefix + self.n_content
+
+    def hooked(self) -> HookedTransformerConfig:
+        """Return the same shape as TransformerLens's own configuration."""
+        return HookedTransformerConfig(
+            n_layers=self.n_layers,
+            n_heads=self.n_heads,
+            d_model=self.d_model,
+            d_head=self.d_model // self.n_heads,
+            d_mlp=self.d_mlp or 4 * self.d_model,
+            n_ctx=self.n_ctx,
+            d_vocab=self.d_vocab,
+            # minGPT's NewGELU: the same formula as "gelu_new", fused (0.77 of the step time).
+            act_fn="gelu_pytorch_tanh",
+            normalization_type=_NORMS[self.normalization],
+            attn_only=self.attn_only,
+            init_weights=False,
+            default_prepend_bos=False,
+            device="cpu",
+        )
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> ToyConfig:
+        """Return the config written by `dataclasses.asdict`; unknown keys are refused."""
+        check_keys("ToyConfig", record, [f.name for f in fields(cls)])
+        return cls(**record)
+
+
+def build_toy(cfg: ToyConfig, seed: int = 0) -> HookedTransformer:
+    """Return a fresh toy with minGPT's initialisation, the same bits for the same seed.
+
+    Weights and embeddings are N(0, 0.02); the projections that write into the residual
+    stream N(0, 0.02 / sqrt(2 n_layers)); biases 0; norms 1. The unembedding's bias, which
+    minGPT does not have, is 0 and frozen.
+
+    Args:
+        cfg: the shape.
+        seed: any integer.
+    """
+    model = _empty(cfg)
+    rng = derive_generator(seed, "init")
+    residual_std = 0.02 / math.sqrt(2 * cfg.n_layers)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            leaf = name.rsplit(".", 1)[-1]
+            if leaf == "w":
+                parameter.fill_(1.0)
+            elif leaf.startswith("b"):
+                parameter.zero_()
+            else:
+                std = residual_std if leaf in ("W_O", "W_out") else 0.02
+                parameter.copy_(torch.randn(parameter.shape, generator=rng) * std)
+    return model
+
+
+def _empty(cfg: ToyConfig) -> HookedTransformer:
+    with warnings.catch_warnings():
+        # TransformerLens 3.9 announces the removal of HookedTransformer in 4.0 at every call.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model = HookedTransformer(cfg.hooked())
+    if cfg.skip_ln1:
+        for block in model.blocks:
+            block.ln1 = nn.Identity()
+        model.setup()  # drops the removed norms' hook points from the model's list
+    model.unembed.b_U.requires_grad_(False)
+    model.toy_config = cfg  # type: ignore[assignment]
+    return model
+
+
+def toy_config(model: HookedTransformer) -> ToyConfig:
+    """Return the config a toy was built from.
+
+    Raises:
+        PrefixInterpError: `model` was not made by `build_toy` or `load_toy`.
+    """
+    cfg = getattr(model, "toy_config", None)
+    if not isinstance(cfg, ToyConfig):
+        raise PrefixInterpError(
+            f"model={type(model).__name__} is no toy of this package; make it with build_toy "
+            "or load_toy"
+        )
+    return cfg
+
+
+def reserved_slots(model: HookedTransformer) -> int | None:
+    """Return the position at which a toy's content starts; None if `model` is no toy."""
+    cfg = getattr(model, "toy_config", None)
+    return cfg.n_prefix if isinstance(cfg, ToyConfig) else None
+
+
+def to_dtype(model: HookedTransformer, dtype: torch.dtype) -> HookedTransformer:
+    """Return `model` itself, converted; its norms compute in `dtype` from then on too."""
+    model.cfg.dtype = dtype  # TransformerLens casts to this, whatever the weights are
+    return model.to(dtype)
+
+
+def clone(model: HookedTransformer) -> HookedTransformer:
+    """Return an independent copy of `model` with the same weights and no added hooks."""
+    copied = copy.deepcopy(model)
+    copied.reset_hooks()
+    return copied
+
+
+def model_id(model: HookedTransformer) -> str:
+    """Return a short fingerprint of what a prefix of `model` depends on.
+
+    Large weights are sampled, which tells fine-tuned copies apart at little cost.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().reshape(-1)
+        step = max(1, flat.numel() // 4096)
+        digest.update(name.encode() + str(tuple(parameter.shape)).encode())
+        digest.update(flat[::step].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_toy(
+    model: HookedTransformer, path: str | Path, metadata: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a toy as `<path>/model.safetensors` and `<path>/model.json`; return the folder.
+
+    Args:
+        model: a toy.
+        path: a folder, made if missing.
+        metadata: anything JSON can hold: recipe, seed, accuracies.
+
+    Raises:
+        PrefixInterpError: not a toy, or the folder cannot be written (nothing half-written).
+    """
+    record = {
+        "format": 1,
+        "config": asdict(toy_config(model)),
+        "model_id": model_id(model),
+        "metadata": dict(metadata or {}),
+    }
+    return save_folder(path, STEM, dict(model.named_parameters()), record)
+
+
+def read_toy(path: str | Path) -> tuple[HookedTransformer, dict[str, Any]]:
+    """Return the toy in the folder `path` and the metadata it was saved with.
+
+    Raises:
+        PrefixInterpError: missing, corrupted or foreign files, unknown keys, wrong shapes.
+    """
+    tensors, record = load_folder(path, STEM)
+    check_keys(f"{path}/{STEM}.json", record, ["format", "config", "model_id", "metadata"])
+    if record.get("format") != 1 or "config" not in record:
+        raise PrefixInterpError(f"path={str(path)!r} is no toy of format 1; save it again")
+    model = _empty(ToyConfig.from_dict(record["config"]))
+    own = dict(model.named_parameters())
+    wrong = {k for k in own if k not in tensors or tensors[k].shape != own[k].shape}
+    if wrong or tensors.keys() - own.keys():
+        raise PrefixInterpError(
+            f"path={str(path)!r} has weights that do not fit its config "
+            f"({sorted(wrong | (tensors.keys() - own.keys()))[0]}); save it again"
+        )
+    to_dtype(model, tensors["embed.W_E"].dtype)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[name])
+    return model, record.get("metadata", {})

@@ -1,0 +1,44 @@
+"""Trained toys and prefixes that ship with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformer_lens import HookedTransformer
+
+from prefix_interp.errors import PrefixInterpError, nearest
+from prefix_interp.models.toy import STEM, read_toy
+
+ZOO = Path(__file__).parent / "trained"
+
+
+def zoo() -> list[str]:
+    """Return the names of the trained toys that `load_toy` knows."""
+    return sorted(p.parent.name for p in ZOO.glob(f"*/{STEM}.json"))
+
+
+def toy_folder(name_or_path: str | Path) -> Path:
+    """Return the folder of a trained toy, given its zoo name or a path.
+
+    Raises:
+        PrefixInterpError: neither a zoo name (the nearest is named) nor a folder.
+    """
+    names = zoo()
+    if str(name_or_path) in names:
+        return ZOO / str(name_or_path)
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    raise PrefixInterpError(
+        f"name={str(name_or_path)!r} is neither a toy of the zoo"
+        f"{nearest(str(name_or_path), names)} nor a folder; the zoo holds "
+        f"{', '.join(map(repr, names)) or 'nothing'}"
+    )
+
+
+def load_toy(name_or_path: str | Path) -> HookedTransformer:
+    """Return a trained toy from the zoo (`zoo()` lists the names) or from a folder.
+
+    Raises:
+        PrefixInterpError: unknown name, or files that are missing, corrupted or foreign.
+    """
+    return read_toy(toy_folder(name_or_path))[0]

@@ -1,0 +1,175 @@
+"""A prefixed run beside a named run without the prefix, aligned on the content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.models.sites import Site
+from prefix_interp.prefixes.inject import (
+    Hook,
+    attach,
+    check_tokens,
+    content_start,
+    layout_hooks,
+    offset_hooks,
+)
+from prefix_interp.prefixes.prefix import Prefix
+
+Baseline = Literal["masked", "placeholder", "unshifted"]
+PLACEHOLDER_TOKEN = 0
+
+
+@dataclass(frozen=True, eq=False)
+class RunPair:
+    """One batch with and without a prefix.
+
+    Caches map hook names (`Site.Z.at(0)`) to activations whose position axis is the content,
+    ``pos`` = the length of the tokens, so that entries of `on`, `off` and `held` stand for the
+    same token. Key axes (`hook_attn_scores`, `hook_pattern`) keep the slots in front wherever
+    the run had them: the last `pos` keys are always the content.
+
+    Attributes:
+        model: the model that ran.
+        prefix: the prefix of `on`.
+        tokens: the content.
+        baseline: what `off` means by "no prefix".
+        on: activations with the prefix.
+        off: activations without it.
+        held: without it, but with the input of every layer held at its value in `on`: what the
+            pretrained layer makes of what it is given. In layer 0 this is `off` when masked.
+        logits_on: logits with the prefix.
+        logits_off: logits without it.
+    """
+
+    model: HookedTransformer
+    prefix: Prefix
+    tokens: Int[Tensor, "batch pos"]
+    baseline: Baseline
+    on: Mapping[str, Tensor]
+    off: Mapping[str, Tensor]
+    held: Mapping[str, Tensor]
+    logits_on: Float[Tensor, "batch pos d_vocab"]
+    logits_off: Float[Tensor, "batch pos d_vocab"]
+
+
+def run_pair(
+    model: HookedTransformer,
+    prefix: Prefix,
+    tokens: Int[Tensor, "batch pos"],
+    baseline: Baseline = "masked",
+) -> RunPair:
+    """Return the activations of `tokens` with `prefix` and without.
+
+    "No prefix" has three meanings, which differ a lot:
+
+    - ``"masked"``: the slots are masked, the content keeps its positions. Eq. 6 and 7 are exact
+      against this one.
+    - ``"placeholder"``: the slots hold token 0 and are attended to (the authors' code).
+    - ``"unshifted"``: no slots, the content starts at position 0.
+
+    Args:
+        model: a supported HookedTransformer.
+        prefix: a prefix that fits it.
+        tokens: content alone.
+        baseline: which "no prefix" `off` is.
+
+    Raises:
+        PrefixInterpError: prefix and model do not fit, tokens outside vocabulary or context, an
+            unknown baseline.
+    """
+    check_choice("baseline", baseline, get_args(Baseline))
+    check_tokens(model, tokens, prefix.n_prefix)
+    n = prefix.n_prefix
+    with torch.no_grad():
+        with attach(model, prefix):
+            logits_on, on = model.run_with_cache(tokens, return_cache_object=False)
+        on = _content(on, tokens.shape[1])
+        off_tokens, off_hooks = baseline_run(model, n, tokens, baseline)
+        with model.hooks(fwd_hooks=off_hooks):
+            logits_off, off = model.run_with_cache(off_tokens, return_cache_object=False)
+        with model.hooks(fwd_hooks=[*masked_hooks(model, n), *_hold_inputs(model, on, n)]):
+            _, held = model.run_with_cache(tokens, return_cache_object=False)
+    off, held = _content(off, tokens.shape[1]), _content(held, tokens.shape[1])
+    _check_masked(held, model.cfg.n_layers, n)
+    logits_off = logits_off[:, -tokens.shape[1] :]
+    return RunPair(model, prefix, tokens, baseline, on, off, held, logits_on, logits_off)
+
+
+def baseline_run(
+    model: HookedTransformer, n_prefix: int, tokens: Int[Tensor, "batch pos"], baseline: Baseline
+) -> tuple[Int[Tensor, "batch all_pos"], list[Hook]]:
+    """Return the tokens and hooks of a run without prefix; the content is the last ``pos`` rows.
+
+    Args:
+        model: a supported HookedTransformer.
+        n_prefix: slots the prefix would take.
+        tokens: content alone.
+        baseline: which "no prefix" is meant.
+    """
+    if baseline == "masked":
+        return tokens, masked_hooks(model, n_prefix)
+    if baseline == "placeholder":
+        n_pads = content_start(model, n_prefix)
+        pads = tokens.new_full((len(tokens), n_pads), PLACEHOLDER_TOKEN)
+        return torch.cat([pads, tokens], dim=1), []
+    return tokens, []
+
+
+def fast_baseline(
+    model: HookedTransformer, n_prefix: int, tokens: Int[Tensor, "batch pos"], baseline: Baseline
+) -> tuple[Int[Tensor, "batch all_pos"], list[Hook]]:
+    """Return the same as `baseline_run`, without rows for masked slots (for training)."""
+    if baseline == "masked":
+        return tokens, offset_hooks(model, n_prefix)
+    return baseline_run(model, n_prefix, tokens, baseline)
+
+
+def masked_hooks(model: HookedTransformer, n_prefix: int) -> list[Hook]:
+    """Return hooks that reserve `n_prefix` slots which no content attends to."""
+
+    def mask(scores: Float[Tensor, "batch head query key"], hook: object) -> Tensor:
+        scores = scores.clone()
+        # The slots' own rows stay: a row with nothing to attend to would be NaN.
+        scores[:, :, n_prefix:, :n_prefix] = -torch.inf
+        return scores
+
+    layers = range(model.cfg.n_layers)
+    return [*layout_hooks(model, n_prefix), *((Site.ATTN_SCORES.at(i), mask) for i in layers)]
+
+
+def _hold_inputs(model: HookedTransformer, on: Mapping[str, Tensor], n_prefix: int) -> list[Hook]:
+    def hold(layer: int) -> Hook:
+        def write(resid: Tensor, hook: object) -> Tensor:
+            return torch.cat([resid[:, :n_prefix], on[Site.RESID_PRE.at(layer)]], dim=1)
+
+        return Site.RESID_PRE.at(layer), write
+
+    return [hold(layer) for layer in range(model.cfg.n_layers)]
+
+
+def _content(cache: dict[str, Tensor], n_content: int) -> dict[str, Tensor]:
+    """Return the cache with its position axes cut to the content, the last `n_content` rows."""
+    square = {s.value.rsplit(".", 1)[-1] for s in (Site.ATTN_SCORES, Site.PATTERN)}
+    cut = {}
+    for name, x in cache.items():
+        axis = 2 if name.rsplit(".", 1)[-1] in square else 1
+        start = max(x.shape[axis] - n_content, 0)
+        cut[name] = x.narrow(axis, start, x.shape[axis] - start)
+    return cut
+
+
+def _check_masked(cache: Mapping[str, Tensor], n_layers: int, n_prefix: int) -> None:
+    for layer in range(n_layers):
+        if bool(cache[Site.PATTERN.at(layer)][..., :n_prefix].any()):
+            raise PrefixInterpError(
+                f"baseline='masked' had no effect in layer {layer}: this version of "
+                "TransformerLens ignores writes to hook_attn_scores; use transformer-lens 3.9"
+            )

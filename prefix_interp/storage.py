@@ -1,0 +1,159 @@
+"""Files on disk: safetensors beside JSON, written atomically and read with every check.
+
+A saved object is a folder of two files. `<stem>.safetensors` holds the tensors,
+`<stem>.json` everything else together with the SHA-256 of the tensors' file. The folder is
+built beside its target and moved into place, so that a crash leaves the old one or the new
+one, never a mixture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+
+from prefix_interp.errors import PrefixInterpError
+
+
+def to_json(record: Mapping[str, Any]) -> str:
+    """Return `record` as indented JSON; NaN and infinity are refused, as JSON has neither."""
+    try:
+        return json.dumps(record, indent=1, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise PrefixInterpError(f"record cannot be written as JSON: {error}") from error
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Return the JSON object in `path`.
+
+    Raises:
+        PrefixInterpError: the file is missing, no JSON, or not an object.
+    """
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PrefixInterpError(f"path={str(path)!r} does not exist; check the name") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PrefixInterpError(
+            f"path={str(path)!r} is no valid JSON ({error}); save it again"
+        ) from None
+    except OSError as error:
+        raise PrefixInterpError(f"path={str(path)!r} cannot be read: {error.strerror}") from None
+    if not isinstance(record, dict):
+        raise PrefixInterpError(f"path={str(path)!r} holds a {type(record).__name__}, no object")
+    return record
+
+
+def write_file(path: str | Path, data: bytes | str) -> Path:
+    """Write `data` to `path` atomically (a temporary file beside it, then a rename).
+
+    Raises:
+        PrefixInterpError: the folder cannot be made or written; nothing is left behind.
+    """
+    path = Path(path)
+    payload = data.encode() if isinstance(data, str) else data
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise PrefixInterpError(
+            f"path={str(path)!r} cannot be written: {error.strerror}; choose another folder"
+        ) from None
+    return path
+
+
+def save_folder(
+    path: str | Path, stem: str, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]
+) -> Path:
+    """Write `<path>/<stem>.safetensors` and `<path>/<stem>.json` as one step; return the folder.
+
+    Other files that stand in an existing folder are kept.
+
+    Raises:
+        PrefixInterpError: the folder cannot be written; what was there stays as it was.
+    """
+    target = Path(path)
+    data = to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    text = to_json({**record, "sha256": hashlib.sha256(data).hexdigest()})
+    built = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not target.is_dir():
+            raise PrefixInterpError(f"path={str(target)!r} is a file; choose a folder")
+        built = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        built.chmod(0o755)
+        if target.exists():
+            shutil.copytree(target, built, dirs_exist_ok=True)
+        write_file(built / f"{stem}.safetensors", data)
+        write_file(built / f"{stem}.json", text)
+        if target.exists():
+            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+            target.replace(old / "it")
+            built.replace(target)
+            shutil.rmtree(old)
+        else:
+            built.replace(target)
+    except OSError as error:
+        raise PrefixInterpError(
+            f"path={str(target)!r} cannot be written: {error.strerror}; choose another folder"
+        ) from None
+    finally:
+        if built is not None and built.exists():
+            shutil.rmtree(built, ignore_errors=True)
+    return target
+
+
+def load_folder(path: str | Path, stem: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the tensors and the record that `save_folder` wrote.
+
+    Raises:
+        PrefixInterpError: a file is missing, cut short or altered.
+    """
+    folder = Path(path)
+    record = read_json(folder / f"{stem}.json")
+    file = folder / f"{stem}.safetensors"
+    if not file.exists():
+        raise PrefixInterpError(f"path={str(file)!r} does not exist; save the object again")
+    expected = record.pop("sha256", None)
+    if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+        raise PrefixInterpError(
+            f"path={str(file)!r} is truncated or corrupted (its SHA-256 is not the one in "
+            f"{stem}.json); save the object again"
+        )
+    return read_tensors(file)[0], record
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors and the header's metadata of one safetensors file.
+
+    Raises:
+        PrefixInterpError: the file is missing or no valid safetensors file.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})
+    except FileNotFoundError:
+        raise PrefixInterpError(f"path={str(path)!r} does not exist; check the name") from None
+    except (SafetensorError, OSError) as error:
+        raise PrefixInterpError(
+            f"path={str(path)!r} is truncated or corrupted ({error}); save it again"
+        ) from None

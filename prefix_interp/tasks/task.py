@@ -1,0 +1,204 @@
+"""The paper's toy tasks as vectorised samplers with a split that never moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
+from prefix_interp.seeds import derive_generator
+
+Split = Literal["train", "test", "all"]
+Rule = Callable[[Tensor], Tensor]
+
+
+class Batch(NamedTuple):
+    """Sequences to feed and the answers they should get.
+
+    Attributes:
+        tokens: inputs followed by all answers but the last, so that ``model(tokens)[:, -n_out:]``
+            predicts the answers (teacher forcing).
+        answers: the right outputs.
+        skill: index into the task's rules of the one used for each sequence (0 if only one).
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    answers: Int[Tensor, "batch n_out"]
+    skill: Int[Tensor, "batch"]
+
+
+def double_histogram(x: Int[Tensor, "batch n_in"]) -> Int[Tensor, "batch n_in"]:
+    """Return, at each position, how often that position's digit occurs in the sequence."""
+    counts = torch.zeros(len(x), int(x.max()) + 1, dtype=x.dtype)
+    return counts.scatter_add_(1, x, torch.ones_like(x)).gather(1, x)
+
+
+RULES: dict[str, Rule] = {
+    "sort_ascending": lambda x: x.sort(dim=-1).values,
+    "sort_descending": lambda x: x.sort(dim=-1, descending=True).values,
+    "add_one": lambda x: x + 1,
+    "add_two": lambda x: x + 2,
+    "sort_ascending_add_one": lambda x: x.sort(dim=-1).values + 1,
+    "double_histogram": double_histogram,
+}
+_BIT_COUNT = torch.tensor([bin(i).count("1") for i in range(256)], dtype=torch.uint8)
+FOUR_SKILLS = ("sort_ascending", "sort_descending", "add_one", "add_two")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Sequences of digits and the rule that answers them.
+
+    The paper's data: 10 digits 0..7 drawn uniformly, where half of the draws are rejected if
+    more than 5 different digits occur, so that repetitions are common. A quarter of all inputs,
+    chosen by a hash of their digits alone, is the test split, the same in every process.
+
+    Attributes:
+        name: the task's name.
+        rules: names in `RULES`; several make an unlabelled mixture.
+        length: digits an input, which is also the number of outputs; even.
+        n_digits: different digits.
+        max_distinct: a draw with more different digits is redrawn with probability 1/2.
+    """
+
+    name: str
+    rules: tuple[str, ...]
+    length: int = 10
+    n_digits: int = 8
+    max_distinct: int = 5
+
+    def __post_init__(self) -> None:
+        for field in ("length", "n_digits", "max_distinct"):
+            check_positive(field, getattr(self, field))
+        if self.n_digits > 8 or self.length > 12 or self.length % 2:
+            raise PrefixInterpError(
+                f"length={self.length}, n_digits={self.n_digits} is out of range; "
+                "length may be an even number up to 12, n_digits 1 to 8"
+            )
+        if not self.rules:
+            raise PrefixInterpError("rules=() is empty; name at least one rule")
+        for rule in self.rules:
+            check_choice("rules", rule, RULES)
+
+    @property
+    def d_vocab(self) -> int:
+        """Return the tokens that inputs and answers need (11 for the paper's sizes)."""
+        return max(self.n_digits + 2, self.length + 1)
+
+    @property
+    def n_content(self) -> int:
+        """Return the length of `Batch.tokens`: inputs and all outputs but the last."""
+        return 2 * self.length - 1
+
+    @cached_property
+    def _halves(self) -> tuple[Tensor, Tensor]:
+        """Return, for every code of half an input, its digits and the set of them as bits."""
+        half = self.length // 2
+        codes = torch.arange(self.n_digits**half)
+        digits = torch.stack(
+            [(codes // self.n_digits**i) % self.n_digits for i in range(half)], dim=-1
+        )
+        present = (1 << digits[:, 0]).clone()
+        for i in range(1, half):
+            present |= 1 << digits[:, i]
+        return digits.to(torch.uint8), present.to(torch.uint8)
+
+    def _split_code(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        base = self.n_digits ** (self.length // 2)
+        return codes % base, codes // base
+
+    def _digits(self, codes: Int[Tensor, "batch"]) -> Int[Tensor, "batch n_in"]:
+        digits, _ = self._halves
+        return torch.cat([digits[half] for half in self._split_code(codes)], dim=-1).long()
+
+    def _crowded(self, codes: Int[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
+        _, present = self._halves
+        low, high = self._split_code(codes)
+        return _BIT_COUNT[(present[low] | present[high]).long()] > self.max_distinct
+
+    def sample_inputs(
+        self, n: int, split: Split, rng: torch.Generator
+    ) -> Int[Tensor, "batch n_in"]:
+        """Return `n` inputs of one split, drawn by `rng`."""
+        total = self.n_digits**self.length
+        kept: list[Tensor] = []
+        found, rate = 0, {"train": 0.45, "test": 0.15, "all": 0.6}[split]
+        while found < n:
+            # A little more than is expected to pass, so that one round nearly always does.
+            draw = int((n - found) / rate) + 64
+            codes = torch.randint(total, (draw,), generator=rng)
+            coin = torch.rand(draw, generator=rng) < 0.5
+            keep = ~(coin & self._crowded(codes))
+            if split != "all":
+                keep &= in_test_split(codes) == (split == "test")
+            kept.append(codes[keep])
+            found += len(kept[-1])
+        return self._digits(torch.cat(kept)[:n])
+
+    def sample(self, n: int, split: Split = "test", seed: int = 0) -> Batch:
+        """Return `n` sequences with their answers; the same for the same arguments anywhere.
+
+        Args:
+            n: how many, at least 1.
+            split: ``"train"``, ``"test"`` (a quarter of all inputs) or ``"all"``.
+            seed: any integer.
+
+        Raises:
+            PrefixInterpError: `n` below 1 or an unknown split.
+        """
+        return self.sample_from(derive_generator(seed, "sample", split), n, split)
+
+    def sample_from(self, rng: torch.Generator, n: int, split: Split = "train") -> Batch:
+        """Return `n` sequences drawn by `rng`, which moves on (for training loops)."""
+        check_positive("n", n)
+        check_choice("split", split, ("train", "test", "all"))
+        inputs = self.sample_inputs(n, split, rng)
+        skill = torch.randint(len(self.rules), (n,), generator=rng)
+        return self.batch(inputs, skill)
+
+    def batch(self, inputs: Int[Tensor, "batch n_in"], skill: Int[Tensor, "batch"]) -> Batch:
+        """Return the batch for given inputs, answered by the rule that `skill` names."""
+        answers = RULES[self.rules[0]](inputs)
+        for index, rule in enumerate(self.rules[1:], start=1):
+            answers = torch.where((skill == index)[:, None], RULES[rule](inputs), answers)
+        return Batch(torch.cat([inputs, answers[:, :-1]], dim=-1), answers, skill)
+
+
+def in_test_split(codes: Int[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
+    """Return which inputs belong to the test split: a fixed quarter, by a hash of their code.
+
+    The hash is the 64-bit finaliser of MurmurHash3 in wrapping integer arithmetic.
+    """
+    x = codes.clone()
+    for multiplier in (-49064778989728563, -4265267296055464877):
+        x ^= (x >> 33) & 0x7FFFFFFF
+        x *= multiplier
+    x ^= (x >> 33) & 0x7FFFFFFF
+    return (x & 3) == 0
+
+
+_TASKS = {
+    **{name: Task(name, (name,)) for name in RULES},
+    "four_skills": Task("four_skills", FOUR_SKILLS),
+}
+
+
+def tasks() -> list[str]:
+    """Return the names that `get_task` knows."""
+    return list(_TASKS)
+
+
+def get_task(name: str) -> Task:
+    """Return one of the paper's tasks, or their four-skill mixture, by name.
+
+    Raises:
+        PrefixInterpError: unknown name; the message gives the nearest one.
+    """
+    check_choice("task", name, _TASKS)
+    return _TASKS[name]

@@ -1,0 +1,132 @@
+"""Eq. 6 and eq. 7, measured: what of a head's output is pretrained and what is prefix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prefix_interp.models.sites import Site
+from prefix_interp.prefixes.baselines import RunPair
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposition:
+    """The exact split of every head's output under a prefix, z_pt = (1 - g) t + b.
+
+    Attributes:
+        gate: g, the attention mass on the slots, 0 to 1.
+        base: t, what the pretrained head makes of the same layer input without the prefix. It
+            comes from a run of its own, with each layer's input held at its prefixed value.
+        bias: b, the sum of attention mass times value over the slots.
+        residual: z_pt - (1 - g) t - b; zero up to rounding if eq. 7 holds.
+        content_pattern: attention over the content with the prefix, renormalised to sum to 1.
+        base_pattern: attention of the pretrained head over the content, from the held run.
+        pattern_residual: A_pt - (1 - g) A over the content; zero up to rounding if eq. 6 holds.
+        propagated: t minus the head's output in the run without prefix: the change of its input
+            by earlier layers. Zero in layer 0 against the masked baseline.
+    """
+
+    gate: Float[Tensor, "layer batch head query"]
+    base: Float[Tensor, "layer batch head query d_head"]
+    bias: Float[Tensor, "layer batch head query d_head"]
+    residual: Float[Tensor, "layer batch head query d_head"]
+    content_pattern: Float[Tensor, "layer batch head query key"]
+    base_pattern: Float[Tensor, "layer batch head query key"]
+    pattern_residual: Float[Tensor, "layer batch head query key"]
+    propagated: Float[Tensor, "layer batch head query d_head"]
+
+    @property
+    def output(self) -> Float[Tensor, "layer batch head query d_head"]:
+        """Return z_pt, each head's output with the prefix."""
+        return (1 - self.gate[..., None]) * self.base + self.bias + self.residual
+
+    @property
+    def scaled_base(self) -> Float[Tensor, "layer batch head query d_head"]:
+        """Return (1 - g) t, what is left of the pretrained output."""
+        return (1 - self.gate[..., None]) * self.base
+
+    def pattern_change(self) -> Float[Tensor, "layer batch head query"]:
+        """Return how far the relative attention of the held run is from that with the prefix.
+
+        Total variation distance, 0 to 1. Zero up to rounding in every layer: given its input, a
+        head's relative attention does not move. Compare `RunPair.off` for what the model as a
+        whole does.
+        """
+        return (self.content_pattern - self.base_pattern).abs().sum(-1) / 2
+
+    def max_errors(self) -> dict[str, float]:
+        """Return the largest violation of eq. 6 and eq. 7, relative to the largest true value."""
+        largest = self.output.abs().max().clamp_min(torch.finfo(self.base.dtype).tiny)
+        return {
+            "eq6": float(self.pattern_residual.abs().max()),
+            "eq7": float(self.residual.abs().max() / largest),
+        }
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a row for each layer, head and query position, averaged over the batch.
+
+        Columns: ``gate`` (mean), the Euclidean norms ``base``, ``scaled_base``, ``bias``,
+        ``propagated`` (means) and ``residual`` (largest).
+        """
+        n_layers, _, n_heads, n_query = self.gate.shape
+        index = pd.MultiIndex.from_product(
+            [range(n_layers), range(n_heads), range(n_query)], names=["layer", "head", "pos"]
+        )
+
+        def column(x: Tensor) -> list[float]:
+            return x.flatten().tolist()
+
+        norms = {
+            name: getattr(self, name).norm(dim=-1)
+            for name in ("base", "scaled_base", "bias", "propagated")
+        }
+        data = {"gate": column(self.gate.mean(dim=1))}
+        data |= {name: column(x.mean(dim=1)) for name, x in norms.items()}
+        data["residual"] = column(self.residual.norm(dim=-1).amax(dim=1))
+        return pd.DataFrame(data, index=index).reset_index()
+
+
+def decompose_attention(pair: RunPair) -> Decomposition:
+    """Return the split of every head's output into gate, base and bias (eq. 6 and 7).
+
+    Base and bias come from different runs than the output they must add up to, so that the
+    residual is a measurement and not an identity of this function.
+
+    Args:
+        pair: from `run_pair`, any baseline; `base` never depends on it, `propagated` does.
+    """
+    layers = range(pair.model.cfg.n_layers)
+    n = pair.prefix.n_prefix
+    slots = pair.prefix.keys_values(pair.model)
+
+    def heads(cache_name: str, site: Site) -> Tensor:
+        cache = getattr(pair, cache_name)
+        return torch.stack([cache[site.at(i)] for i in layers])
+
+    with torch.no_grad():
+        pattern = heads("on", Site.PATTERN)  # layer batch head query slots+key
+        mass, content = pattern[..., :n], pattern[..., n:]
+        gate = mass.sum(-1)
+        values = torch.stack([v for _, v in slots])
+        groups = pair.model.cfg.n_heads // values.shape[2]
+        values = values.repeat_interleave(groups, dim=2)
+        bias = torch.einsum("lbhqs,lshd->lbhqd", mass, values)
+        base = heads("held", Site.Z).transpose(2, 3)
+        output = heads("on", Site.Z).transpose(2, 3)
+        base_pattern = heads("held", Site.PATTERN)[..., n:]
+        left = content.sum(-1, keepdim=True)
+        return Decomposition(
+            gate=gate,
+            base=base,
+            bias=bias,
+            residual=output - (1 - gate[..., None]) * base - bias,
+            # With all mass on the prefix there is no relative attention left to speak of.
+            content_pattern=content / left.clamp_min(torch.finfo(content.dtype).tiny),
+            base_pattern=base_pattern,
+            pattern_residual=content - (1 - gate[..., None]) * base_pattern,
+            propagated=base - heads("off", Site.Z).transpose(2, 3),
+        )

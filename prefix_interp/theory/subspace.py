@@ -1,0 +1,143 @@
+"""The subspace in which a prefix can bias a head or a layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from prefix_interp.errors import PrefixInterpError
+from prefix_interp.prefixes.baselines import run_pair
+from prefix_interp.prefixes.prefix import Prefix
+from prefix_interp.theory.decompose import decompose_attention
+
+
+@dataclass(frozen=True, eq=False)
+class BiasSubspace:
+    """Singular values and directions of z_pt - (1 - g) t over many sequences and positions.
+
+    A head's bias has rank at most n_s; a layer's (summed over heads, after W_O) at most
+    ``min(d_model, n_s * n_heads)``. That is said of z_pt - (1 - g) t. The plain difference
+    z_pt - t has full rank, because the gate scales t.
+
+    Attributes:
+        level: ``"head"`` (directions in d_head) or ``"layer"`` (directions in d_model).
+        layer: which layer.
+        head: which head; None at the level of the layer.
+        bound: the rank it cannot exceed.
+        singular_values: falling, all of them.
+        directions: right singular vectors, one a row, in the same order.
+        n_rows: sequences times positions that were measured.
+    """
+
+    level: str
+    layer: int
+    head: int | None
+    bound: int
+    singular_values: Float[Tensor, " direction"]
+    directions: Float[Tensor, "direction dim"]
+    n_rows: int
+
+    @property
+    def rank(self) -> int:
+        """Return how many singular values stand out from rounding.
+
+        The threshold is that of `numpy.linalg.matrix_rank`, the first singular value times the
+        larger side of the matrix times the machine epsilon.
+        """
+        s = self.singular_values
+        side = max(self.n_rows, self.directions.shape[-1])
+        return int((s > s[0] * side * torch.finfo(s.dtype).eps).sum()) if s[0] > 0 else 0
+
+    @property
+    def basis(self) -> Float[Tensor, "rank dim"]:
+        """Return an orthonormal basis, the strongest direction first."""
+        return self.directions[: self.rank]
+
+    @property
+    def effective_rank(self) -> float:
+        """Return exp(entropy) of the normalised singular values (Roy and Vetterli 2007).
+
+        Between 1 and `rank`: how many directions are used, weighted by how much; 0 for no bias.
+        """
+        s = self.singular_values[: self.rank].double()
+        if len(s) == 0:
+            return 0.0
+        p = s / s.sum()
+        return math.exp(float(-(p * p.log()).sum()))
+
+    def principal_angles(self, other: BiasSubspace) -> Float[Tensor, " angle"]:
+        """Return the angles between two subspaces in radians, 0 to pi/2, rising.
+
+        Bjorck and Golub (1973); small angles come from the sine, which keeps their digits.
+
+        Raises:
+            PrefixInterpError: the subspaces live in spaces of different dimension.
+        """
+        a, b = self.basis, other.basis
+        if a.shape[1] != b.shape[1]:
+            raise PrefixInterpError(
+                f"other has directions in {b.shape[1]} dimensions, this one in {a.shape[1]}; "
+                "compare heads with heads and layers with layers"
+            )
+        b = b.to(a.dtype)
+        if len(a) > len(b):
+            a, b = b, a
+        cosines = torch.linalg.svdvals(a @ b.T).clamp(0, 1)
+        sines = torch.linalg.svdvals(a - (a @ b.T) @ b).flip(0).clamp(0, 1)
+        return torch.where(cosines > math.sqrt(0.5), sines.asin(), cosines.acos())
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a row a singular value: index from 1, value, and its share of the first."""
+        s = self.singular_values.double()
+        share = s / s[0] if s[0] > 0 else s
+        index = range(1, len(s) + 1)
+        return pd.DataFrame({"index": index, "value": s.tolist(), "of_first": share.tolist()})
+
+
+def bias_subspace(
+    model: HookedTransformer,
+    prefix: Prefix,
+    tokens: Int[Tensor, "batch pos"],
+    layer: int = 0,
+    head: int | None = None,
+) -> BiasSubspace:
+    """Return the subspace in which `prefix` biases one head, or one layer, on `tokens`.
+
+    It is measured from z_pt - (1 - g) t, with t from a run without the prefix whose layer input
+    is held, not put together from the prefix's values: that its rank is at most n_s is a result.
+
+    Args:
+        model: a supported HookedTransformer.
+        prefix: a prefix that fits it.
+        tokens: content; with more positions than n_s, or the rank says nothing.
+        layer: 0-based.
+        head: 0-based; None for the whole layer, summed over heads after W_O.
+
+    Raises:
+        PrefixInterpError: a layer or head out of range, or bad prefix or tokens (see `run_pair`).
+    """
+    _check_index("layer", layer, model.cfg.n_layers)
+    if head is not None:
+        _check_index("head", head, model.cfg.n_heads)
+    parts = decompose_attention(run_pair(model, prefix, tokens))
+    moved = (parts.output - parts.scaled_base)[layer]  # batch head query d_head
+    if head is None:
+        rows = torch.einsum("bhqd,hdm->bqm", moved, model.blocks[layer].attn.W_O.detach())
+        bound = min(model.cfg.d_model, prefix.n_prefix * model.cfg.n_heads)
+    else:
+        rows, bound = moved[:, head], min(model.cfg.d_head, prefix.n_prefix)
+    rows = rows.flatten(0, 1)
+    _, s, vh = torch.linalg.svd(rows, full_matrices=False)
+    level = "layer" if head is None else "head"
+    return BiasSubspace(level, layer, head, bound, s, vh, len(rows))
+
+
+def _check_index(argument: str, value: int, size: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < size:
+        raise PrefixInterpError(f"{argument}={value!r} must be between 0 and {size - 1}")

@@ -1,0 +1,213 @@
+"""The one training loop: several independent runs side by side, resumable to the last bit."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from prefix_interp.errors import PrefixInterpError
+from prefix_interp.seeds import derive_generator
+from prefix_interp.storage import read_tensors, write_file
+from prefix_interp.tasks import Batch, Task
+from prefix_interp.tuning.presets import Recipe
+
+_LOG_POINTS = 50
+_CHUNK = 50  # steps whose data is drawn at once
+
+
+@dataclass(frozen=True)
+class Run:
+    """One set of parameters to train.
+
+    Attributes:
+        label: how the run is called in the history, e.g. ``"lr=0.01"``.
+        parameters: what to train, by name; leaves that require gradients.
+        lr: this run's peak learning rate.
+        decayed: names that weight decay acts on.
+    """
+
+    label: str
+    parameters: Mapping[str, Tensor]
+    lr: float
+    decayed: frozenset[str]
+
+
+Loss = Callable[[Batch, int], Float[Tensor, " run"]]
+
+
+def optimise(
+    runs: Sequence[Run],
+    loss: Loss,
+    task: Task,
+    recipe: Recipe,
+    *,
+    seed: int,
+    identity: Mapping[str, Any],
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    progress: bool = True,
+    description: str = "training",
+) -> pd.DataFrame:
+    """Train the runs' parameters in place and return the history.
+
+    All runs see the same batches. They share the backward pass but nothing else: each has its
+    own clipping and its own learning rate, so that each ends as it would alone, up to rounding.
+
+    Args:
+        runs: what to train.
+        loss: maps a batch and the step to one loss a run.
+        task: where the batches come from (train split).
+        recipe: steps, schedule and so on; `lr` comes from each run.
+        seed: decides the batches.
+        identity: what makes this training this one; a checkpoint of another is refused.
+        checkpoint: a file to resume from and to save to; it stays after the last step.
+        checkpoint_every: steps between checkpoints; by default a tenth of the training.
+        progress: show a bar.
+        description: text of the bar.
+
+    Returns:
+        One row a run and logging point: step, run, loss (mean since the last point), lr.
+
+    Raises:
+        PrefixInterpError: a loss became NaN or infinite, or the checkpoint is another training's.
+    """
+    groups = [
+        {"params": [p for n, p in run.parameters.items() if (n in run.decayed) == decay],
+         "weight_decay": recipe.weight_decay if decay else 0.0, "run": run}
+        for run in runs
+        for decay in (True, False)
+    ]  # fmt: skip
+    groups = [g for g in groups if g["params"]]
+    optimiser = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), fused=True)
+    log_every = max(1, recipe.steps // _LOG_POINTS)
+    save_every = max(1, (checkpoint_every or recipe.steps // 10) // log_every) * log_every
+    key = {"recipe": recipe.to_dict(), "seed": seed, "task": task.name, **identity}
+    state = _Checkpoint(checkpoint, key, runs, optimiser)
+    start, rows = state.restore()
+
+    window = torch.zeros(len(runs))
+    batches = _batches(task, recipe, seed, start)
+    bar = tqdm(total=recipe.steps, initial=start, desc=description, disable=not progress)
+    with bar, _one_thread():
+        for step in range(start, recipe.steps):
+            factor = _schedule(recipe, step)
+            for group in optimiser.param_groups:
+                group["lr"] = group["run"].lr * factor
+            optimiser.zero_grad(set_to_none=True)
+            losses = loss(next(batches), step)
+            losses.sum().backward()
+            for run in runs:
+                torch.nn.utils.clip_grad_norm_(run.parameters.values(), 1.0)
+            optimiser.step()
+            window += losses.detach()
+            done = step + 1
+            if done % log_every == 0 or done == recipe.steps:
+                mean = window / (log_every if done % log_every == 0 else done % log_every)
+                rows += _log(runs, done, mean, factor)
+                window.zero_()
+                bar.set_postfix(loss=f"{float(mean.min()):.3g}", refresh=False)
+                if done % save_every == 0 or done == recipe.steps:
+                    state.save(done, rows)
+            bar.update()
+    return pd.DataFrame(rows, columns=["step", "run", "loss", "lr"])
+
+
+def _log(runs: Sequence[Run], step: int, mean: Tensor, factor: float) -> list[list[Any]]:
+    values = mean.tolist()
+    for run, value in zip(runs, values, strict=True):
+        if not math.isfinite(value):
+            raise PrefixInterpError(
+                f"lr={run.lr!r} made the loss of run {run.label!r} {value} by step {step}; choose "
+                "a smaller learning rate"
+            )
+    return [[step, r.label, v, r.lr * factor] for r, v in zip(runs, values, strict=True)]
+
+
+def _schedule(recipe: Recipe, step: int) -> float:
+    """Return the share of the peak learning rate at `step`; cosine ends at 5%."""
+    if recipe.schedule == "constant":
+        return 1.0
+    warm_up = min(1.0, (step + 1) / max(1, recipe.steps // 20))
+    return warm_up * (0.05 + 0.475 * (1 + math.cos(math.pi * step / recipe.steps)))
+
+
+def _batches(task: Task, recipe: Recipe, seed: int, start: int) -> Iterator[Batch]:
+    """Yield the batch of each step from `start` on; it depends on seed and step alone."""
+    chunk, skip = divmod(start, _CHUNK)
+    size = recipe.batch_size
+    while True:
+        rng = derive_generator(seed, "batches", task.name, chunk)
+        drawn = task.sample_from(rng, size * _CHUNK, "train")
+        for i in range(skip, _CHUNK):
+            yield Batch(*(x[i * size : (i + 1) * size] for x in drawn))
+        chunk, skip = chunk + 1, 0
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run on one thread: these matrices are too small to share, and sums keep their order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Checkpoint:
+    """Parameters, optimiser moments and history in one safetensors file, replaced atomically."""
+
+    def __init__(
+        self,
+        path: str | Path | None,
+        key: Mapping[str, Any],
+        runs: Sequence[Run],
+        optimiser: torch.optim.Optimizer,
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        self.key = json.dumps([key, [[r.label, r.lr] for r in runs]], sort_keys=True)
+        self.named = {
+            f"{i}.{name}": p for i, run in enumerate(runs) for name, p in run.parameters.items()
+        }
+        self.optimiser = optimiser
+
+    def save(self, step: int, rows: list[list[Any]]) -> None:
+        if self.path is None:
+            return
+        tensors = {}
+        for name, parameter in self.named.items():
+            tensors[f"{name}/value"] = parameter.detach()
+            for moment, value in self.optimiser.state[parameter].items():
+                tensors[f"{name}/{moment}"] = value
+        header = {"key": self.key, "step": str(step), "rows": json.dumps(rows)}
+        tensors = {k: v.contiguous() for k, v in tensors.items()}
+        write_file(self.path, to_bytes(tensors, metadata=header))
+
+    def restore(self) -> tuple[int, list[list[Any]]]:
+        if self.path is None or not self.path.exists():
+            return 0, []
+        tensors, header = read_tensors(self.path)
+        if header.get("key") != self.key:
+            raise PrefixInterpError(
+                f"checkpoint={str(self.path)!r} belongs to another training (task, seed, recipe or "
+                "model differ); name another file or delete it"
+            )
+        with torch.no_grad():
+            for name, parameter in self.named.items():
+                parameter.copy_(tensors.pop(f"{name}/value"))
+        for name, parameter in self.named.items():
+            moments = {k: v for k, v in tensors.items() if k.rsplit("/", 1)[0] == name}
+            self.optimiser.state[parameter] = {k.rsplit("/", 1)[1]: v for k, v in moments.items()}
+        return int(header["step"]), json.loads(header["rows"])

@@ -1,0 +1,47 @@
+"""Many independent runs at once, one single-threaded process a core."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from joblib import Parallel, delayed
+from tqdm.auto import tqdm
+
+from prefix_interp.errors import check_positive
+
+Item = TypeVar("Item")
+Out = TypeVar("Out")
+
+
+def run_parallel(
+    function: Callable[..., Out],
+    items: Sequence[Item],
+    *,
+    n_jobs: int | None = None,
+    progress: bool = True,
+    description: str = "runs",
+    **arguments: Any,
+) -> list[Out]:
+    """Return ``[function(item, **arguments) for item in items]``, computed side by side.
+
+    The backend is joblib's: processes of this machine, or whatever the caller's
+    ``joblib.parallel_config(backend=...)`` names. Training functions use one thread each
+    wherever they run, so that the number of jobs does not change a result.
+
+    Args:
+        function: importable (not a lambda), called with each item.
+        items: e.g. seeds.
+        n_jobs: processes; by default the cores this process may use.
+        progress: show a bar.
+        description: text of the bar.
+        arguments: handed to every call.
+    """
+    if n_jobs is None:
+        n_jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    check_positive("n_jobs", n_jobs)
+    calls = (delayed(function)(item, **arguments) for item in items)
+    results = Parallel(n_jobs=min(n_jobs, max(1, len(items))), return_as="generator")(calls)
+    bar = tqdm(results, total=len(items), desc=description, disable=not progress)
+    return list(bar)  # type: ignore[arg-type]

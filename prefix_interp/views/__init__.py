@@ -1,0 +1,1 @@
+"""Pictures and pages; each takes a result and returns a figure."""
