@@ -16,7 +16,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import check_positive
-from prefix_interp.models.toy import ToyConfig, save_toy
+from prefix_interp.models.toy import ToyConfig, read_toy, save_toy
 from prefix_interp.prefixes.prefix import Parameterization, Prefix
 from prefix_interp.results import Result, package_versions
 from prefix_interp.seeds import derive_generator
@@ -221,6 +221,28 @@ class _Seed:
             "versions": package_versions(),
         }
         save_toy(fit.model, self.folder / name, metadata)
+
+
+def export_zoo(work: str | Path, zoo: str | Path, seed: int = 0) -> list[Path]:
+    """Copy one seed's models and prefixes from a work folder into a zoo; return their folders.
+
+    Args:
+        work: what `table1` was given, after it has finished.
+        zoo: e.g. ``prefix_interp/models/trained``.
+        seed: which one; the shipped zoo is seed 0, not a seed picked by its result.
+
+    Raises:
+        PrefixInterpError: the seed is not in the work folder, or the zoo cannot be written.
+    """
+    source, copies = Path(work) / f"seed-{seed}", []
+    for name in (PRETRAINED, FINE_TUNED):
+        model, metadata = read_toy(source / name)
+        copies.append(save_toy(model, Path(zoo) / name, metadata))
+    for folder in sorted((source / PRETRAINED / "prefixes").iterdir()):
+        # The paper's own kind of prefix goes by the task's name alone.
+        key = NEW if folder.name == f"{NEW}-residual-1" else folder.name
+        copies.append(Prefix.load(folder).save(Path(zoo) / PRETRAINED / "prefixes" / key))
+    return copies
 
 
 def norm_matched(prefix: Prefix, rng: torch.Generator) -> Prefix:

@@ -62,7 +62,7 @@ class ToyConfig:
             check_positive("d_mlp", self.d_mlp)
         if self.d_model % self.n_heads:
             raise PrefixInterpError(
-                f"n_heads={self.n_heads} does not divide d_model={self.d_model}; choose one that does"
+                f"n_heads={self.n_heads} does not divide d_model={self.d_model}; choose a divisor"
             )
         check_choice("normalization", self.normalization, _NORMS)
         for name in ("attn_only", "skip_ln1"):

@@ -169,8 +169,8 @@ class Prefix:
                 )
         if self.model_id is not None and self.model_id != model_id(model):
             raise PrefixInterpError(
-                f"prefix.model_id={self.model_id!r} is not this model's {model_id(model)!r}: it was "
-                "tuned for other weights; if that is wanted, use prefix.unbound()"
+                f"prefix.model_id={self.model_id!r} is not this model's {model_id(model)!r}: it "
+                "was tuned for other weights; if that is wanted, use prefix.unbound()"
             )
 
     def to(self, model: HookedTransformer) -> Prefix:
@@ -179,7 +179,7 @@ class Prefix:
         return replace(self, **{k: v.to(w.device, w.dtype) for k, v in self.tensors.items()})
 
     def unbound(self) -> Prefix:
-        """Return the same vectors without `model_id`, to attach them to another model on purpose."""
+        """Return the same vectors without `model_id`, to attach them to another model."""
         return replace(self, model_id=None)
 
     def save(self, path: str | Path) -> Path:

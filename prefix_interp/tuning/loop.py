@@ -111,7 +111,7 @@ def optimise(
             for run in runs:
                 torch.nn.utils.clip_grad_norm_(run.parameters.values(), 1.0)
             optimiser.step()
-            window += losses.detach()
+            window += losses.detach().cpu()
             done = step + 1
             if done % log_every == 0 or done == recipe.steps:
                 mean = window / (log_every if done % log_every == 0 else done % log_every)
@@ -209,5 +209,7 @@ class _Checkpoint:
                 parameter.copy_(tensors.pop(f"{name}/value"))
         for name, parameter in self.named.items():
             moments = {k: v for k, v in tensors.items() if k.rsplit("/", 1)[0] == name}
-            self.optimiser.state[parameter] = {k.rsplit("/", 1)[1]: v for k, v in moments.items()}
+            self.optimiser.state[parameter] = {
+                k.rsplit("/", 1)[1]: v.to(parameter.device) for k, v in moments.items()
+            }
         return int(header["step"]), json.loads(header["rows"])

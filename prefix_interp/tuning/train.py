@@ -309,11 +309,13 @@ def _losses(
     model: HookedTransformer, task: Task, batch: Batch, recipe: Recipe, hooks: Sequence[Hook]
 ) -> Float[Tensor, " batch"]:
     """Return each sequence's mean cross-entropy over its outputs."""
-    half = recipe.precision == "bfloat16" and has_fast_bfloat16()
+    device = model.W_E.device.type
+    half = recipe.precision == "bfloat16" and (device != "cpu" or has_fast_bfloat16())
     with model.hooks(fwd_hooks=[*hooks, *_answers_only(model, task.length)]):
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with torch.autocast(device, torch.bfloat16, enabled=half):
             logits = model(batch.tokens)[:, -task.length :]
-    losses = F.cross_entropy(logits.float().transpose(1, 2), batch.answers, reduction="none")
+    answers = batch.answers.to(logits.device)
+    losses = F.cross_entropy(logits.float().transpose(1, 2), answers, reduction="none")
     return losses.mean(dim=-1)
 
 

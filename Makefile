@@ -1,0 +1,33 @@
+# Each target does all its own set-up: a fresh machine needs only Python 3.10+ and make.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: install report test check notebooks reproduce clean
+
+report: install  ## one offline HTML file and its JSON in report/
+	$(BIN)/prefix-interp report --out report
+
+test: install  ## the whole suite on all cores
+	$(BIN)/python -m pytest -n auto -q
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+check: install  ## lint and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+notebooks: install  ## write the .ipynb files anew from their .py sources
+	$(BIN)/jupytext --to ipynb notebooks/*.py
+
+reproduce: install  ## Table 1 again, ten seeds, and the zoo from its first (half an hour)
+	$(BIN)/prefix-interp reproduce table1 --preset fast --zoo prefix_interp/models/trained
+
+clean:
+	rm -rf .venv report work

@@ -1,0 +1,48 @@
+"""Claim (section 5): a prefix cannot teach one layer a new attention pattern.
+
+Pretrain a one-layer, one-head model to sort ascending; then make it sort descending by full
+fine-tuning and by prefix-tuning with both parameterizations, 1 and 10 slots, and a sweep of
+learning rates. Writes results/table1-PRESET.json and a figure of the sweep.
+
+    python analyses/table1_new_attention.py --preset fast --seeds 10      # about 30 minutes
+    python analyses/table1_new_attention.py --preset smoke --seeds 1 --out /somewhere
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefix_interp.cli import main as command_line
+from prefix_interp.experiments.table1 import summarise
+from prefix_interp.results import Result
+from prefix_interp.views.plots import learning_rate_sweep
+
+
+def main(argv: Sequence[str] | None = None) -> Result:
+    """Run Table 1, print it, and return the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="fast")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--work", type=Path)
+    arguments = parser.parse_args(argv)
+
+    command = ["reproduce", "table1", "--preset", arguments.preset, "--out", str(arguments.out)]
+    command += ["--seeds", str(arguments.seeds)]
+    command += ["--work", str(arguments.work)] if arguments.work else []
+    code = command_line(command)
+    if code:
+        sys.exit(code)
+
+    result = Result.load(arguments.out / f"table1-{arguments.preset}.json")
+    print(summarise(result).to_string(index=False))
+    figure = learning_rate_sweep(result)
+    figure.savefig(arguments.out / f"table1-{arguments.preset}.png", dpi=150)
+    return result
+
+
+if __name__ == "__main__":
+    main()
