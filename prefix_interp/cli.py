@@ -18,6 +18,7 @@ from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.prefix import Prefix, load_prefixes
 from prefix_interp.results import Result
+from prefix_interp.storage import check_writable
 from prefix_interp.tasks import get_task
 from prefix_interp.theory.decompose import decompose_attention
 from prefix_interp.tuning.evaluate import evaluate
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code, 2 with one line on bad input."""
     arguments = _parser().parse_args(argv)
     try:
+        check_writable(arguments.out)
         arguments.run(arguments)
     except PrefixInterpError as error:
         print(f"prefix-interp: {error}", file=sys.stderr)
@@ -103,7 +105,7 @@ def _check_device(device: str) -> str:
 def _load_model(arguments: argparse.Namespace) -> HookedTransformer:
     device = _check_device(arguments.device)
     model = load_toy(arguments.model)
-    model.to(device)
+    model.to(device, print_details=False)
     return model
 
 

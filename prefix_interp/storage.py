@@ -54,6 +54,24 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return record
 
 
+def check_writable(folder: str | Path) -> None:
+    """Raise unless `folder` is, or could be made, a folder to write in; makes nothing.
+
+    Long work calls this first, so that it does not end in an error.
+
+    Raises:
+        PrefixInterpError: a file stands in the way, or the permission is missing.
+    """
+    folder = Path(folder)
+    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        reason = "is no folder" if not existing.is_dir() else "is not writable"
+        raise PrefixInterpError(
+            f"path={str(folder)!r} cannot be written: {str(existing)!r} {reason}; choose another "
+            "folder"
+        )
+
+
 def write_file(path: str | Path, data: bytes | str) -> Path:
     """Write `data` to `path` atomically (a temporary file beside it, then a rename).
 

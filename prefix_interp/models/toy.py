@@ -51,7 +51,7 @@ class ToyConfig:
     n_content: int = 19
     d_vocab: int = 11
     d_mlp: int | None = None
-    normalization: Literal["LN", "RMS", "none"] = "LN"
+    normalization: Literal["LN", "RMS", "none"] | str = "LN"
     attn_only: bool = False
     skip_ln1: bool = False
 
@@ -165,7 +165,8 @@ def reserved_slots(model: HookedTransformer) -> int | None:
 def to_dtype(model: HookedTransformer, dtype: torch.dtype) -> HookedTransformer:
     """Return `model` itself, converted; its norms compute in `dtype` from then on too."""
     model.cfg.dtype = dtype  # TransformerLens casts to this, whatever the weights are
-    return model.to(dtype)
+    model.to(dtype, print_details=False)
+    return model
 
 
 def clone(model: HookedTransformer) -> HookedTransformer:

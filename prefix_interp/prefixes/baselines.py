@@ -52,7 +52,7 @@ class RunPair:
     model: HookedTransformer
     prefix: Prefix
     tokens: Int[Tensor, "batch pos"]
-    baseline: Baseline
+    baseline: Baseline | str
     on: Mapping[str, Tensor]
     off: Mapping[str, Tensor]
     held: Mapping[str, Tensor]
@@ -64,7 +64,7 @@ def run_pair(
     model: HookedTransformer,
     prefix: Prefix,
     tokens: Int[Tensor, "batch pos"],
-    baseline: Baseline = "masked",
+    baseline: Baseline | str = "masked",
 ) -> RunPair:
     """Return the activations of `tokens` with `prefix` and without.
 
@@ -104,7 +104,7 @@ def run_pair(
 
 
 def baseline_run(
-    model: HookedTransformer, n_prefix: int, tokens: Int[Tensor, "batch pos"], baseline: Baseline
+    model: HookedTransformer, n_prefix: int, tokens: Int[Tensor, "batch pos"], baseline: Baseline | str
 ) -> tuple[Int[Tensor, "batch all_pos"], list[Hook]]:
     """Return the tokens and hooks of a run without prefix; the content is the last ``pos`` rows.
 
@@ -124,7 +124,7 @@ def baseline_run(
 
 
 def fast_baseline(
-    model: HookedTransformer, n_prefix: int, tokens: Int[Tensor, "batch pos"], baseline: Baseline
+    model: HookedTransformer, n_prefix: int, tokens: Int[Tensor, "batch pos"], baseline: Baseline | str
 ) -> tuple[Int[Tensor, "batch all_pos"], list[Hook]]:
     """Return the same as `baseline_run`, without rows for masked slots (for training)."""
     if baseline == "masked":

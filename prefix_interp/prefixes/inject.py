@@ -216,7 +216,7 @@ def _mixture_at(
     ]
 
 
-def prefix_hooks(model: HookedTransformer, prefix: Prefix, method: Method = "slots") -> list[Hook]:
+def prefix_hooks(model: HookedTransformer, prefix: Prefix, method: Method | str = "slots") -> list[Hook]:
     """Return TransformerLens forward hooks that put `prefix` into `model`.
 
     For ``model.run_with_hooks(tokens, fwd_hooks=[*prefix_hooks(model, prefix), *mine])``; pass
@@ -235,7 +235,7 @@ def prefix_hooks(model: HookedTransformer, prefix: Prefix, method: Method = "slo
     return _method_hooks(method)(model, prefix.keys_values(model))
 
 
-def _method_hooks(method: Method) -> Callable[..., list[Hook]]:
+def _method_hooks(method: Method | str) -> Callable[..., list[Hook]]:
     return slot_hooks if method == "slots" else mixture_hooks
 
 
@@ -248,7 +248,7 @@ def _check_free(model: HookedTransformer) -> None:
 
 @contextmanager
 def attach(
-    model: HookedTransformer, prefix: Prefix, method: Method = "slots"
+    model: HookedTransformer, prefix: Prefix, method: Method | str = "slots"
 ) -> Iterator[HookedTransformer]:
     """Put `prefix` into `model` for the length of a with block, and leave nothing behind.
 

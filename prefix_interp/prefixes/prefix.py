@@ -46,7 +46,7 @@ class Prefix:
         PrefixInterpError: missing or superfluous tensors, wrong number of axes, NaN or infinity.
     """
 
-    parameterization: Parameterization
+    parameterization: Parameterization | str
     vectors: Float[Tensor, "layer slot d_model"] | None = None
     keys: Float[Tensor, "layer slot kv_head d_head"] | None = None
     values: Float[Tensor, "layer slot kv_head d_head"] | None = None
@@ -110,7 +110,7 @@ class Prefix:
         model: HookedTransformer,
         n_prefix: int,
         seed: int = 0,
-        parameterization: Parameterization = "residual",
+        parameterization: Parameterization | str = "residual",
         std: float = 1.0,
     ) -> Prefix:
         """Return a prefix of normal noise in the model's shape and dtype.
@@ -234,7 +234,7 @@ def load_prefixes(name_or_path: str | Path) -> dict[str, Prefix]:
 
 
 def prefix_shapes(
-    model: HookedTransformer, n_prefix: int, parameterization: Parameterization
+    model: HookedTransformer, n_prefix: int, parameterization: Parameterization | str
 ) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor of a prefix with `n_prefix` slots for `model`."""
     cfg = model.cfg

@@ -123,7 +123,7 @@ class Task:
         return _BIT_COUNT[(present[low] | present[high]).long()] > self.max_distinct
 
     def sample_inputs(
-        self, n: int, split: Split, rng: torch.Generator
+        self, n: int, split: Split | str, rng: torch.Generator
     ) -> Int[Tensor, "batch n_in"]:
         """Return `n` inputs of one split, drawn by `rng`."""
         total = self.n_digits**self.length
@@ -141,7 +141,7 @@ class Task:
             found += len(kept[-1])
         return self._digits(torch.cat(kept)[:n])
 
-    def sample(self, n: int, split: Split = "test", seed: int = 0) -> Batch:
+    def sample(self, n: int, split: Split | str = "test", seed: int = 0) -> Batch:
         """Return `n` sequences with their answers; the same for the same arguments anywhere.
 
         Args:
@@ -154,7 +154,7 @@ class Task:
         """
         return self.sample_from(derive_generator(seed, "sample", split), n, split)
 
-    def sample_from(self, rng: torch.Generator, n: int, split: Split = "train") -> Batch:
+    def sample_from(self, rng: torch.Generator, n: int, split: Split | str = "train") -> Batch:
         """Return `n` sequences drawn by `rng`, which moves on (for training loops)."""
         check_positive("n", n)
         check_choice("split", split, ("train", "test", "all"))

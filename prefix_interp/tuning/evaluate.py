@@ -81,7 +81,7 @@ class Evaluation:
         }
 
 
-def wilson(successes: float, n: int) -> Estimate:
+def wilson(successes: float | int, n: int) -> Estimate:
     """Return a proportion with its 95% Wilson score interval (Wilson 1927).
 
     Args:
@@ -122,7 +122,7 @@ def evaluate(
     prefix: Prefix | None = None,
     n: int = 3200,
     seed: int = 0,
-    baseline: Baseline = "masked",
+    baseline: Baseline | str = "masked",
     batch_size: int = 1600,
 ) -> Evaluation:
     """Return how well `model`, with or without `prefix`, does `task` on unseen inputs.
@@ -169,7 +169,7 @@ def answer_logits(
     task: Task,
     tokens: Int[Tensor, "batch pos"],
     prefix: Prefix | None = None,
-    baseline: Baseline = "masked",
+    baseline: Baseline | str = "masked",
 ) -> Float[Tensor, "batch n_out d_vocab"]:
     """Return the logits of a task's outputs (those at the last `task.length` positions)."""
     with ExitStack() as stack:
@@ -188,7 +188,7 @@ def greedy_answers(
     task: Task | str,
     inputs: Int[Tensor, "batch n_in"],
     prefix: Prefix | None = None,
-    baseline: Baseline = "masked",
+    baseline: Baseline | str = "masked",
 ) -> Int[Tensor, "batch n_out"]:
     """Return the outputs that `model` generates greedily, one token after the other.
 

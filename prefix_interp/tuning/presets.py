@@ -30,9 +30,9 @@ class Recipe:
     lr: float
     batch_size: int = 64
     weight_decay: float = 0.1
-    schedule: Schedule = "cosine"
+    schedule: Schedule | str = "cosine"
     dropout: float = 0.0
-    precision: Precision = "bfloat16"
+    precision: Precision | str = "bfloat16"
 
     def __post_init__(self) -> None:
         check_positive("steps", self.steps)

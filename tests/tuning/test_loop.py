@@ -1,0 +1,142 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import prefix_interp as pi
+from prefix_interp.tuning.loop import Run, optimise
+from prefix_interp.tuning.presets import Recipe
+
+TASK = pi.Task("small", ("add_one",), length=4, n_digits=4)
+
+
+def quadratic(lrs, recipe, **options):
+    """Train x towards a batch statistic, one x a learning rate; return history and x."""
+    runs = [
+        Run(f"lr={lr}", {"x": torch.full((3,), 2.0).requires_grad_()}, lr, frozenset({"x"}))
+        for lr in lrs
+    ]
+
+    def loss(batch, step):
+        target = batch.tokens.float().mean()
+        return torch.stack([((run.parameters["x"] - target) ** 2).sum() * 5 for run in runs])
+
+    history = optimise(
+        runs, loss, TASK, recipe, seed=1, identity={}, progress=False, **options
+    )
+    return history, [run.parameters["x"].detach() for run in runs]
+
+
+def test_one_step_is_adamw_with_clipping_by_hand():
+    recipe = Recipe(1, 0.1, batch_size=8, weight_decay=0.1, schedule="constant")
+    _, (x,) = quadratic([0.1], recipe)
+    # After one step Adam moves by lr * sign(gradient), the decay by lr * wd * x; the gradient is
+    # the same in each coordinate, and clipping only scales it.
+    assert torch.allclose(x, torch.full((3,), 2.0 * (1 - 0.1 * 0.1) - 0.1), atol=1e-5)
+
+
+def test_runs_side_by_side_end_as_alone():
+    recipe = Recipe(60, 0.1, batch_size=8)
+    _, together = quadratic([0.01, 0.1], recipe)
+    for lr, x in zip([0.01, 0.1], together, strict=True):
+        _, (alone,) = quadratic([lr], recipe)
+        assert torch.allclose(x, alone, atol=1e-6)
+
+
+def test_history_is_the_mean_loss_between_points():
+    seen = []
+    run = Run("one", {"x": torch.ones(1, requires_grad=True)}, 0.01, frozenset())
+
+    def loss(batch, step):
+        value = (run.parameters["x"] - batch.tokens.float().mean()) ** 2
+        seen.append(value.item())
+        return value
+
+    recipe = Recipe(103, 0.01, batch_size=8)
+    history = optimise([run], loss, TASK, recipe, seed=0, identity={}, progress=False)
+    assert list(history.columns) == ["step", "run", "loss", "lr"]
+    assert history["step"].tolist() == [*range(2, 103, 2), 103]
+    for before, after, mean in zip([0, *history["step"]][:-1], history["step"], history["loss"], strict=True):
+        assert mean == pytest.approx(sum(seen[before:after]) / (after - before), rel=1e-5)
+    assert 0.005 < history["lr"].max() <= 0.01 and history["lr"].iloc[-1] < 0.001  # cosine
+
+
+def test_same_seed_same_bits_and_resume_same_bits(tmp_path):
+    recipe = Recipe(100, 0.05, batch_size=8)
+    whole, (x,) = quadratic([0.05], recipe)
+    file = tmp_path / "c.safetensors"
+    calls = 0
+
+    class Stop(Exception):
+        pass
+
+    def interrupted():
+        run = Run("lr=0.05", {"x": torch.full((3,), 2.0).requires_grad_()}, 0.05, frozenset({"x"}))
+
+        def loss(batch, step):
+            nonlocal calls
+            calls += 1
+            if step == 57 and calls < 60:
+                raise Stop
+            return ((run.parameters["x"] - batch.tokens.float().mean()) ** 2).sum()[None] * 5
+
+        history = optimise(
+            [run], loss, TASK, recipe, seed=1, identity={}, progress=False, checkpoint=file
+        )
+        return history, run.parameters["x"].detach()
+
+    with pytest.raises(Stop):
+        interrupted()
+    assert file.exists()
+    history, resumed = interrupted()
+    assert calls == 58 + 100 - 50, "resumed at step 50, the last checkpoint"
+    assert torch.equal(resumed, x) and history.equals(whole)
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path):
+    file = tmp_path / "c.safetensors"
+    quadratic([0.05], Recipe(10, 0.05, batch_size=8), checkpoint=file)
+    with pytest.raises(pi.PrefixInterpError, match="belongs to another training"):
+        quadratic([0.04], Recipe(10, 0.04, batch_size=8), checkpoint=file)
+    file.write_bytes(file.read_bytes()[:-7])
+    with pytest.raises(pi.PrefixInterpError, match="truncated or corrupted"):
+        quadratic([0.05], Recipe(10, 0.05, batch_size=8), checkpoint=file)
+
+
+def test_a_loss_that_is_not_finite_is_an_error():
+    run = Run("bad", {"x": torch.zeros(1, requires_grad=True)}, 0.1, frozenset())
+    with pytest.raises(pi.PrefixInterpError, match="smaller learning rate"):
+        optimise(
+            [run], lambda b, s: run.parameters["x"] / 0, TASK, Recipe(5, 0.1, batch_size=4),
+            seed=0, identity={}, progress=False,
+        )  # fmt: skip
+
+
+SCRIPT = """
+import sys, prefix_interp as pi
+cfg = pi.ToyConfig(n_heads=2, d_model=32)
+fit = pi.pretrain(cfg, "sort_ascending", preset="smoke", steps=400, checkpoint=sys.argv[1],
+                  progress=False)
+pi.save_toy(fit.model, sys.argv[2])
+"""
+
+
+def test_killed_in_mid_training_and_resumed_ends_with_the_same_weights(tmp_path):
+    def start(checkpoint, out):
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path / checkpoint), str(tmp_path / out)]
+        return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    victim = start("a.safetensors", "a")
+    deadline = time.time() + 120
+    while not (tmp_path / "a.safetensors").exists() and time.time() < deadline:
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL and not (tmp_path / "a").exists()
+    assert start("a.safetensors", "a").wait() == 0
+    assert start("b.safetensors", "b").wait() == 0
+    interrupted = (tmp_path / "a" / "model.safetensors").read_bytes()
+    assert interrupted == (tmp_path / "b" / "model.safetensors").read_bytes()
