@@ -15,10 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from prefix_interp.views.plots import learning_rate_sweep
+
 from prefix_interp.cli import main as command_line
 from prefix_interp.experiments.table1 import summarise
 from prefix_interp.results import Result
-from prefix_interp.views.plots import learning_rate_sweep
 
 
 def main(argv: Sequence[str] | None = None) -> Result:

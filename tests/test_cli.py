@@ -42,8 +42,8 @@ def test_tune_writes_a_prefix_that_inspect_reads(tmp_path, capsys):
 def test_reproduce_twice_gives_the_same_json_apart_from_times(tmp_path, capsys):
     texts = []
     for name in ("a", "b"):
-        code, _, _ = run(capsys, "reproduce", "table1", "--preset", "smoke", "--seeds", 1, "--quiet",
-                         "--jobs", 1, "--work", tmp_path / name, "--out", tmp_path / name,
+        code, _, _ = run(capsys, "reproduce", "table1", "--preset", "smoke", "--seeds", 1,
+                         "--quiet", "--jobs", 1, "--work", tmp_path / name, "--out", tmp_path / name,
                          "--zoo", tmp_path / name / "zoo")  # fmt: skip
         assert code == 0
         record = json.loads((tmp_path / name / "table1-smoke.json").read_text())
@@ -64,7 +64,13 @@ def bad_files(tmp_path):
     prefix = pi.Prefix.random(model, 2)
     deep = pi.Prefix.random(pi.build_toy(pi.ToyConfig(n_layers=2, d_model=96, n_heads=1)), 2)
     wide = pi.Prefix.random(pi.build_toy(pi.ToyConfig(d_model=64)), 2)
-    for name, x in {"good": prefix, "deep": deep, "wide": wide, "cut": prefix, "keys": prefix}.items():
+    for name, x in {
+        "good": prefix,
+        "deep": deep,
+        "wide": wide,
+        "cut": prefix,
+        "keys": prefix,
+    }.items():
         x.save(tmp_path / name)
     file = tmp_path / "cut" / "prefix.safetensors"
     file.write_bytes(file.read_bytes()[:-9])

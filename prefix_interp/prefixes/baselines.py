@@ -104,7 +104,10 @@ def run_pair(
 
 
 def baseline_run(
-    model: HookedTransformer, n_prefix: int, tokens: Int[Tensor, "batch pos"], baseline: Baseline | str
+    model: HookedTransformer,
+    n_prefix: int,
+    tokens: Int[Tensor, "batch pos"],
+    baseline: Baseline | str,
 ) -> tuple[Int[Tensor, "batch all_pos"], list[Hook]]:
     """Return the tokens and hooks of a run without prefix; the content is the last ``pos`` rows.
 
@@ -124,7 +127,10 @@ def baseline_run(
 
 
 def fast_baseline(
-    model: HookedTransformer, n_prefix: int, tokens: Int[Tensor, "batch pos"], baseline: Baseline | str
+    model: HookedTransformer,
+    n_prefix: int,
+    tokens: Int[Tensor, "batch pos"],
+    baseline: Baseline | str,
 ) -> tuple[Int[Tensor, "batch all_pos"], list[Hook]]:
     """Return the same as `baseline_run`, without rows for masked slots (for training)."""
     if baseline == "masked":

@@ -216,7 +216,9 @@ def _mixture_at(
     ]
 
 
-def prefix_hooks(model: HookedTransformer, prefix: Prefix, method: Method | str = "slots") -> list[Hook]:
+def prefix_hooks(
+    model: HookedTransformer, prefix: Prefix, method: Method | str = "slots"
+) -> list[Hook]:
     """Return TransformerLens forward hooks that put `prefix` into `model`.
 
     For ``model.run_with_hooks(tokens, fwd_hooks=[*prefix_hooks(model, prefix), *mine])``; pass

@@ -1,0 +1,80 @@
+"""Ratios of speed, each measured in one run against a named peer; never a timed test.
+
+python benchmarks/speed.py
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+import prefix_interp as pi
+from prefix_interp.prefixes.inject import mixture_hooks, slot_hooks
+from prefix_interp.prefixes.support import to_keys_values
+
+
+def median_seconds(*functions: Callable[[], object], rounds: int = 15) -> list[float]:
+    """Return each function's median time; the functions take turns, so that noise is shared."""
+    times: list[list[float]] = [[] for _ in functions]
+    for _ in range(rounds + 2):
+        for function, own in zip(functions, times, strict=True):
+            began = time.perf_counter()
+            function()
+            own.append(time.perf_counter() - began)
+    return [sorted(own[2:])[rounds // 2] for own in times]
+
+
+def injection() -> None:
+    """Compare one training step of a prefix by mixture with one by slots."""
+    for n_layers, n_heads, d_model, n_prefix in [(1, 1, 96, 1), (1, 1, 96, 10), (4, 4, 256, 10)]:
+        cfg = pi.ToyConfig(n_layers, n_heads, d_model, n_prefix)
+        model = pi.build_toy(cfg).requires_grad_(False)
+        vectors = torch.randn(n_layers, n_prefix, d_model, requires_grad=True)
+        tokens = pi.get_task("sort_descending").sample(64).tokens
+
+        def step(make: Callable[..., list], model=model, vectors=vectors, tokens=tokens) -> None:
+            vectors.grad = None
+            hooks = make(model, to_keys_values(model, {"vectors": vectors}))
+            model.run_with_hooks(tokens, fwd_hooks=hooks).logsumexp(-1).sum().backward()
+
+        slots, mixture = median_seconds(lambda: step(slot_hooks), lambda: step(mixture_hooks))
+        print(
+            f"prefix step, {n_layers} layers, {n_heads} heads, d {d_model}, {n_prefix} slots: "
+            f"slots {slots * 1e3:.1f} ms, mixture {mixture * 1e3:.1f} ms, "
+            f"ratio {slots / mixture:.2f}"
+        )
+
+
+def sweep() -> None:
+    """Compare seven learning rates side by side with one after the other."""
+    model = pi.load_toy("sort-ascending-1l1h")
+    rates = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0]
+    options = {"preset": "fast", "steps": 60, "progress": False}
+
+    def stacked() -> None:
+        pi.sweep_prefixes(model, "sort_descending", 1, rates, **options)
+
+    def one_by_one() -> None:
+        for rate in rates:
+            pi.sweep_prefixes(model, "sort_descending", 1, [rate], **options)
+
+    a, b = median_seconds(stacked, one_by_one, rounds=3)
+    print(f"sweep of 7 rates: one by one {b:.2f} s, stacked {a:.2f} s, ratio {b / a:.2f}")
+
+
+def sampling() -> None:
+    """Print how many sequences with answers one core samples in a second."""
+    for name in pi.tasks():
+        task = pi.get_task(name)
+        for split in ("train", "test"):
+            (t,) = median_seconds(lambda task=task, s=split: task.sample(200_000, s), rounds=3)
+            print(f"sampler {name} {split}: {0.2 / t:.1f} million a second")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    injection()
+    sweep()
+    sampling()
