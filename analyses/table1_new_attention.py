@@ -15,11 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefix_interp.views.plots import learning_rate_sweep
-
 from prefix_interp.cli import main as command_line
-from prefix_interp.experiments.table1 import summarise
+from prefix_interp.experiments.summary import table1_rows
+from prefix_interp.experiments.table1 import NEW, OLD
 from prefix_interp.results import Result
+from prefix_interp.views.plots import sweep_figure
 
 
 def main(argv: Sequence[str] | None = None) -> Result:
@@ -39,8 +39,15 @@ def main(argv: Sequence[str] | None = None) -> Result:
         sys.exit(code)
 
     result = Result.load(arguments.out / f"table1-{arguments.preset}.json")
-    print(summarise(result).to_string(index=False))
-    figure = learning_rate_sweep(result)
+    for row in table1_rows(result):
+        scores = "  ".join(
+            f"{task} {row[task]['exact_match']['mean']:.3f} "
+            f"[{row[task]['exact_match']['low']:.3f}, {row[task]['exact_match']['high']:.3f}]"
+            for task in (OLD, NEW)
+        )
+        kind = f"{row['parameterization']} {row['n_prefix']}" if row["n_prefix"] else ""
+        print(f"{row['method']:20s} {kind:12s} {scores}  loss {row[NEW]['loss']['mean']:.2f}")
+    figure = sweep_figure(result)
     figure.savefig(arguments.out / f"table1-{arguments.preset}.png", dpi=150)
     return result
 

@@ -29,6 +29,10 @@ from prefix_interp.prefixes.support import KeysValues
 Method = Literal["slots", "mixture"]
 Hook = tuple[str, Callable[..., Any]]
 _ATTACHED = "_prefix_interp_attached"
+_NOT_EMBEDDED = (
+    "prefix cannot be put into this call: it embeds tokens without hook_embed (model.generate "
+    "does); decode with greedy_answers, or call the model once a token"
+)
 
 
 def content_start(model: HookedTransformer, n_prefix: int) -> int:
@@ -86,11 +90,16 @@ def layout_hooks(model: HookedTransformer, n_prefix: int) -> list[Hook]:
     the content.
     """
     start = content_start(model, n_prefix)
+    grown: list[bool] = []
 
     def grow(embed: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
+        grown.append(True)
         return torch.cat([embed.new_zeros(len(embed), n_prefix, embed.shape[2]), embed], dim=1)
 
     def place(pos: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
+        if not grown:
+            raise PrefixInterpError(_NOT_EMBEDDED)
+        grown.clear()
         slots = model.W_pos[torch.arange(n_prefix).clamp(max=start - 1)]
         content = _content_positions(model, start, pos.shape[1])
         return torch.cat([slots, content]).expand(len(pos), -1, -1)
@@ -255,7 +264,7 @@ def attach(
     """Put `prefix` into `model` for the length of a with block, and leave nothing behind.
 
     Inside, pass content tokens only: ``model(tokens)`` returns logits ``batch pos d_vocab`` of
-    the content, and `run_with_cache`, `run_with_hooks` and `generate` see the prefix too. With
+    the content, and `run_with_cache` and `run_with_hooks` see the prefix too. With
     ``method="slots"`` caches hold the n_s slots first on every position axis (except the last
     `hook_resid_post`, which is content alone). `start_at_layer` needs a residual stream with the
     slot rows, as the caches hold it.
@@ -273,7 +282,7 @@ def attach(
     check_choice("method", method, get_args(Method))
     _check_free(model)
     slots = prefix.keys_values(model)
-    guard = _Guard(model, prefix.n_prefix)
+    guard = _Guard(model, prefix.n_prefix, extra_rows=prefix.n_prefix if method == "slots" else 0)
     hooks = _method_hooks(method)(model, slots, guard.written)
     try:
         setattr(model, _ATTACHED, True)
@@ -288,8 +297,9 @@ def attach(
 class _Guard:
     """Torch-level hooks that watch over an `attach` block; `reset_hooks` does not remove them."""
 
-    def __init__(self, model: HookedTransformer, n_prefix: int) -> None:
-        self.model, self.n_prefix = model, n_prefix
+    def __init__(self, model: HookedTransformer, n_prefix: int, extra_rows: int) -> None:
+        self.model, self.n_prefix, self.extra_rows = model, n_prefix, extra_rows
+        self.n_content: int | None = None  # known from the embedding to the last block
         self.layers_written: set[int] = set()
         self.handles: list[Any] = []
 
@@ -310,14 +320,19 @@ class _Guard:
 
     def _check_input(self, module: object, args: tuple[Tensor, ...]) -> None:
         check_tokens(self.model, args[0], self.n_prefix)
+        self.n_content = args[0].shape[1]
 
-    def _check_arguments(self, module: object, args: object, kwargs: dict[str, Any]) -> None:
+    def _check_arguments(
+        self, module: object, args: tuple[Tensor, ...], kwargs: dict[str, Any]
+    ) -> None:
         for name in ("attention_mask", "past_kv_cache_entry"):
             if kwargs.get(name) is not None:
                 raise PrefixInterpError(
                     f"{name} is given but does not cover the {self.n_prefix} prefix slots; call "
                     "the model under attach without it (for a cache, use prefix_cache)"
                 )
+        if self.n_content is not None and args[0].shape[1] != self.n_content + self.extra_rows:
+            raise PrefixInterpError(_NOT_EMBEDDED)
 
     def _check_effect(self, layer: int) -> Callable[..., None]:
         def check(module: object, args: object, output: object) -> None:
@@ -327,6 +342,8 @@ class _Guard:
                     "attach block (model.reset_hooks?); leave the block before removing hooks"
                 )
             self.layers_written.discard(layer)
+            if layer == self.model.cfg.n_layers - 1:
+                self.n_content = None
 
         return check
 
@@ -354,13 +371,16 @@ def prefix_cache(
             f"prefix.n_prefix={prefix.n_prefix} cannot go into a cache: TransformerLens puts the "
             f"content at that position, this toy has it at {reserved_slots(model)}; use attach"
         )
+    if model.cfg.ungroup_grouped_query_attention and model.cfg.n_key_value_heads is not None:
+        raise PrefixInterpError(
+            "model.cfg.ungroup_grouped_query_attention=True is not supported by the cache of "
+            "TransformerLens, which holds grouped heads; use attach, or set it to False"
+        )
     cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.W_E.device, batch_size)
     for layer, (keys, values) in enumerate(slots):
         attn = model.blocks[layer].attn
         k = keys.expand(batch_size, *keys.shape)
         v = values.expand(batch_size, *values.shape)
-        if model.cfg.ungroup_grouped_query_attention:
-            k, v = (_expand_heads(x, model.cfg.n_heads) for x in (k, v))
         if attn.k_norm is not None:  # the cache holds keys after this norm, before rotation
             k = attn._apply_qk_norm(k, attn.k_norm)
         if model.cfg.clip_qkv is not None:

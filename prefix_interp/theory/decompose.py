@@ -112,6 +112,8 @@ def decompose_attention(pair: RunPair) -> Decomposition:
         mass, content = pattern[..., :n], pattern[..., n:]
         gate = mass.sum(-1)
         values = torch.stack([v for _, v in slots])
+        if pair.model.cfg.clip_qkv is not None:  # the model clips behind hook_v
+            values = values.clamp(-pair.model.cfg.clip_qkv, pair.model.cfg.clip_qkv)
         groups = pair.model.cfg.n_heads // values.shape[2]
         values = values.repeat_interleave(groups, dim=2)
         bias = torch.einsum("lbhqs,lshd->lbhqd", mass, values)

@@ -25,9 +25,7 @@ def quadratic(lrs, recipe, **options):
         target = batch.tokens.float().mean()
         return torch.stack([((run.parameters["x"] - target) ** 2).sum() * 5 for run in runs])
 
-    history = optimise(
-        runs, loss, TASK, recipe, seed=1, identity={}, progress=False, **options
-    )
+    history = optimise(runs, loss, TASK, recipe, seed=1, identity={}, progress=False, **options)
     return history, [run.parameters["x"].detach() for run in runs]
 
 
@@ -60,7 +58,9 @@ def test_history_is_the_mean_loss_between_points():
     history = optimise([run], loss, TASK, recipe, seed=0, identity={}, progress=False)
     assert list(history.columns) == ["step", "run", "loss", "lr"]
     assert history["step"].tolist() == [*range(2, 103, 2), 103]
-    for before, after, mean in zip([0, *history["step"]][:-1], history["step"], history["loss"], strict=True):
+    for before, after, mean in zip(
+        [0, *history["step"]][:-1], history["step"], history["loss"], strict=True
+    ):
         assert mean == pytest.approx(sum(seen[before:after]) / (after - before), rel=1e-5)
     assert 0.005 < history["lr"].max() <= 0.01 and history["lr"].iloc[-1] < 0.001  # cosine
 

@@ -1,0 +1,163 @@
+"""Table 1 over seeds: means, spreads and intervals of the rows that an experiment recorded."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from prefix_interp.errors import PrefixInterpError
+from prefix_interp.experiments.table1 import NEW, OLD, PAPER
+from prefix_interp.results import Result, committed_result
+from prefix_interp.tuning.evaluate import Estimate
+
+METRICS = ("exact_match", "token_accuracy", "loss")
+METHODS = (
+    "pretrained",
+    "fine-tuned",
+    "prefix",
+    "random prefix",
+    "norm-matched prefix",
+    "other-task prefix",
+)
+# Two-sided 95% quantiles of Student's t for 1 to 10 degrees of freedom.
+_T95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+_Z95 = 1.959963984540054
+
+
+def shipped_result(name: str, preset: str) -> Result | None:
+    """Return a result that ships with the package, or None if it does not."""
+    try:
+        return committed_result(name, preset)
+    except PrefixInterpError:
+        return None
+
+
+def t_quantile(degrees: int) -> float:
+    """Return the two-sided 95% quantile of Student's t.
+
+    Exact to four digits: a table up to 10 degrees of freedom, beyond it the expansion of Fisher
+    and Cornish in 1 / degrees.
+    """
+    if degrees <= len(_T95):
+        return _T95[degrees - 1]
+    z = _Z95
+    first = (z**3 + z) / 4 / degrees
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96 / degrees**2
+    return z + first + second
+
+
+def seed_interval(values: Sequence[float], low: float = -math.inf, high: float = math.inf) -> Estimate:
+    """Return the mean over seeds with its 95% t interval, cut off at what is possible.
+
+    Seeds that all agree give an interval of no width: it speaks of the spread between seeds, not
+    of the finite test set of each. A single seed gives no interval, said as one of no width.
+
+    Args:
+        values: one a seed.
+        low: smallest possible value, e.g. 0 for a share.
+        high: largest possible value.
+    """
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return Estimate(mean, mean, mean)
+    half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return Estimate(mean, max(low, mean - half), min(high, mean + half))
+
+
+def table1_rows(result: Result) -> list[dict[str, Any]]:
+    """Return the rows of Table 1: each method and variant, summarised over seeds.
+
+    A prefix counts at the learning rate that had the lowest training loss for its seed. Keys:
+    ``method``, ``parameterization``, ``n_prefix``, ``baseline``, ``lrs`` (rates that were
+    chosen, with the number of seeds), ``n_seeds``, ``paper`` (percent, mean and sd, by task)
+    and, by task, ``exact_match``, ``token_accuracy`` and ``loss``, each with ``mean``, ``sd``,
+    ``low``, ``high``, ``min`` and ``max``.
+
+    Args:
+        result: from `table1`.
+    """
+    chosen = [r for r in result.records if r["chosen"]]
+    rows = []
+    for method, parameterization, n_prefix in _variants(chosen):
+        own = [r for r in chosen if _variant(r) == (method, parameterization, n_prefix)]
+        # The paper's one prefix is the residual one with a single slot.
+        published = parameterization in (None, "residual") and n_prefix in (None, 1)
+        row: dict[str, Any] = {
+            "method": method,
+            "parameterization": parameterization,
+            "n_prefix": n_prefix,
+            "baseline": own[0]["baseline"],
+            "lrs": _counts(r["lr"] for r in own if r["task"] == NEW),
+            "n_seeds": len({r["seed"] for r in own}),
+            "paper": PAPER.get(method) if published else None,
+        }
+        for task in (OLD, NEW):
+            of_task = [r for r in own if r["task"] == task]
+            row[task] = {metric: _spread(of_task, metric) for metric in METRICS}
+        rows.append(row)
+    return rows
+
+
+def sweep_rows(result: Result, task: str = NEW) -> list[dict[str, Any]]:
+    """Return a row for each prefix variant and learning rate, summarised over seeds.
+
+    Keys: ``parameterization``, ``n_prefix``, ``lr``, ``n_seeds``, ``chosen`` (seeds for which
+    this rate had the lowest training loss), ``train_loss`` (mean), and the metrics as in
+    `table1_rows`.
+
+    Args:
+        result: from `table1`.
+        task: the task that was tested on.
+    """
+    prefixes = [r for r in result.records if r["method"] == "prefix" and r["task"] == task]
+    rows = []
+    for _, parameterization, n_prefix in _variants(prefixes):
+        variant = [r for r in prefixes if _variant(r)[1:] == (parameterization, n_prefix)]
+        for lr in sorted({r["lr"] for r in variant}):
+            own = [r for r in variant if r["lr"] == lr]
+            rows.append(
+                {
+                    "parameterization": parameterization,
+                    "n_prefix": n_prefix,
+                    "lr": lr,
+                    "n_seeds": len(own),
+                    "chosen": sum(bool(r["chosen"]) for r in own),
+                    "train_loss": statistics.fmean(r["train_loss"] for r in own),
+                    **{metric: _spread(own, metric) for metric in METRICS},
+                }
+            )
+    return rows
+
+
+def _variant(record: Mapping[str, Any]) -> tuple[str, str | None, int | None]:
+    return record["method"], record["parameterization"], record["n_prefix"]
+
+
+def _variants(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, str | None, int | None]]:
+    """Return the variants that occur, in the order of the table."""
+
+    def order(variant: tuple[str, str | None, int | None]) -> tuple[int, bool, int]:
+        method, parameterization, n_prefix = variant
+        return METHODS.index(method), parameterization == "kv", n_prefix or 0
+
+    return sorted({_variant(r) for r in records}, key=order)
+
+
+def _counts(lrs: Iterable[float | None]) -> list[dict[str, float | int]]:
+    found = [lr for lr in lrs if lr is not None]
+    return [{"lr": lr, "seeds": found.count(lr)} for lr in sorted(set(found))]
+
+
+def _spread(records: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float | None]:
+    values = [r["evaluation"][metric]["value"] for r in records]
+    mean = seed_interval(values, low=0.0, high=math.inf if metric == "loss" else 1.0)
+    return {
+        "mean": mean.value,
+        "sd": statistics.stdev(values) if len(values) > 1 else None,
+        "low": mean.low,
+        "high": mean.high,
+        "min": min(values),
+        "max": max(values),
+    }

@@ -1,0 +1,213 @@
+"""Attention with the prefix set apart: what is drawn, and its static picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from prefix_interp.errors import PrefixInterpError
+from prefix_interp.experiments.claims import baseline_pattern
+from prefix_interp.models.sites import Site
+from prefix_interp.prefixes.baselines import RunPair
+from prefix_interp.views.style import CONTENT_COLOURS, SLOT_COLOURS, look
+
+_TICKS = 48  # more labels than this overlap
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionView:
+    """The attention of one sequence, slots and content apart.
+
+    Attributes:
+        name: what is shown, e.g. ``"residual, 1 slot"``.
+        tokens: a label for each content position.
+        slots: attention mass on each slot, as it is; no slots for a model without a prefix.
+        content: attention over the content, renormalised so that each row sums to 1.
+    """
+
+    name: str
+    tokens: Sequence[str]
+    slots: Float[Tensor, "layer head query slot"]
+    content: Float[Tensor, "layer head query key"]
+
+    @property
+    def gate(self) -> Float[Tensor, "layer head query"]:
+        """Return the attention mass on all slots together."""
+        return self.slots.sum(-1)
+
+    def to_dataframe(self, layer: int = 0, head: int = 0) -> pd.DataFrame:
+        """Return a row a query: its token, the mass on each slot, the share of each key.
+
+        Args:
+            layer: 0-based.
+            head: 0-based.
+        """
+        slots, content = self.slots[layer, head], self.content[layer, head]
+        index = range(len(self.tokens))
+        columns = {"query": list(index), "token": list(self.tokens)}
+        columns |= {f"P{i + 1}": slots[:, i].tolist() for i in range(slots.shape[1])}
+        columns |= {f"key {i} ({self.tokens[i]})": content[:, i].tolist() for i in index}
+        return pd.DataFrame(columns)
+
+
+def attention_view(
+    pair: RunPair, sequence: int = 0, name: str = "with the prefix", labels: Sequence[str] = ()
+) -> AttentionView:
+    """Return the attention of one sequence of a prefixed run.
+
+    Args:
+        pair: from `run_pair`.
+        sequence: which of the batch.
+        name: what the picture is called.
+        labels: one for each content position; by default the token ids.
+
+    Raises:
+        PrefixInterpError: no such sequence, or another number of labels.
+    """
+    tokens = _labels(pair.tokens, sequence, labels)
+    n = pair.prefix.n_prefix
+    layers = range(pair.model.cfg.n_layers)
+    pattern = torch.stack([pair.on[Site.PATTERN.at(i)][sequence] for i in layers]).cpu()
+    content = pattern[..., n:]
+    left = content.sum(-1, keepdim=True).clamp_min(torch.finfo(content.dtype).tiny)
+    return AttentionView(name, tokens, pattern[..., :n], content / left)
+
+
+def plain_attention_view(
+    model: HookedTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    sequence: int = 0,
+    name: str = "without a prefix",
+    labels: Sequence[str] = (),
+) -> AttentionView:
+    """Return the attention of one sequence without a prefix (masked baseline).
+
+    Args:
+        model: a toy.
+        tokens: content.
+        sequence: which of the batch.
+        name: what the picture is called.
+        labels: one for each content position; by default the token ids.
+
+    Raises:
+        PrefixInterpError: no such sequence, or another number of labels.
+    """
+    shown = _labels(tokens, sequence, labels)
+    one = tokens[sequence : sequence + 1]
+    layers = range(model.cfg.n_layers)
+    content = torch.stack([baseline_pattern(model, one, i)[0] for i in layers]).cpu()
+    return AttentionView(name, shown, content[..., :0], content)
+
+
+def attention_figure(view: AttentionView, layer: int = 0, head: int = 0) -> Figure:
+    """Return the attention of one head as a static picture, the slots in a panel of their own.
+
+    Args:
+        view: from `attention_view` or `plain_attention_view`.
+        layer: 0-based.
+        head: 0-based.
+
+    Raises:
+        PrefixInterpError: no such layer or head.
+    """
+    n_layers, n_heads, n_query, n_slots = view.slots.shape
+    for argument, value, size in (("layer", layer, n_layers), ("head", head, n_heads)):
+        if not 0 <= value < size:
+            raise PrefixInterpError(f"{argument}={value!r} must be between 0 and {size - 1}")
+    with look():
+        width = 3.6 + 0.16 * n_slots
+        figure = Figure(figsize=(width, 3.7), layout="constrained")
+        ratios = [n_slots, n_query] if n_slots else [n_query]
+        axes = figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
+        if n_slots:
+            _heat(axes[0], view.slots[layer, head], SLOT_COLOURS)
+            names = [f"P{i + 1}" for i in range(n_slots)]
+            axes[0].set_xticks(range(n_slots), names, fontsize=7, rotation=90)
+        _heat(axes[-1], view.content[layer, head], CONTENT_COLOURS)
+        axes[-1].set_xticks(*_ticks(view.tokens), fontsize=7)
+        axes[0].set_yticks(*_ticks(view.tokens), fontsize=7)
+        axes[0].set_ylabel("query (content token)")
+        axes[-1].set_xlabel("key (content token)")
+        if n_slots:
+            axes[-1].set_yticks([])
+        figure.suptitle(f"{view.name} (layer {layer}, head {head})", fontsize=10)
+    return figure
+
+
+def query_figure(
+    groups: Sequence[Sequence[AttentionView]], query: int, layer: int = 0, head: int = 0
+) -> Figure:
+    """Return one query's attention for several models: a panel a sequence, a row a model.
+
+    The column set apart on the left is the gate, all slots together; the rest is renormalised.
+
+    Args:
+        groups: for each sequence, the views of all models on it.
+        query: the content position that attends; keys beyond it are left out.
+        layer: 0-based.
+        head: 0-based.
+
+    Raises:
+        PrefixInterpError: nothing to draw.
+    """
+    if not groups or not all(groups):
+        raise PrefixInterpError("groups is empty; give at least one view of one sequence")
+    with look():
+        height = 0.9 + 0.26 * len(groups[0])
+        figure = Figure(figsize=(7.4, height * len(groups) + 0.5), layout="constrained")
+        keys = query + 1
+        axes = figure.subplots(len(groups), 2, squeeze=False, width_ratios=[1, keys])
+        for (left, right), views in zip(axes, groups, strict=True):
+            gates = torch.stack([v.gate[layer, head, query] for v in views])
+            rows = torch.stack([v.content[layer, head, query, :keys] for v in views])
+            _heat(left, gates[:, None], SLOT_COLOURS)
+            image = _heat(right, rows, CONTENT_COLOURS)
+            left.set_xticks([0], ["gate"], fontsize=9)
+            left.set_yticks(range(len(views)), [v.name for v in views], fontsize=9)
+            right.set_yticks([])
+            right.set_xticks(range(keys), list(views[0].tokens[:keys]), fontsize=9)
+            right.set_title(f"input {' '.join(views[0].tokens[:keys])}", loc="left")
+            for row, gate in enumerate(gates.tolist()):
+                colour = "white" if gate > 0.6 else "black"
+                left.text(0, row, f"{gate:.2f}", ha="center", va="center", fontsize=7, color=colour)
+        axes[-1][1].set_xlabel("key (input token)")
+        figure.colorbar(image, ax=axes[:, 1], label="share of content attention", shrink=0.8)
+    return figure
+
+
+def _heat(ax: Axes, values: Float[Tensor, "row column"], colours: str):
+    image = ax.imshow(
+        values.double().numpy(), cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="none"
+    )
+    ax.grid(False)
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set(visible=True, color="#999999", linewidth=0.6)
+    return image
+
+
+def _ticks(tokens: Sequence[str]) -> tuple[list[int], list[str]]:
+    step = -(-len(tokens) // _TICKS)
+    at = list(range(0, len(tokens), step))
+    return at, [tokens[i] for i in at]
+
+
+def _labels(
+    tokens: Int[Tensor, "batch pos"], sequence: int, labels: Sequence[str]
+) -> tuple[str, ...]:
+    if not 0 <= sequence < len(tokens):
+        raise PrefixInterpError(f"sequence={sequence!r} must be between 0 and {len(tokens) - 1}")
+    if labels and len(labels) != tokens.shape[1]:
+        raise PrefixInterpError(
+            f"labels has {len(labels)} entries but the sequence has {tokens.shape[1]} positions; "
+            "give one each"
+        )
+    return tuple(labels) or tuple(str(int(x)) for x in tokens[sequence])
