@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install report test check notebooks reproduce clean
+.PHONY: install report test check notebooks readme reproduce clean
 
 report: install  ## one offline HTML file and its JSON in report/
 	$(BIN)/prefix-interp report --out report
@@ -25,6 +25,9 @@ check: install  ## lint and types
 
 notebooks: install  ## write the .ipynb files anew from their .py sources
 	$(BIN)/jupytext --to ipynb notebooks/*.py
+
+readme: install  ## write the README's output and Table 1 anew
+	$(BIN)/python docs/update_readme.py
 
 reproduce: install  ## Table 1 again, ten seeds, and the zoo from its first (half an hour)
 	$(BIN)/prefix-interp reproduce table1 --preset fast --zoo prefix_interp/models/trained

@@ -15,6 +15,7 @@ from prefix_interp.experiments.summary import sweep_rows
 from prefix_interp.results import committed_result
 from prefix_interp.views.attention import attention_view, plain_attention_view, query_figure
 from prefix_interp.views.plots import sweep_figure
+from prefix_interp.views.style import variant_label
 
 old = pi.load_toy("sort-ascending-1l1h")
 new = pi.load_toy("sort-descending-1l1h-fine-tuned")
@@ -43,9 +44,10 @@ for i in range(3):
         plain_attention_view(old, batch.tokens, i, "pretrained"),
         plain_attention_view(new, batch.tokens, i, "fine-tuned"),
     ]
-    for name, prefix in prefixes.items():
+    for prefix in prefixes.values():
         pair = pi.run_pair(old, prefix, batch.tokens)
-        views.append(attention_view(pair, i, name.removeprefix("sort_descending-")))
+        label = variant_label(prefix.parameterization, prefix.n_prefix)
+        views.append(attention_view(pair, i, label))
     groups.append(views)
 query_figure(groups, query=task.length - 1)
 

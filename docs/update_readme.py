@@ -1,0 +1,75 @@
+"""Write the README's output block and Table 1 anew: `make readme`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+from prefix_interp.experiments.summary import table1_rows
+from prefix_interp.experiments.table1 import NEW, OLD
+from prefix_interp.results import committed_result
+
+README = Path(__file__).parent.parent / "README.md"
+PRESETS = ("fast", "paper")
+
+
+def printed(code: str) -> str:
+    """Return what the example prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(code, "README.md", "exec"), {})
+    return out.getvalue()
+
+
+def percent(row: dict[str, Any], task: str) -> str:
+    """Return exact match in percent, mean and standard deviation over seeds."""
+    score = row[task]["exact_match"]
+    return f"{score['mean'] * 100:.1f} ± {score['sd'] * 100:.1f}"
+
+
+def table1() -> str:
+    """Return Table 1 in Markdown: the paper's numbers beside both presets', without controls."""
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    head = ["", "the paper: ascending", "descending"]
+    for preset in PRESETS:
+        result = committed_result("table1", preset)
+        head += [f"`{preset}`, {len(result.seeds)} seeds: ascending", "descending"]
+        head += ["loss, descending"]
+        for row in table1_rows(result):
+            if not row["method"].endswith(" prefix"):
+                key = (row["method"], row["parameterization"], row["n_prefix"])
+                rows.setdefault(key, {})[preset] = row
+    lines = [head, ["---"] * len(head)]
+    for (method, parameterization, n_prefix), by_preset in rows.items():
+        slots = f"{n_prefix} slot{'' if n_prefix == 1 else 's'}"
+        name = f"{method}, {parameterization}, {slots}" if parameterization else method
+        paper = next(iter(by_preset.values()))["paper"]
+        cells = [f"{paper[t][0]} ± {paper[t][1]}" if paper else "" for t in (OLD, NEW)]
+        for preset in PRESETS:
+            row = by_preset.get(preset)
+            if row is None:
+                cells += [""] * 3
+            else:
+                loss = f"{row[NEW]['loss']['mean']:.2f}"
+                cells += [percent(row, OLD), percent(row, NEW), loss]
+        lines.append([name, *cells])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main() -> None:
+    """Replace both blocks in place."""
+    text = README.read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", text, re.S)
+    assert code, "the README lost its example"
+    output = "```text\n" + printed(code[1]).rstrip() + "\n```"
+    text = re.sub(r"```text\n.*?```", lambda _: output, text, flags=re.S)
+    table = "<!-- table 1 -->\n" + table1() + "\n<!-- end -->"
+    text = re.sub(r"<!-- table 1 -->.*?<!-- end -->", lambda _: table, text, flags=re.S)
+    README.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
