@@ -8,11 +8,14 @@
 
 # %%
 # %matplotlib inline
+import pandas as pd
 import torch
 
 import prefix_interp as pi
+from prefix_interp.experiments.content_blind import content_blind_hits
 from prefix_interp.experiments.summary import sweep_rows
 from prefix_interp.results import committed_result
+from prefix_interp.tuning.evaluate import answer_logits
 from prefix_interp.views.attention import attention_view, plain_attention_view, query_figure
 from prefix_interp.views.plots import sweep_figure
 from prefix_interp.views.style import variant_label
@@ -80,6 +83,24 @@ for row in sweep_rows(table):
             f"exact match {row['exact_match']['mean']:.3f}, "
             f"token accuracy {row['token_accuracy']['mean']:.3f}, loss {row['loss']['mean']:.2f}"
         )
+
+# %% [markdown]
+# ## Does the prefix look at the content at all?
+#
+# A control: the best rule that knows the position and the token before, and nothing of the
+# content. It gets most tokens of the easy outputs and hardly any sequence. Output 0 shows the
+# theory at work: there the gate is 1, and the prefix is exactly as good as the blind rule. Later
+# the gate lets the pretrained head speak, and the prefix does better than any blind rule.
+
+# %%
+test = task.sample(3200, seed=0)
+right = {"content-blind rule": content_blind_hits(task)}
+for prefix in prefixes.values():
+    hits = answer_logits(old, task, test.tokens, prefix).argmax(-1) == test.answers
+    right[variant_label(prefix.parameterization, prefix.n_prefix)] = hits
+table = pd.DataFrame({name: hits.double().mean(0).tolist() for name, hits in right.items()}).T
+table["exact match"] = [hits.all(-1).double().mean().item() for hits in right.values()]
+table.round(3)
 
 # %% [markdown]
 # ## What to take from it

@@ -43,8 +43,8 @@ def test_reproduce_twice_gives_the_same_json_apart_from_times(tmp_path, capsys):
     texts = []
     for name in ("a", "b"):
         code, _, _ = run(capsys, "reproduce", "table1", "--preset", "smoke", "--seeds", 1,
-                         "--quiet", "--jobs", 1, "--work", tmp_path / name, "--out", tmp_path / name,
-                         "--zoo", tmp_path / name / "zoo")  # fmt: skip
+                         "--quiet", "--jobs", 1, "--work", tmp_path / name,
+                         "--out", tmp_path / name, "--zoo", tmp_path / name / "zoo")  # fmt: skip
         assert code == 0
         record = json.loads((tmp_path / name / "table1-smoke.json").read_text())
         assert record.pop("timing")["wall_s"] > 0

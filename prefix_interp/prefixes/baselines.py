@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
+from transformer_lens import ActivationCache, HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.sites import Site
@@ -31,9 +31,9 @@ PLACEHOLDER_TOKEN = 0
 class RunPair:
     """One batch with and without a prefix.
 
-    Caches map hook names (`Site.Z.at(0)`) to activations whose position axis is the content,
-    ``pos`` = the length of the tokens, so that entries of `on`, `off` and `held` stand for the
-    same token. Key axes (`hook_attn_scores`, `hook_pattern`) keep the slots in front wherever
+    Caches are TransformerLens's (``pair.on["z", 0]`` or ``pair.on[Site.Z.at(0)]``), with the
+    position axis cut to the content, ``pos`` = the length of the tokens, so that entries of
+    `on`, `off` and `held` stand for the same token. Key axes (`hook_attn_scores`, `hook_pattern`) keep the slots in front wherever
     the run had them: the last `pos` keys are always the content.
 
     Attributes:
@@ -53,9 +53,9 @@ class RunPair:
     prefix: Prefix
     tokens: Int[Tensor, "batch pos"]
     baseline: Baseline | str
-    on: Mapping[str, Tensor]
-    off: Mapping[str, Tensor]
-    held: Mapping[str, Tensor]
+    on: ActivationCache
+    off: ActivationCache
+    held: ActivationCache
     logits_on: Float[Tensor, "batch pos d_vocab"]
     logits_off: Float[Tensor, "batch pos d_vocab"]
 
@@ -90,14 +90,15 @@ def run_pair(
     n = prefix.n_prefix
     with torch.no_grad():
         with attach(model, prefix):
-            logits_on, on = model.run_with_cache(tokens, return_cache_object=False)
-        on = _content(on, tokens.shape[1])
+            logits_on, cache = model.run_with_cache(tokens, return_cache_object=False)
+        on = _content(model, cache, tokens.shape[1])
         off_tokens, off_hooks = baseline_run(model, n, tokens, baseline)
         with model.hooks(fwd_hooks=off_hooks):
-            logits_off, off = model.run_with_cache(off_tokens, return_cache_object=False)
+            logits_off, cache = model.run_with_cache(off_tokens, return_cache_object=False)
+        off = _content(model, cache, tokens.shape[1])
         with model.hooks(fwd_hooks=[*masked_hooks(model, n), *_hold_inputs(model, on, n)]):
-            _, held = model.run_with_cache(tokens, return_cache_object=False)
-    off, held = _content(off, tokens.shape[1]), _content(held, tokens.shape[1])
+            _, cache = model.run_with_cache(tokens, return_cache_object=False)
+        held = _content(model, cache, tokens.shape[1])
     _check_masked(held, model.cfg.n_layers, n)
     logits_off = logits_off[:, -tokens.shape[1] :]
     return RunPair(model, prefix, tokens, baseline, on, off, held, logits_on, logits_off)
@@ -151,7 +152,7 @@ def masked_hooks(model: HookedTransformer, n_prefix: int) -> list[Hook]:
     return [*layout_hooks(model, n_prefix), *((Site.ATTN_SCORES.at(i), mask) for i in layers)]
 
 
-def _hold_inputs(model: HookedTransformer, on: Mapping[str, Tensor], n_prefix: int) -> list[Hook]:
+def _hold_inputs(model: HookedTransformer, on: ActivationCache, n_prefix: int) -> list[Hook]:
     def hold(layer: int) -> Hook:
         def write(resid: Tensor, hook: object) -> Tensor:
             return torch.cat([resid[:, :n_prefix], on[Site.RESID_PRE.at(layer)]], dim=1)
@@ -161,18 +162,25 @@ def _hold_inputs(model: HookedTransformer, on: Mapping[str, Tensor], n_prefix: i
     return [hold(layer) for layer in range(model.cfg.n_layers)]
 
 
-def _content(cache: dict[str, Tensor], n_content: int) -> dict[str, Tensor]:
+def _content(
+    model: HookedTransformer, cache: Mapping[str, Tensor], n_content: int
+) -> ActivationCache:
     """Return the cache with its position axes cut to the content, the last `n_content` rows."""
     square = {s.value.rsplit(".", 1)[-1] for s in (Site.ATTN_SCORES, Site.PATTERN)}
     cut = {}
     for name, x in cache.items():
         axis = 2 if name.rsplit(".", 1)[-1] in square else 1
+        if ".q_norm." in name or ".k_norm." in name:  # batch, position and head on one axis
+            n_batch, n_rows = cache[Site.RESID_PRE.at(0)].shape[:2]
+            rows = x.unflatten(0, (n_batch, n_rows, -1))[:, -n_content:]
+            cut[name] = rows.flatten(0, 2)
+            continue
         start = max(x.shape[axis] - n_content, 0)
         cut[name] = x.narrow(axis, start, x.shape[axis] - start)
-    return cut
+    return ActivationCache(cut, model)
 
 
-def _check_masked(cache: Mapping[str, Tensor], n_layers: int, n_prefix: int) -> None:
+def _check_masked(cache: ActivationCache, n_layers: int, n_prefix: int) -> None:
     for layer in range(n_layers):
         if bool(cache[Site.PATTERN.at(layer)][..., :n_prefix].any()):
             raise PrefixInterpError(

@@ -24,14 +24,15 @@ from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.prefix import Prefix
-from prefix_interp.prefixes.support import KeysValues
+from prefix_interp.prefixes.support import KeysValues, without_hooks
 
 Method = Literal["slots", "mixture"]
 Hook = tuple[str, Callable[..., Any]]
 _ATTACHED = "_prefix_interp_attached"
 _NOT_EMBEDDED = (
     "prefix cannot be put into this call: it embeds tokens without hook_embed (model.generate "
-    "does); decode with greedy_answers, or call the model once a token"
+    "does), or its hooks were removed (model.reset_hooks); decode with greedy_answers, or call "
+    "the model once a token"
 )
 
 
@@ -47,7 +48,8 @@ def content_start(model: HookedTransformer, n_prefix: int) -> int:
 
 def check_tokens(model: HookedTransformer, tokens: Int[Tensor, "batch pos"], n_prefix: int) -> None:
     """Raise unless `tokens` are in the vocabulary and fit the context behind `n_prefix` slots."""
-    if tokens.is_floating_point() or tokens.ndim != 2 or 0 in tokens.shape:
+    whole = not tokens.is_floating_point() and tokens.dtype != torch.bool
+    if not whole or tokens.ndim != 2 or 0 in tokens.shape:
         raise PrefixInterpError(
             f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}; give integers "
             "with axes batch, pos"
@@ -199,7 +201,9 @@ def _mixture_at(
     def mix(z: Float[Tensor, "batch pos head d_head"], hook: object) -> Tensor:
         q, k = seen.pop("q"), head_form(keys)
         if attn.q_norm is not None and attn.k_norm is not None:
-            q, k = attn._apply_qk_norm(q, attn.q_norm), attn._apply_qk_norm(k, attn.k_norm)
+            q = attn._apply_qk_norm(q, attn.q_norm)
+            with without_hooks(attn.k_norm):
+                k = attn._apply_qk_norm(k, attn.k_norm)
         v = head_form(values)
         if cfg.clip_qkv is not None:
             q, k, v = (x.clamp(-cfg.clip_qkv, cfg.clip_qkv) for x in (q, k, v))
@@ -299,7 +303,7 @@ class _Guard:
 
     def __init__(self, model: HookedTransformer, n_prefix: int, extra_rows: int) -> None:
         self.model, self.n_prefix, self.extra_rows = model, n_prefix, extra_rows
-        self.n_content: int | None = None  # known from the embedding to the last block
+        self.n_content: int | None = None  # known from the embedding to the first block
         self.layers_written: set[int] = set()
         self.handles: list[Any] = []
 
@@ -321,6 +325,7 @@ class _Guard:
     def _check_input(self, module: object, args: tuple[Tensor, ...]) -> None:
         check_tokens(self.model, args[0], self.n_prefix)
         self.n_content = args[0].shape[1]
+        self.layers_written.clear()  # left over if the last call ended in an error
 
     def _check_arguments(
         self, module: object, args: tuple[Tensor, ...], kwargs: dict[str, Any]
@@ -331,7 +336,8 @@ class _Guard:
                     f"{name} is given but does not cover the {self.n_prefix} prefix slots; call "
                     "the model under attach without it (for a cache, use prefix_cache)"
                 )
-        if self.n_content is not None and args[0].shape[1] != self.n_content + self.extra_rows:
+        n_content, self.n_content = self.n_content, None
+        if n_content is not None and args[0].shape[1] != n_content + self.extra_rows:
             raise PrefixInterpError(_NOT_EMBEDDED)
 
     def _check_effect(self, layer: int) -> Callable[..., None]:
@@ -342,8 +348,6 @@ class _Guard:
                     "attach block (model.reset_hooks?); leave the block before removing hooks"
                 )
             self.layers_written.discard(layer)
-            if layer == self.model.cfg.n_layers - 1:
-                self.n_content = None
 
         return check
 
@@ -382,7 +386,8 @@ def prefix_cache(
         k = keys.expand(batch_size, *keys.shape)
         v = values.expand(batch_size, *values.shape)
         if attn.k_norm is not None:  # the cache holds keys after this norm, before rotation
-            k = attn._apply_qk_norm(k, attn.k_norm)
+            with without_hooks(attn.k_norm):
+                k = attn._apply_qk_norm(k, attn.k_norm)
         if model.cfg.clip_qkv is not None:
             k, v = (x.clamp(-model.cfg.clip_qkv, model.cfg.clip_qkv) for x in (k, v))
         cache.entries[layer].past_keys = k

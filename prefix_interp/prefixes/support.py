@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
+from transformer_lens.hook_points import HookPoint
 
 from prefix_interp.errors import PrefixInterpError
 
@@ -63,6 +66,23 @@ def check_supported(model: HookedTransformer) -> None:
         )
 
 
+@contextmanager
+def without_hooks(module: torch.nn.Module) -> Iterator[None]:
+    """Let `module` compute without the hooks on it, which are meant for the content.
+
+    Caches would hold the slots in place of the content, and a frozen scale would not fit.
+    """
+    points = [m for m in module.modules() if isinstance(m, HookPoint)]
+    saved = [(m, m._forward_hooks, m._backward_hooks) for m in points]
+    try:
+        for point in points:
+            point._forward_hooks, point._backward_hooks = OrderedDict(), OrderedDict()
+        yield
+    finally:
+        for point, forward, backward in saved:
+            point._forward_hooks, point._backward_hooks = forward, backward
+
+
 def kv_heads(model: HookedTransformer) -> int:
     """Return the number of key-value heads (that of all heads without grouped queries)."""
     return model.cfg.n_key_value_heads or model.cfg.n_heads
@@ -95,7 +115,8 @@ def project_keys_values(
 ]:
     """Return keys and values that `layer` makes of attention inputs `x` (before its norm)."""
     block = model.blocks[layer]
-    normed = block.ln1(x)
+    with without_hooks(block.ln1):
+        normed = block.ln1(x)
     weights = {}
     for name in ("W_K", "W_V", "b_K", "b_V"):
         # With grouped queries the plain name is expanded to all heads; the underscored is not.
