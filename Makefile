@@ -9,7 +9,7 @@ report: install  ## one offline HTML file and its JSON in report/
 	$(BIN)/prefix-interp report --out report
 
 test: install  ## the whole suite on all cores
-	$(BIN)/python -m pytest -n auto -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q
 
 install: $(READY)
 

@@ -14,7 +14,7 @@ N_CTX, D_VOCAB = 16, 13
 
 def relative_error(actual, expected):
     """Largest difference over the largest value: 0 means equal, 1 means unrelated."""
-    actual, expected = torch.as_tensor(actual), torch.as_tensor(expected)
+    actual, expected = torch.as_tensor(actual).detach(), torch.as_tensor(expected).detach()
     assert actual.shape == expected.shape, f"{tuple(actual.shape)} is not {tuple(expected.shape)}"
     assert torch.isfinite(actual).all() and torch.isfinite(expected).all()
     scale = expected.abs().max().clamp_min(1e-300)
@@ -37,13 +37,14 @@ def randomise(model, seed=0, gain=2.0, biases=True):
     with torch.no_grad():
         for name, p in model.named_parameters():
             leaf = name.rsplit(".", 1)[-1].lstrip("_")
+            rows = p.shape[-2] if p.ndim > 1 else 1
             noise = torch.randn(p.shape, generator=rng, dtype=torch.float64)
             if leaf == "w":
                 noise = 1 + 0.3 * noise
             elif leaf.startswith("b"):
                 noise = noise * 0.5 if biases else noise * 0
             elif not leaf.startswith("W_E") and not leaf.startswith("W_pos"):
-                noise = noise * gain / p.shape[-2] ** 0.5
+                noise = noise * gain / rows**0.5
             p.copy_(noise)
     return model
 

@@ -207,7 +207,7 @@ def _prefix_claims(zoo: Zoo, name: str, prefix: Prefix) -> list[dict[str, Any]]:
         space = bias_subspace(model, prefix, zoo.tokens, layer)
         about = _about(name, prefix, "layer", layer)
         found.append(_rank_claim(about, space.singular_values, space.bound))
-    about = _about(name, prefix, "model", None) | {"baseline": "none: three runs with the prefix"}
+    about = _about(name, prefix, "model", None) | {"baseline": "none: all runs have the prefix"}
     return [*found, _injection_claim(about, pair)]
 
 
@@ -252,7 +252,7 @@ def _head_claims(
             "mean gate at the positions that predict outputs", float(gate.mean()),
         ),
         _claim(
-            about, "gate-max", "How much attention the prefix takes at most.", "g = sum_p A_p",
+            about, "gate-max", "How much attention the prefix takes.", "g = sum_p A_p",
             "largest gate at the positions that predict outputs", float(gate.max()),
         ),
     ]  # fmt: skip
@@ -261,9 +261,12 @@ def _head_claims(
 def _rank_claim(
     about: Mapping[str, Any], values: Float[Tensor, " direction"], bound: int
 ) -> dict[str, Any]:
-    where, of = ("n_s", "head") if about["level"] != "layer" else ("n_s n_heads", "layer")
+    if about["level"] == "layer":
+        where, words = "n_s n_heads", "a layer lies in at most slots times heads directions"
+    else:
+        where, words = "n_s", "a head lies in at most as many directions as the prefix has slots"
     return _claim(
-        about, "bias-rank", f"The bias of a {of} lies in at most {where} directions.",
+        about, "bias-rank", f"The bias of {words}.",
         f"rank(z_pt - (1 - g) t) <= {where}", f"singular value {bound + 1} over the first",
         float(values[bound] / values[0]), "at most", EXACT,
     )  # fmt: skip

@@ -48,7 +48,9 @@ def t_quantile(degrees: int) -> float:
     return z + first + second
 
 
-def seed_interval(values: Sequence[float], low: float = -math.inf, high: float = math.inf) -> Estimate:
+def seed_interval(
+    values: Sequence[float], low: float = -math.inf, high: float = math.inf
+) -> Estimate:
     """Return the mean over seeds with its 95% t interval, cut off at what is possible.
 
     Seeds that all agree give an interval of no width: it speaks of the spread between seeds, not

@@ -33,6 +33,7 @@ class BiasSubspace:
         singular_values: falling, all of them.
         directions: right singular vectors, one a row, in the same order.
         n_rows: sequences times positions that were measured.
+        scale: largest singular value of the outputs z_pt that it was measured from.
     """
 
     level: str
@@ -42,17 +43,20 @@ class BiasSubspace:
     singular_values: Float[Tensor, " direction"]
     directions: Float[Tensor, "direction dim"]
     n_rows: int
+    scale: float = 0.0
 
     @property
     def rank(self) -> int:
         """Return how many singular values stand out from rounding.
 
         The threshold is that of `numpy.linalg.matrix_rank`, the first singular value times the
-        larger side of the matrix times the machine epsilon.
+        larger side of the matrix times the machine epsilon. Rounding comes from z_pt and t, so
+        that the first singular value of z_pt counts where it is larger than the bias's own.
         """
         s = self.singular_values
         side = max(self.n_rows, self.directions.shape[-1])
-        return int((s > s[0] * side * torch.finfo(s.dtype).eps).sum()) if s[0] > 0 else 0
+        threshold = max(float(s[0]), self.scale) * side * torch.finfo(s.dtype).eps
+        return int((s > threshold).sum())
 
     @property
     def basis(self) -> Float[Tensor, "rank dim"]:
@@ -126,16 +130,20 @@ def bias_subspace(
     if head is not None:
         _check_index("head", head, model.cfg.n_heads)
     parts = decompose_attention(run_pair(model, prefix, tokens))
-    moved = (parts.output - parts.scaled_base)[layer]  # batch head query d_head
+    def rows(z: Float[Tensor, "batch head query d_head"]) -> Float[Tensor, "row dim"]:
+        if head is not None:
+            return z[:, head].flatten(0, 1)
+        w_o = model.blocks[layer].attn.W_O.detach()
+        return torch.einsum("bhqd,hdm->bqm", z, w_o).flatten(0, 1)
+
     if head is None:
-        rows = torch.einsum("bhqd,hdm->bqm", moved, model.blocks[layer].attn.W_O.detach())
-        bound = min(model.cfg.d_model, prefix.n_prefix * model.cfg.n_heads)
+        level, bound = "layer", min(model.cfg.d_model, prefix.n_prefix * model.cfg.n_heads)
     else:
-        rows, bound = moved[:, head], min(model.cfg.d_head, prefix.n_prefix)
-    rows = rows.flatten(0, 1)
-    _, s, vh = torch.linalg.svd(rows, full_matrices=False)
-    level = "layer" if head is None else "head"
-    return BiasSubspace(level, layer, head, bound, s, vh, len(rows))
+        level, bound = "head", min(model.cfg.d_head, prefix.n_prefix)
+    moved = rows((parts.output - parts.scaled_base)[layer])
+    _, s, vh = torch.linalg.svd(moved, full_matrices=False)
+    scale = float(torch.linalg.matrix_norm(rows(parts.output[layer]), 2))
+    return BiasSubspace(level, layer, head, bound, s, vh, len(moved), scale)
 
 
 def _check_index(argument: str, value: int, size: int) -> None:

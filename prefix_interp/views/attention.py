@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -107,13 +108,16 @@ def plain_attention_view(
     return AttentionView(name, shown, content[..., :0], content)
 
 
-def attention_figure(view: AttentionView, layer: int = 0, head: int = 0) -> Figure:
+def attention_figure(
+    view: AttentionView, layer: int = 0, head: int = 0, max_value: float = 1.0
+) -> Figure:
     """Return the attention of one head as a static picture, the slots in a panel of their own.
 
     Args:
         view: from `attention_view` or `plain_attention_view`.
         layer: 0-based.
         head: 0-based.
+        max_value: attention at which the colours are full.
 
     Raises:
         PrefixInterpError: no such layer or head.
@@ -128,10 +132,10 @@ def attention_figure(view: AttentionView, layer: int = 0, head: int = 0) -> Figu
         ratios = [n_slots, n_query] if n_slots else [n_query]
         axes = figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
         if n_slots:
-            _heat(axes[0], view.slots[layer, head], SLOT_COLOURS)
+            _heat(axes[0], view.slots[layer, head], SLOT_COLOURS, max_value)
             names = [f"P{i + 1}" for i in range(n_slots)]
             axes[0].set_xticks(range(n_slots), names, fontsize=7, rotation=90)
-        _heat(axes[-1], view.content[layer, head], CONTENT_COLOURS)
+        _heat(axes[-1], view.content[layer, head], CONTENT_COLOURS, max_value)
         axes[-1].set_xticks(*_ticks(view.tokens), fontsize=7)
         axes[0].set_yticks(*_ticks(view.tokens), fontsize=7)
         axes[0].set_ylabel("query (content token)")
@@ -163,30 +167,37 @@ def query_figure(
     with look():
         height = 0.9 + 0.26 * len(groups[0])
         figure = Figure(figsize=(7.4, height * len(groups) + 0.5), layout="constrained")
+        figure.get_layout_engine().set(h_pad=0.1)
         keys = query + 1
+        shares = [v.content[layer, head, query, :keys] for views in groups for v in views]
+        top = float(torch.stack(shares).max())
         axes = figure.subplots(len(groups), 2, squeeze=False, width_ratios=[1, keys])
         for (left, right), views in zip(axes, groups, strict=True):
             gates = torch.stack([v.gate[layer, head, query] for v in views])
             rows = torch.stack([v.content[layer, head, query, :keys] for v in views])
             _heat(left, gates[:, None], SLOT_COLOURS)
-            image = _heat(right, rows, CONTENT_COLOURS)
+            image = _heat(right, rows, CONTENT_COLOURS, top)
             left.set_xticks([0], ["gate"], fontsize=9)
             left.set_yticks(range(len(views)), [v.name for v in views], fontsize=9)
             right.set_yticks([])
             right.set_xticks(range(keys), list(views[0].tokens[:keys]), fontsize=9)
             right.set_title(f"input {' '.join(views[0].tokens[:keys])}", loc="left")
-            for row, gate in enumerate(gates.tolist()):
+            for row, (view, gate) in enumerate(zip(views, gates.tolist(), strict=True)):
+                text = f"{gate:.2f}" if view.slots.shape[-1] else "–"
                 colour = "white" if gate > 0.6 else "black"
-                left.text(0, row, f"{gate:.2f}", ha="center", va="center", fontsize=7, color=colour)
+                left.text(0, row, text, ha="center", va="center", fontsize=7, color=colour)
         axes[-1][1].set_xlabel("key (input token)")
         figure.colorbar(image, ax=axes[:, 1], label="share of content attention", shrink=0.8)
     return figure
 
 
-def _heat(ax: Axes, values: Float[Tensor, "row column"], colours: str):
+def _heat(
+    ax: Axes, values: Float[Tensor, "row column"], colours: str, max_value: float = 1.0
+) -> AxesImage:
     image = ax.imshow(
-        values.double().numpy(), cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="none"
-    )
+        values.double().numpy(), cmap=colours, vmin=0, vmax=max_value, aspect="auto",
+        interpolation="none",
+    )  # fmt: skip
     ax.grid(False)
     ax.tick_params(length=0)
     for spine in ax.spines.values():

@@ -96,30 +96,37 @@ def watch_script() -> Markup:
     return Markup(_WATCH)
 
 
-def attention_div(view: AttentionView, figure_id: str, layer: int = 0) -> Markup:
+def attention_div(
+    view: AttentionView, figure_id: str, layer: int = 0, max_value: float = 1.0
+) -> Markup:
     """Return one figure as HTML; the page must carry `page_scripts` for it to be interactive.
 
     Args:
         view: from `attention_view` or `plain_attention_view`.
         figure_id: unique in the page, fixed between runs.
         layer: 0-based.
+        max_value: attention at which the colours are full.
+
+    Raises:
+        PrefixInterpError: no such layer.
     """
-    n_layers, n_heads, n_query, n_slots = view.content.shape[:3] + view.slots.shape[-1:]
+    n_layers, n_heads, n_query, n_slots = view.slots.shape
     if not 0 <= layer < n_layers:
         raise PrefixInterpError(f"layer={layer!r} must be between 0 and {n_layers - 1}")
+    apart = f"{n_slots} prefix column{'' if n_slots == 1 else 's'} set apart on the left, "
     text = (
         f"Attention of {view.name}, layer {layer}, {n_query} queries; "
-        + (f"{n_slots} prefix column{'' if n_slots == 1 else 's'} set apart on the left, " * (n_slots > 0))
-        + "content renormalised."
+        f"{apart if n_slots else ''}content renormalised."
     )
     label = html.escape(text, quote=True)
     name = html.escape(figure_id, quote=True)
-    picture = f'<img src="{data_uri(attention_figure(view, layer))}" alt="{label}">'
+    source = data_uri(attention_figure(view, layer, max_value=max_value))
+    picture = f'<img src="{source}" alt="{label}">'
     side = n_query + n_slots + (1 if n_slots else 0)
     if n_heads * side * side > MAX_CELLS:
-        return Markup(f'<div class="pi-static" id="{name}" role="img" aria-label="{label}">{picture}</div>')
-    data = json.dumps(_props(view, layer), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    data = data.replace("<", "\\u003c")
+        return Markup(f'<div class="pi-static" id="{name}" data-figure="static">{picture}</div>')
+    props = _props(view, layer, max_value)
+    data = json.dumps(props, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return Markup(
         f'<div class="pi-attention" id="{name}" data-figure="attention">{picture}'
         f'<div class="pi-target" id="{name}-target" role="img" aria-label="{label}"></div>'
@@ -127,7 +134,7 @@ def attention_div(view: AttentionView, figure_id: str, layer: int = 0) -> Markup
     )
 
 
-def _props(view: AttentionView, layer: int) -> dict[str, object]:
+def _props(view: AttentionView, layer: int, max_value: float) -> dict[str, object]:
     """Return component and props; slots, an empty column and the content make one square."""
     slots, content = view.slots[layer], view.content[layer]
     n_heads, n_query, n_slots = slots.shape
@@ -142,7 +149,12 @@ def _props(view: AttentionView, layer: int) -> dict[str, object]:
     else:
         square = content
     values = [[[round(x, 4) for x in row] for row in head] for head in square.double().tolist()]
-    shared = {"tokens": labels, "minValue": -1, "maxValue": 1, "maskUpperTri": True}
+    shared = {
+        "tokens": labels,
+        "minValue": -max_value,
+        "maxValue": max_value,
+        "maskUpperTri": True,
+    }
     if n_heads == 1:
         return {
             "component": "AttentionPattern",

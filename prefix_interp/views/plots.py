@@ -110,8 +110,10 @@ def parts_figure(
                 ax.axvspan(n_pos - n_out - 0.5, n_pos - 0.5, color="#f3f0e6", zorder=0)
             ax.set_xlim(-0.5, n_pos - 0.5)
             if column == "residual":
-                ax.set(yscale="log", ylim=(1e-18, 1))
+                ax.set(yscale="log", ylim=(_FLOOR, 1))
                 ax.yaxis.set_major_locator(LogLocator(numticks=7))
+            elif column == "bias":
+                ax.set_yscale("log")  # free values grow to a hundred times the pretrained ones
             else:
                 ax.set_ylim(0, 1.02 if column == "gate" else None)
         for ax in axes[2:]:
@@ -141,9 +143,9 @@ def spectrum_figure(
         figure = Figure(figsize=(max(2.4 * n, 3.6), 3.4), layout="constrained")
         axes = figure.subplots(1, n, sharey=True, squeeze=False)[0]
         for ax, (name, space) in zip(axes, spaces.items(), strict=True):
-            _spectrum(ax, space.singular_values, n_shown, 0, "z_pt − (1 − g) t")
+            _spectrum(ax, space.singular_values, n_shown, 0, r"$z_{pt} - (1 - g)\,t$ (bias)")
             if plain is not None:
-                _spectrum(ax, plain[name], n_shown, 1, "z_pt − t")
+                _spectrum(ax, plain[name], n_shown, 1, r"$z_{pt} - t$")
             ax.axvline(space.bound + 0.5, color="black", linestyle="--", linewidth=1.2)
             ax.annotate(
                 f"bound {space.bound}", (space.bound + 0.5, 1e-7), xytext=(4, 0),
