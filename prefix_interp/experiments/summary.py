@@ -45,7 +45,8 @@ def t_quantile(degrees: int) -> float:
     z = _Z95
     first = (z**3 + z) / 4 / degrees
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96 / degrees**2
-    return z + first + second
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384 / degrees**3
+    return z + first + second + third
 
 
 def seed_interval(

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -166,8 +167,8 @@ def query_figure(
         raise PrefixInterpError("groups is empty; give at least one view of one sequence")
     with look():
         height = 0.9 + 0.26 * len(groups[0])
-        figure = Figure(figsize=(7.4, height * len(groups) + 0.5), layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.1)
+        size = (7.4, height * len(groups) + 0.5)
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.1))
         keys = query + 1
         shares = [v.content[layer, head, query, :keys] for views in groups for v in views]
         top = float(torch.stack(shares).max())
