@@ -28,7 +28,7 @@ def to_json(record: Mapping[str, Any]) -> str:
     """Return `record` as indented JSON; NaN and infinity are refused, as JSON has neither."""
     try:
         return json.dumps(record, indent=1, allow_nan=False) + "\n"
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise PrefixInterpError(f"record cannot be written as JSON: {error}") from error
 
 
@@ -39,11 +39,15 @@ def read_json(path: str | Path) -> dict[str, Any]:
         PrefixInterpError: the file is missing, no JSON, or not an object.
     """
     path = Path(path)
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"it holds {constant}")
+
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except FileNotFoundError:
         raise PrefixInterpError(f"path={str(path)!r} does not exist; check the name") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # that of JSON, of UTF-8, or ours
         raise PrefixInterpError(
             f"path={str(path)!r} is no valid JSON ({error}); save it again"
         ) from None
@@ -107,9 +111,10 @@ def save_folder(
     Other files that stand in an existing folder are kept.
 
     Raises:
-        PrefixInterpError: the folder cannot be written; what was there stays as it was.
+        PrefixInterpError: the folder cannot be written, or the process stands in it; what was
+            there stays as it was.
     """
-    target = Path(path)
+    target = Path(path).resolve()
     data = to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
     text = to_json({**record, "sha256": hashlib.sha256(data).hexdigest()})
     built = None
@@ -117,17 +122,19 @@ def save_folder(
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and not target.is_dir():
             raise PrefixInterpError(f"path={str(target)!r} is a file; choose a folder")
+        if target.exists() and Path.cwd().is_relative_to(target):
+            raise PrefixInterpError(
+                f"path={str(target)!r} is the current folder or above it, and cannot be replaced "
+                "as one step; choose a folder inside it"
+            )
         built = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         built.chmod(0o755)
         if target.exists():
-            shutil.copytree(target, built, dirs_exist_ok=True)
+            shutil.copytree(target, built, symlinks=True, dirs_exist_ok=True)
         write_file(built / f"{stem}.safetensors", data)
         write_file(built / f"{stem}.json", text)
         if target.exists():
-            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
-            target.replace(old / "it")
-            built.replace(target)
-            shutil.rmtree(old)
+            _swap(built, target)
         else:
             built.replace(target)
     except OSError as error:
@@ -137,7 +144,24 @@ def save_folder(
     finally:
         if built is not None and built.exists():
             shutil.rmtree(built, ignore_errors=True)
-    return target
+    return Path(path)
+
+
+def _swap(built: Path, target: Path) -> None:
+    """Put the folder `built` in the place of `target`, or leave `target` as it is."""
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+    old = aside / "it"
+    try:
+        target.replace(old)
+        try:
+            built.replace(target)
+        except OSError:
+            old.replace(target)
+            raise
+    finally:
+        # A folder that could not be put back is the only copy there is.
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def load_folder(path: str | Path, stem: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +13,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from prefix_interp.experiments.summary import shipped_result, sweep_rows, table1_rows
+from prefix_interp.experiments.accuracy import accuracy_claims, control_claims
+from prefix_interp.experiments.claim import EXACT, VISIBLE, claim_record
+from prefix_interp.experiments.summary import shipped_result
 from prefix_interp.experiments.table1 import FINE_TUNED, NEW, PRETRAINED
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots, to_dtype
@@ -27,10 +29,6 @@ from prefix_interp.theory.decompose import Decomposition, decompose_attention
 from prefix_interp.theory.subspace import bias_subspace
 
 N_SEQUENCES = 256
-EXACT = 1e-10  # float64 rounding is near 1e-16; a wrong formula is off by more than 1e-3
-VISIBLE = 1e-6
-HOLDS, FAILS, MEASURED = "holds", "does not hold", "measured, no threshold"
-Comparison = Literal["at most", "above"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,8 @@ def measure_claims(seed: int = 0, device: str = "cpu", progress: bool = True) ->
     records += _fine_tuning_claims(zoo)
     table1 = shipped_result("table1", "fast")
     if table1 is not None:
-        records += list(_accuracy_claims(table1))
+        records += list(accuracy_claims(table1))
+    records += list(control_claims(seed))
     settings = {
         "pretrained": PRETRAINED,
         "fine_tuned": FINE_TUNED,
@@ -149,41 +148,6 @@ def total_variation(
     return (a - b).abs().sum(-1) / 2
 
 
-def _verdict(value: float, comparison: Comparison | None, tolerance: float | None) -> str:
-    if comparison is None or tolerance is None:
-        return MEASURED
-    good = value <= tolerance if comparison == "at most" else value > tolerance
-    return HOLDS if good else FAILS
-
-
-def _claim(
-    about: Mapping[str, Any],
-    claim: str,
-    statement: str,
-    formula: str,
-    quantity: str,
-    value: float,
-    comparison: Comparison | None = None,
-    tolerance: float | None = None,
-    **more: str | float | None,
-) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "claim": claim,
-        "statement": statement,
-        "formula": formula,
-        "quantity": quantity,
-        "value": float(value),
-        "comparison": comparison,
-        "tolerance": tolerance,
-        "verdict": _verdict(float(value), comparison, tolerance),
-        **about,
-        "low": None,
-        "high": None,
-        "note": "",
-    }
-    return record | more
-
-
 def _about(subject: str, prefix: Prefix | None, level: str, layer: int | None) -> dict[str, Any]:
     return {
         "subject": subject,
@@ -225,33 +189,33 @@ def _head_claims(
     # Beyond the first layer the layer's input differs, so that no theorem speaks of it.
     line: dict[str, Any] = {"comparison": "at most", "tolerance": EXACT} if layer == 0 else {}
     return [
-        _claim(
+        claim_record(
             about, "eq6", "A prefix scales the attention to the content and changes nothing else.",
             "A_pt = (1 - g) A", "largest |A_pt - (1 - g) A| over all sequences and positions",
             float(parts.pattern_residual[layer, :, head].abs().max()), "at most", EXACT,
         ),
-        _claim(
+        claim_record(
             about, "relative-attention", "A prefix leaves relative attention to the content as it "
             "was.", "A_pt / (1 - g) = A", "largest total variation distance at the positions that "
             "predict outputs", float(moved.max()), **line,
         ),
-        _claim(
+        claim_record(
             about, "eq7", "A head's output is the scaled pretrained output plus a bias.",
             "z_pt = (1 - g) t + sum_p A_p v_p", "largest |residual| over largest |z_pt|",
             float(error), "at most", EXACT,
         ),
         _rank_claim(about, space.singular_values, space.bound),
-        _claim(
+        claim_record(
             about, "plain-difference", "The plain difference to the pretrained output is not of "
             "low rank: rank statements are about the bias alone.", "rank(z_pt - t) > n_s",
             f"singular value {n + 1} of z_pt - t over the first", float(plain[n] / plain[0]),
             "above", VISIBLE,
         ),
-        _claim(
+        claim_record(
             about, "gate-mean", "How much attention the prefix takes.", "g = sum_p A_p",
             "mean gate at the positions that predict outputs", float(gate.mean()),
         ),
-        _claim(
+        claim_record(
             about, "gate-max", "How much attention the prefix takes.", "g = sum_p A_p",
             "largest gate at the positions that predict outputs", float(gate.max()),
         ),
@@ -265,7 +229,7 @@ def _rank_claim(
         where, words = "n_s n_heads", "a layer lies in at most slots times heads directions"
     else:
         where, words = "n_s", "a head lies in at most as many directions as the prefix has slots"
-    return _claim(
+    return claim_record(
         about, "bias-rank", f"The bias of {words}.",
         f"rank(z_pt - (1 - g) t) <= {where}", f"singular value {bound + 1} over the first",
         float(values[bound] / values[0]), "at most", EXACT,
@@ -283,7 +247,7 @@ def _injection_claim(about: Mapping[str, Any], pair: RunPair) -> dict[str, Any]:
     with torch.no_grad():
         gaps = [float((run() - pair.logits_on).abs().max()) for run in runs.values()]
     ways = ", ".join(["slots", *runs])
-    return _claim(
+    return claim_record(
         about, "injections", "Every way to inject the prefix gives the same logits.",
         "logits(" + ") = logits(".join(["slots", *runs]) + ")",
         f"largest difference of a logit between {ways}", max(gaps), "at most", EXACT,
@@ -305,51 +269,8 @@ def _fine_tuning_claims(zoo: Zoo) -> list[dict[str, Any]]:
     words = "Full fine-tuning does change relative attention to the content."
     where = "total variation distance to the pretrained pattern, positions that predict outputs"
     return [
-        _claim(about, "fine-tuning-attention", words, "A_ft != A", f"mean {where}",
+        claim_record(about, "fine-tuning-attention", words, "A_ft != A", f"mean {where}",
                float(moved.mean()), "above", VISIBLE),
-        _claim(about, "fine-tuning-attention", words, "A_ft != A", f"largest {where}",
+        claim_record(about, "fine-tuning-attention", words, "A_ft != A", f"largest {where}",
                float(moved.max()), "above", VISIBLE),
     ]  # fmt: skip
-
-
-def _accuracy_claims(table1: Result) -> Iterator[dict[str, Any]]:
-    sweep = sweep_rows(table1)
-    for row in table1_rows(table1):
-        if row["method"] != "prefix":
-            continue
-        kind, n = row["parameterization"], row["n_prefix"]
-        own = [r for r in sweep if (r["parameterization"], r["n_prefix"]) == (kind, n)]
-        best = max(own, key=lambda r: r["exact_match"]["max"])
-        exact, top = row[NEW]["exact_match"], best["exact_match"]["max"]
-        about = {
-            "subject": f"{kind}, {n} slot{'s' if n > 1 else ''}, {row['n_seeds']} seeds",
-            "parameterization": kind,
-            "n_prefix": n,
-            "level": "model",
-            "layer": None,
-            "baseline": "none: with the prefix",
-        }
-        words = "No prefix learns to sort descending."
-        scope = "The paper prints 0 ± 0 % for this variant." if row["paper"] else (
-            "The paper prints no number for this variant."
-        )  # fmt: skip
-        yield _claim(
-            about, "no-prefix-learns", words, "exact match = 0",
-            "mean exact match over seeds, learning rate of lowest training loss", exact["mean"],
-            "at most", 0.0, low=exact["low"], high=exact["high"], note=f"{scope}{_finding(top)}",
-        )  # fmt: skip
-        yield _claim(
-            about, "no-prefix-learns-any-lr", words, "exact match = 0",
-            "largest exact match of any seed at any learning rate", top, "at most", 0.0,
-            note=f"Reached at a learning rate of {best['lr']:g}." if top > 0 else
-            f"{len(own)} learning rate{'s' if len(own) > 1 else ''}.",
-        )  # fmt: skip
-
-
-def _finding(top: float) -> str:
-    if top == 0:
-        return ""
-    return (
-        " Finding: some sequences are sorted descending although equation 6 holds exactly, so a "
-        "fixed relative attention alone does not rule out a new task."
-    )

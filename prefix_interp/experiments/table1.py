@@ -22,13 +22,13 @@ from prefix_interp.results import Result, package_versions
 from prefix_interp.seeds import derive_generator
 from prefix_interp.storage import read_json, to_json, write_file
 from prefix_interp.tuning.evaluate import evaluate
+from prefix_interp.tuning.objective import has_fast_bfloat16
 from prefix_interp.tuning.parallel import run_parallel
 from prefix_interp.tuning.presets import get_preset
 from prefix_interp.tuning.train import (
     ModelFit,
     PrefixFit,
     fine_tune,
-    has_fast_bfloat16,
     pretrain,
     sweep_prefixes,
     tune_prefix,

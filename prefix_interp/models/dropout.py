@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from transformer_lens import HookedTransformer
 
+from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.sites import Site
 
 Hook = tuple[str, Callable[..., torch.Tensor]]
@@ -22,7 +23,12 @@ def dropout_hooks(model: HookedTransformer, p: float, rng: torch.Generator) -> l
         model: any hooked transformer.
         p: drop probability in [0, 1); 0 gives no hooks.
         rng: where the masks come from.
+
+    Raises:
+        PrefixInterpError: `p` is not in [0, 1).
     """
+    if not 0 <= p < 1:
+        raise PrefixInterpError(f"p={p!r} must be a probability in [0, 1)")
     if p == 0:
         return []
 

@@ -220,7 +220,7 @@ def read_toy(path: str | Path) -> tuple[HookedTransformer, dict[str, Any]]:
     """
     tensors, record = load_folder(path, STEM)
     check_keys(f"{path}/{STEM}.json", record, ["format", "config", "model_id", "metadata"])
-    if record.get("format") != 1 or "config" not in record:
+    if record.get("format") != 1 or not isinstance(record.get("config"), dict):
         raise PrefixInterpError(f"path={str(path)!r} is no toy of format 1; save it again")
     model = _empty(ToyConfig.from_dict(record["config"]))
     own = dict(model.named_parameters())
@@ -230,6 +230,8 @@ def read_toy(path: str | Path) -> tuple[HookedTransformer, dict[str, Any]]:
             f"path={str(path)!r} has weights that do not fit its config "
             f"({sorted(wrong | (tensors.keys() - own.keys()))[0]}); save it again"
         )
+    if not all(bool(torch.isfinite(x).all()) for x in tensors.values()):
+        raise PrefixInterpError(f"path={str(path)!r} has weights that are NaN or infinite")
     to_dtype(model, tensors["embed.W_E"].dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -33,8 +33,9 @@ class RunPair:
 
     Caches are TransformerLens's (``pair.on["z", 0]`` or ``pair.on[Site.Z.at(0)]``), with the
     position axis cut to the content, ``pos`` = the length of the tokens, so that entries of
-    `on`, `off` and `held` stand for the same token. Key axes (`hook_attn_scores`, `hook_pattern`) keep the slots in front wherever
-    the run had them: the last `pos` keys are always the content.
+    `on`, `off` and `held` stand for the same token. Key axes (`hook_attn_scores`,
+    `hook_pattern`) keep the slots in front wherever the run had them: the last `pos` keys are
+    always the content.
 
     Attributes:
         model: the model that ran.

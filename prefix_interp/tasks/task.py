@@ -90,10 +90,11 @@ class Task:
     def __post_init__(self) -> None:
         for field in ("length", "n_digits", "max_distinct"):
             check_positive(field, getattr(self, field))
-        if self.n_digits > 8 or self.length > 12 or self.length % 2:
+        # One digit alone makes one input, which leaves a split without any.
+        if not 2 <= self.n_digits <= 8 or self.length > 12 or self.length % 2:
             raise PrefixInterpError(
                 f"length={self.length}, n_digits={self.n_digits} is out of range; "
-                "length may be an even number up to 12, n_digits 1 to 8"
+                "length may be an even number up to 12, n_digits 2 to 8"
             )
         if not self.rules:
             raise PrefixInterpError("rules=() is empty; name at least one rule")

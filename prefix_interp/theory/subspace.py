@@ -130,6 +130,7 @@ def bias_subspace(
     if head is not None:
         _check_index("head", head, model.cfg.n_heads)
     parts = decompose_attention(run_pair(model, prefix, tokens))
+
     def rows(z: Float[Tensor, "batch head query d_head"]) -> Float[Tensor, "row dim"]:
         if head is not None:
             return z[:, head].flatten(0, 1)

@@ -10,23 +10,22 @@ from typing import get_args
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.dropout import dropout_hooks
-from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import ToyConfig, build_toy, clone, model_id, reserved_slots
 from prefix_interp.prefixes.baselines import fast_baseline
-from prefix_interp.prefixes.inject import Hook, mixture_hooks
+from prefix_interp.prefixes.inject import mixture_hooks
 from prefix_interp.prefixes.prefix import Parameterization, Prefix
 from prefix_interp.prefixes.support import to_keys_values
 from prefix_interp.seeds import derive_generator
 from prefix_interp.tasks import Batch, Task
 from prefix_interp.tuning.evaluate import Evaluation, as_task, evaluate
 from prefix_interp.tuning.loop import Run, optimise
+from prefix_interp.tuning.objective import check_room, sequence_losses
 from prefix_interp.tuning.presets import Preset, Recipe, adjusted, get_preset
 
 
@@ -144,7 +143,7 @@ def _train_weights(
     progress: bool,
     what: str,
 ) -> ModelFit:
-    _check_room(model, task)
+    check_room(model, task)
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     # minGPT decays the matrices of its linear layers and nothing else.
     matrices = ("W_Q", "W_K", "W_V", "W_O", "W_in", "W_out", "W_U")
@@ -157,7 +156,7 @@ def _train_weights(
         n_prefix = reserved_slots(model) or 0
         tokens, placing = fast_baseline(model, n_prefix, batch.tokens, preset.baseline)
         batch = batch._replace(tokens=tokens)
-        return _losses(model, task, batch, recipe, [*placing, *hooks]).mean()[None]
+        return sequence_losses(model, task, batch, recipe, [*placing, *hooks]).mean()[None]
 
     model.train()
     history = optimise(
@@ -264,7 +263,7 @@ def sweep_prefixes(
         raise PrefixInterpError(f"lrs={list(lrs)!r} must hold at least one rate, all different")
     recipes = [adjusted(chosen.prefix, steps=steps, lr=r, batch_size=batch_size) for r in lrs]
     recipe = recipes[0]
-    _check_room(model, task)
+    check_room(model, task)
     start = Prefix.random(model, n_prefix, seed, parameterization)
     runs = [_prefix_run(start, r.lr) for r in recipes]
 
@@ -274,7 +273,7 @@ def sweep_prefixes(
         }
         repeated = Batch(*(x.repeat(len(runs), *[1] * (x.ndim - 1)) for x in batch))
         hooks = mixture_hooks(model, to_keys_values(model, stacked))
-        losses = _losses(model, task, repeated, recipe, hooks)
+        losses = sequence_losses(model, task, repeated, recipe, hooks)
         return losses.unflatten(0, (len(runs), -1)).mean(dim=-1)
 
     model.eval()
@@ -305,37 +304,6 @@ def _prefix_run(start: Prefix, lr: float) -> Run:
     return Run(f"lr={lr:g}", parameters, lr, frozenset(parameters))
 
 
-def _losses(
-    model: HookedTransformer, task: Task, batch: Batch, recipe: Recipe, hooks: Sequence[Hook]
-) -> Float[Tensor, " batch"]:
-    """Return each sequence's mean cross-entropy over its outputs."""
-    device = model.W_E.device.type
-    half = recipe.precision == "bfloat16" and (device != "cpu" or has_fast_bfloat16())
-    with model.hooks(fwd_hooks=[*hooks, *_answers_only(model, task.length)]):
-        with torch.autocast(device, torch.bfloat16, enabled=half):
-            logits = model(batch.tokens)[:, -task.length :]
-    answers = batch.answers.to(logits.device)
-    losses = F.cross_entropy(logits.float().transpose(1, 2), answers, reduction="none")
-    return losses.mean(dim=-1)
-
-
-def _answers_only(model: HookedTransformer, n_out: int) -> list[Hook]:
-    """Return hooks that spare the last MLP all positions whose logits no loss looks at."""
-    if model.cfg.attn_only or model.cfg.parallel_attn_mlp:
-        return []
-
-    def cut(resid: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
-        return resid[:, -n_out:]
-
-    return [(Site.RESID_MID.at(model.cfg.n_layers - 1), cut)]
-
-
-def has_fast_bfloat16() -> bool:
-    """Return whether this processor multiplies bfloat16 matrices in hardware."""
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
-
-
 @contextmanager
 def frozen(model: HookedTransformer) -> Iterator[None]:
     """Spare the weights their gradients inside the block; which had them is put back after."""
@@ -346,17 +314,3 @@ def frozen(model: HookedTransformer) -> Iterator[None]:
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(before[name])
-
-
-def _check_room(model: HookedTransformer, task: Task) -> None:
-    if task.d_vocab > model.cfg.d_vocab:
-        raise PrefixInterpError(
-            f"task={task.name!r} needs {task.d_vocab} tokens but the model has "
-            f"{model.cfg.d_vocab}; build it with d_vocab={task.d_vocab} or more"
-        )
-    room = model.cfg.n_ctx - (reserved_slots(model) or 0)
-    if task.n_content > room:
-        raise PrefixInterpError(
-            f"task={task.name!r} needs {task.n_content} content positions but the model has "
-            f"{room}; build it with n_content={task.n_content} or more"
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefix_interp.experiments.claims import FAILS, HOLDS
+from prefix_interp.experiments.claim import FAILS, HOLDS
 from prefix_interp.experiments.summary import table1_rows
 from prefix_interp.experiments.table1 import NEW, OLD
 from prefix_interp.results import Result
@@ -80,6 +80,13 @@ def _learning(claims: Result, table1: Result) -> list[str]:
             f"{percent(tokens)} %; the best seed and learning rate reach "
             f"{percent(top['value'])} %. Equation 6 holds exactly for this kind of prefix too: "
             "unchanged relative attention alone does not keep a prefix from a new task."
+        )
+    blind = [r for r in claims.records if r["claim"] == "no-content"]
+    if found and blind:
+        exact, tokens = (percent(r["value"]) for r in blind)
+        found.append(
+            f"A control: the best rule that sees an output's index and the token before it, and "
+            f"nothing of the content, gets {exact} % of sequences and {tokens} % of tokens."
         )
     zero = [r for r in tops if r["verdict"] == HOLDS]
     if zero:

@@ -25,6 +25,7 @@ FORMULAS = {
     "gate-max": "g = Σ<sub>p</sub> A<sub>p</sub>",
     "injections": "slots = mixture (= cache)",
     "fine-tuning-attention": "A<sup>ft</sup> ≠ A",
+    "no-content": "output = f(index, token before)",
     "no-prefix-learns": "exact match = 0",
     "no-prefix-learns-any-lr": "exact match = 0",
 }
@@ -193,7 +194,7 @@ def claim_groups(claims: Result) -> list[ClaimGroup]:
 
 
 def _claim_row(record: Mapping[str, Any]) -> ClaimRow:
-    is_share = record["claim"].startswith("no-prefix")
+    is_share = record["claim"].startswith("no-")
     value = f"{percent(record['value'])} %" if is_share else _number(record["value"])
     if record["low"] is not None:
         value += f" [{percent(record['low'])}, {percent(record['high'])}]"

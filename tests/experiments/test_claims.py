@@ -6,10 +6,8 @@ import torch
 
 import prefix_interp as pi
 from prefix_interp.experiments import claims as claims_module
+from prefix_interp.experiments.claim import FAILS, HOLDS, MEASURED
 from prefix_interp.experiments.claims import (
-    FAILS,
-    HOLDS,
-    MEASURED,
     baseline_pattern,
     load_zoo,
     measure_claims,

@@ -65,10 +65,11 @@ def test_the_theorem_and_the_three_injections(arch, spec, seed, biases, gain, ba
         gate = on[..., :n].sum(-1, keepdim=True)
         assert_close(on.sum(-1), torch.ones_like(on[..., 0]), 1e-12)
         assert (on[..., n:] - (1 - gate) * held[..., n:]).abs().max() <= 1e-10
-        bias = pair.on[pi.Site.Z.at(layer)] - (1 - gate).transpose(1, 2) * pair.held[
-            pi.Site.Z.at(layer)
-        ]
-        keys, values = drawn.keys_values(model)[layer]
+        bias = (
+            pair.on[pi.Site.Z.at(layer)]
+            - (1 - gate).transpose(1, 2) * pair.held[pi.Site.Z.at(layer)]
+        )
+        _, values = drawn.keys_values(model)[layer]
         if model.cfg.clip_qkv is not None:
             values = values.clamp(-model.cfg.clip_qkv, model.cfg.clip_qkv)
         values = values.repeat_interleave(model.cfg.n_heads // values.shape[1], dim=1)
@@ -82,7 +83,7 @@ def test_the_theorem_and_the_three_injections(arch, spec, seed, biases, gain, ba
     assert_close(pair.held[pi.Site.Z.at(0)], pair.off[pi.Site.Z.at(0)], 1e-12)
 
 
-@settings(EVERYTHING, max_examples=60)
+@settings(EVERYTHING, max_examples=30)
 @given(architectures(), st.integers(1, 3), st.sampled_from(["residual", "kv"]), st.integers(0, 999))
 def test_a_bias_has_rank_n_s_a_head_and_n_s_n_heads_a_layer(arch, n, parameterization, seed):
     arch = arch | dict(d_model=24, d_head=8)
@@ -95,7 +96,7 @@ def test_a_bias_has_rank_n_s_a_head_and_n_s_n_heads_a_layer(arch, n, parameteriz
     for layer in range(model.cfg.n_layers):
         # Without mass on the slots the bias is zero, and what is measured is the rounding of t.
         assume(gate[layer].mean((0, 2)).min() > 1e-3)
-        for head in (*range(model.cfg.n_heads), None):
+        for head in {0, model.cfg.n_heads - 1, None}:
             space = pi.bias_subspace(model, prefix, tokens, layer=layer, head=head)
             bound = n if head is not None else min(24, n * model.cfg.n_heads)
             assert space.bound == bound

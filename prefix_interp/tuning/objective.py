@@ -1,0 +1,72 @@
+"""What a training step minimises, and whether the machine is quick at it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from prefix_interp.errors import PrefixInterpError
+from prefix_interp.models.sites import Site
+from prefix_interp.models.toy import reserved_slots
+from prefix_interp.prefixes.inject import Hook
+from prefix_interp.tasks import Batch, Task
+from prefix_interp.tuning.presets import Recipe
+
+
+def sequence_losses(
+    model: HookedTransformer, task: Task, batch: Batch, recipe: Recipe, hooks: Sequence[Hook]
+) -> Float[Tensor, " batch"]:
+    """Return each sequence's mean cross-entropy over its outputs.
+
+    Args:
+        model: what is trained, or what the trained prefix stands in.
+        task: says how many of the last positions are outputs.
+        batch: tokens and answers.
+        recipe: its precision is used where the processor has it.
+        hooks: what puts the prefix or the baseline into the model.
+    """
+    device = model.W_E.device.type
+    half = recipe.precision == "bfloat16" and (device != "cpu" or has_fast_bfloat16())
+    with model.hooks(fwd_hooks=[*hooks, *_answers_only(model, task.length)]):
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            logits = model(batch.tokens)[:, -task.length :]
+    answers = batch.answers.to(logits.device)
+    losses = F.cross_entropy(logits.float().transpose(1, 2), answers, reduction="none")
+    return losses.mean(dim=-1)
+
+
+def _answers_only(model: HookedTransformer, n_out: int) -> list[Hook]:
+    """Return hooks that spare the last MLP all positions whose logits no loss looks at."""
+    if model.cfg.attn_only or model.cfg.parallel_attn_mlp:
+        return []
+
+    def cut(resid: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
+        return resid[:, -n_out:]
+
+    return [(Site.RESID_MID.at(model.cfg.n_layers - 1), cut)]
+
+
+def has_fast_bfloat16() -> bool:
+    """Return whether this processor multiplies bfloat16 matrices in hardware."""
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+
+
+def check_room(model: HookedTransformer, task: Task) -> None:
+    """Raise unless the vocabulary and the context of `model` hold `task`."""
+    if task.d_vocab > model.cfg.d_vocab:
+        raise PrefixInterpError(
+            f"task={task.name!r} needs {task.d_vocab} tokens but the model has "
+            f"{model.cfg.d_vocab}; build it with d_vocab={task.d_vocab} or more"
+        )
+    room = model.cfg.n_ctx - (reserved_slots(model) or 0)
+    if task.n_content > room:
+        raise PrefixInterpError(
+            f"task={task.name!r} needs {task.n_content} content positions but the model has "
+            f"{room}; build it with n_content={task.n_content} or more"
+        )

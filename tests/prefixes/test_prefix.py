@@ -1,0 +1,195 @@
+import json
+
+import pytest
+import torch
+
+import prefix_interp as pi
+from tests.helpers import raw_model, tokens_for, toy
+
+
+@pytest.fixture
+def model():
+    return raw_model(seed=1, n_key_value_heads=1)
+
+
+@pytest.mark.parametrize("parameterization", ["residual", "kv"])
+def test_random_has_the_shape_dtype_and_statistics_it_promises(model, parameterization):
+    prefix = pi.Prefix.random(model, 400, seed=1, parameterization=parameterization, std=0.5)
+    if parameterization == "residual":
+        assert prefix.vectors.shape == (2, 400, 8) and prefix.keys is prefix.values is None
+    else:
+        assert prefix.keys.shape == prefix.values.shape == (2, 400, 1, 4)
+        assert prefix.vectors is None and not torch.equal(prefix.keys, prefix.values)
+    x = torch.cat([t.flatten() for t in prefix.tensors.values()])
+    assert x.dtype == torch.float64 and prefix.n_parameters == len(x) == 6400
+    assert abs(x.mean()) < 4 * 0.5 / 6400**0.5
+    assert abs(x.std() - 0.5) < 4 * 0.5 / (2 * 6400) ** 0.5
+    again = pi.Prefix.random(model, 400, seed=1, parameterization=parameterization, std=0.5)
+    other = pi.Prefix.random(model, 400, seed=2, parameterization=parameterization, std=0.5)
+    for name, tensor in prefix.tensors.items():
+        assert torch.equal(tensor, again.tensors[name])
+        assert not torch.equal(tensor, other.tensors[name])
+    assert (prefix.n_layers, prefix.n_prefix) == (2, 400)
+
+
+@pytest.mark.parametrize("norm", ["LN", "RMS", None])
+@pytest.mark.parametrize("gqa", [None, 1])
+def test_keys_and_values_are_norm_then_projection(norm, gqa):
+    model = raw_model(seed=3, normalization_type=norm, n_key_value_heads=gqa)
+    prefix = pi.Prefix.random(model, 2, seed=2)
+    for layer, (keys, values) in enumerate(prefix.keys_values(model)):
+        block = model.blocks[layer]
+        for s in range(2):
+            x = prefix.vectors[layer, s]
+            if norm == "LN":
+                x = torch.nn.functional.layer_norm(x, (8,), block.ln1.w, block.ln1.b, 1e-5)
+            if norm == "RMS":
+                x = torch.nn.functional.rms_norm(x, (8,), block.ln1.w, 1e-5)
+            for h in range(gqa or 2):
+                a = block.attn
+                w_k, w_v = (a._W_K, a._W_V) if gqa else (a.W_K, a.W_V)
+                b_k, b_v = (a._b_K, a._b_V) if gqa else (a.b_K, a.b_V)
+                torch.testing.assert_close(keys[s, h], x @ w_k[h] + b_k[h])
+                torch.testing.assert_close(values[s, h], x @ w_v[h] + b_v[h])
+
+
+def test_kv_prefixes_are_taken_as_they_are(model):
+    prefix = pi.Prefix.random(model, 2, parameterization="kv")
+    for layer, (keys, values) in enumerate(prefix.keys_values(model)):
+        assert torch.equal(keys, prefix.keys[layer])
+        assert torch.equal(values, prefix.values[layer])
+
+
+@pytest.mark.parametrize("n", [0, -1, True, 1.0, "2", None])
+@pytest.mark.usefixtures("unchecked")
+def test_a_length_below_one_is_refused(model, n):
+    with pytest.raises(pi.PrefixInterpError, match=r"n_prefix=.*at least 1"):
+        pi.Prefix.random(model, n)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("residual",), "give vectors"),
+        (("residual", torch.ones(1, 2, 3), torch.ones(1, 2, 1, 3)), "does not go with"),
+        (("kv", None, torch.ones(1, 2, 1, 3)), "keys and values"),
+        (("kv", None, torch.ones(1, 2, 1, 3), torch.ones(1, 3, 1, 3)), "differ"),
+        (("residual", torch.ones(2, 3)), "3 axes"),
+        (("residual", torch.ones(1, 0, 3)), "at least 1"),
+        (("residual", torch.ones(1, 2, 3, dtype=torch.long)), "floating"),
+        (("residual", torch.full((1, 2, 3), torch.nan)), "NaN"),
+        (("kv", None, torch.full((1, 2, 1, 3), torch.inf), torch.ones(1, 2, 1, 3)), "infinity"),
+        (("residuals", torch.ones(1, 2, 3)), "did you mean 'residual'"),
+    ],
+)
+def test_tensors_that_make_no_prefix_are_refused(arguments, message):
+    with pytest.raises(pi.PrefixInterpError, match=message):
+        pi.Prefix(*arguments)
+
+
+def test_a_prefix_for_another_model_is_refused(model):
+    tokens = tokens_for(model)
+
+    def use(prefix):
+        with pi.attach(model, prefix):
+            model(tokens)
+
+    for other, message in [
+        (raw_model(n_layers=1, n_key_value_heads=1), "shape"),
+        (raw_model(d_model=6, n_key_value_heads=1), "shape"),
+        (raw_model(dtype=torch.float32, n_key_value_heads=1), "float32.*prefix.to"),
+    ]:
+        with pytest.raises(pi.PrefixInterpError, match=message):
+            use(pi.Prefix.random(other, 2))
+    wrong_heads = pi.Prefix.random(raw_model(), 2, parameterization="kv")
+    with pytest.raises(pi.PrefixInterpError, match="shape"):
+        use(wrong_heads)
+    use(pi.Prefix.random(raw_model(dtype=torch.float32, n_key_value_heads=1), 2).to(model))
+
+
+def test_a_prefix_is_bound_to_the_weights_it_was_tuned_for():
+    model, other = toy(seed=0), toy(seed=1)
+    from prefix_interp.models.toy import model_id
+
+    drawn = pi.Prefix.random(model, 2)
+    bound = pi.Prefix("residual", drawn.vectors, model_id=model_id(model))
+    assert bound.keys_values(model)
+    with pytest.raises(pi.PrefixInterpError, match="unbound"):
+        bound.keys_values(other)
+    assert bound.unbound().keys_values(other)
+    with torch.no_grad():
+        model.blocks[0].mlp.b_out += 1e-3  # fine-tuning of any parameter unbinds it
+    with pytest.raises(pi.PrefixInterpError, match="other weights"):
+        bound.keys_values(model)
+
+
+@pytest.mark.parametrize("parameterization", ["residual", "kv"])
+def test_save_and_load_give_the_same_bits(model, tmp_path, parameterization):
+    drawn = pi.Prefix.random(model, 3, parameterization=parameterization)
+    prefix = pi.Prefix(
+        parameterization, **drawn.tensors, model_id="abc", metadata={"task": "x", "n": [1, None]}
+    )
+    loaded = pi.Prefix.load(prefix.save(tmp_path / "deep" / "p"))
+    assert (loaded.parameterization, loaded.model_id) == (parameterization, "abc")
+    assert loaded.metadata == prefix.metadata
+    assert loaded.tensors.keys() == prefix.tensors.keys()
+    for name, tensor in prefix.tensors.items():
+        assert torch.equal(loaded.tensors[name], tensor)
+        assert loaded.tensors[name].dtype == tensor.dtype
+    assert sorted(p.name for p in (tmp_path / "deep" / "p").iterdir()) == [
+        "prefix.json",
+        "prefix.safetensors",
+    ]
+
+
+def test_damaged_files_are_refused(model, tmp_path):
+    path = pi.Prefix.random(model, 3).save(tmp_path / "p")
+    tensors, record = path / "prefix.safetensors", path / "prefix.json"
+    data, text = tensors.read_bytes(), record.read_text()
+
+    def refused(match):
+        with pytest.raises(pi.PrefixInterpError, match=match) as error:
+            pi.Prefix.load(path)
+        assert "\n" not in str(error.value)
+        tensors.write_bytes(data)
+        record.write_text(text)
+
+    tensors.write_bytes(data[:-4])
+    refused("corrupted")
+    tensors.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    refused("corrupted")
+    record.write_text(text[:-5])
+    refused("JSON")
+    for key, value in [("taks", 1), ("format", 2), ("parameterization", "q")]:
+        record.write_text(json.dumps({**json.loads(text), key: value}))
+        refused("unknown|format")
+    for key in ("format", "parameterization", "metadata", "model_id", "sha256"):
+        record.write_text(json.dumps({k: v for k, v in json.loads(text).items() if k != key}))
+        refused("format|corrupted")
+    tensors.unlink()
+    refused("does not exist")
+    record.unlink()
+    refused("does not exist")
+    with pytest.raises(pi.PrefixInterpError, match="does not exist"):
+        pi.Prefix.load(tmp_path / "nowhere")
+    assert pi.Prefix.load(path).n_prefix == 3
+
+
+def test_a_file_in_the_way_is_refused_and_stays(model, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "p"):
+        with pytest.raises(pi.PrefixInterpError, match="file"):
+            pi.Prefix.random(model, 2).save(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_shipped_prefixes_fit_their_toys():
+    found = 0
+    for name in pi.zoo():
+        model = pi.load_toy(name)
+        for prefix in pi.load_prefixes(name).values():
+            prefix.check_fits(model)
+            found += 1
+    assert found
