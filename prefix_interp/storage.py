@@ -1,8 +1,8 @@
 """Files on disk: safetensors beside JSON, written atomically and read with every check.
 
 A saved object is a folder of two files. `<stem>.safetensors` holds the tensors,
-`<stem>.json` everything else together with the SHA-256 of the tensors' file. The folder is
-built beside its target and moved into place, so that a crash leaves the old one or the new
+`<stem>.json` everything else together with the SHA-256 of the tensors' file. While both are
+being replaced, the new record waits in a third file: a crash leaves the old object or the new
 one, never a mixture.
 """
 
@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,60 +108,43 @@ def save_folder(
 ) -> Path:
     """Write `<path>/<stem>.safetensors` and `<path>/<stem>.json` as one step; return the folder.
 
-    Other files that stand in an existing folder are kept.
-
     Raises:
-        PrefixInterpError: the folder cannot be written, or the process stands in it; what was
-            there stays as it was.
+        PrefixInterpError: the folder cannot be written; what was there stays as it was.
     """
-    target = Path(path).resolve()
+    folder = Path(path)
     data = to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
     text = to_json({**record, "sha256": hashlib.sha256(data).hexdigest()})
-    built = None
+    check_writable(folder)
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    pending, weights = _pending(folder, stem), folder / f"{stem}.safetensors"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists() and not target.is_dir():
-            raise PrefixInterpError(f"path={str(target)!r} is a file; choose a folder")
-        if target.exists() and Path.cwd().is_relative_to(target):
-            raise PrefixInterpError(
-                f"path={str(target)!r} is the current folder or above it, and cannot be replaced "
-                "as one step; choose a folder inside it"
-            )
-        built = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        built.chmod(0o755)
-        if target.exists():
-            shutil.copytree(target, built, symlinks=True, dirs_exist_ok=True)
-        write_file(built / f"{stem}.safetensors", data)
-        write_file(built / f"{stem}.json", text)
-        if target.exists():
-            _swap(built, target)
-        else:
-            built.replace(target)
-    except OSError as error:
-        raise PrefixInterpError(
-            f"path={str(target)!r} cannot be written: {error.strerror}; choose another folder"
-        ) from None
-    finally:
-        if built is not None and built.exists():
-            shutil.rmtree(built, ignore_errors=True)
-    return Path(path)
-
-
-def _swap(built: Path, target: Path) -> None:
-    """Put the folder `built` in the place of `target`, or leave `target` as it is."""
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
-    old = aside / "it"
-    try:
-        target.replace(old)
+        write_file(pending, text)
+        before = weights.read_bytes() if weights.exists() else None
+        write_file(weights, data)
         try:
-            built.replace(target)
+            pending.replace(folder / f"{stem}.json")
         except OSError:
-            old.replace(target)
+            if before is None:
+                weights.unlink()
+            else:
+                write_file(weights, before)
             raise
-    finally:
-        # A folder that could not be put back is the only copy there is.
-        if target.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+    except (OSError, PrefixInterpError) as error:
+        pending.unlink(missing_ok=True)
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()
+        if isinstance(error, PrefixInterpError):
+            raise
+        raise PrefixInterpError(
+            f"path={str(folder)!r} cannot be written: {error.strerror}; choose another folder"
+        ) from None
+    return folder
+
+
+def _pending(folder: Path, stem: str) -> Path:
+    """Return where a record waits until the tensors it belongs to are in place."""
+    return folder / f".{stem}.json.pending"
 
 
 def load_folder(path: str | Path, stem: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -171,12 +154,14 @@ def load_folder(path: str | Path, stem: str) -> tuple[dict[str, torch.Tensor], d
         PrefixInterpError: a file is missing, cut short or altered.
     """
     folder = Path(path)
-    record = read_json(folder / f"{stem}.json")
+    record, pending = read_json(folder / f"{stem}.json"), _pending(folder, stem)
     file = folder / f"{stem}.safetensors"
     if not file.exists():
         raise PrefixInterpError(f"path={str(file)!r} does not exist; save the object again")
-    expected = record.pop("sha256", None)
-    if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if record.get("sha256") != digest and pending.exists():
+        record = read_json(pending)  # saving was cut off between the two files
+    if record.pop("sha256", None) != digest:
         raise PrefixInterpError(
             f"path={str(file)!r} is truncated or corrupted (its SHA-256 is not the one in "
             f"{stem}.json); save the object again"
