@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
@@ -23,106 +23,13 @@ from transformer_lens.utilities.activation_functions import apply_softcap
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots
+from prefix_interp.prefixes.guard import Guard
+from prefix_interp.prefixes.layout import Hook, content_start, layout_hooks, offset_hooks
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.prefixes.support import KeysValues, without_hooks
 
 Method = Literal["slots", "mixture"]
-Hook = tuple[str, Callable[..., Any]]
 _ATTACHED = "_prefix_interp_attached"
-_NOT_EMBEDDED = (
-    "prefix cannot be put into this call: it embeds tokens without hook_embed (model.generate "
-    "does), or its hooks were removed (model.reset_hooks); decode with greedy_answers, or call "
-    "the model once a token"
-)
-
-
-def content_start(model: HookedTransformer, n_prefix: int) -> int:
-    """Return the position of the first content token behind a prefix of `n_prefix` slots.
-
-    It is `n_prefix`, except in a toy, whose content stays where it was trained. Slots carry no
-    position, so a toy takes a prefix of any length.
-    """
-    reserved = reserved_slots(model)
-    return n_prefix if reserved is None else reserved
-
-
-def check_tokens(model: HookedTransformer, tokens: Int[Tensor, "batch pos"], n_prefix: int) -> None:
-    """Raise unless `tokens` are in the vocabulary and fit the context behind `n_prefix` slots."""
-    whole = not tokens.is_floating_point() and tokens.dtype != torch.bool
-    if not whole or tokens.ndim != 2 or 0 in tokens.shape:
-        raise PrefixInterpError(
-            f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}; give integers "
-            "with axes batch, pos"
-        )
-    low, high = int(tokens.min()), int(tokens.max())
-    if low < 0 or high >= model.cfg.d_vocab:
-        raise PrefixInterpError(
-            f"tokens hold {low if low < 0 else high}, outside the vocabulary of "
-            f"{model.cfg.d_vocab}; allowed are 0 to {model.cfg.d_vocab - 1}"
-        )
-    room = model.cfg.n_ctx - content_start(model, n_prefix)
-    if tokens.shape[1] > room:
-        raise PrefixInterpError(
-            f"tokens have {tokens.shape[1]} positions, more than the context of "
-            f"{model.cfg.n_ctx} holds behind the slots; give at most {room}"
-        )
-
-
-def offset_hooks(model: HookedTransformer, n_prefix: int) -> list[Hook]:
-    """Return hooks that put the content where it stands behind `n_prefix` slots, without slots.
-
-    On the content this is the masked baseline, without the slots' rows. Rotary positions need
-    no hook, since only differences of positions count.
-    """
-    if model.cfg.positional_embedding_type != "standard":
-        return []
-    start = content_start(model, n_prefix)
-
-    def move(pos: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
-        return _content_positions(model, start, pos.shape[1]).expand(len(pos), -1, -1)
-
-    return [(Site.POS_EMBED.at(), move)]
-
-
-def layout_hooks(model: HookedTransformer, n_prefix: int) -> list[Hook]:
-    """Return hooks that reserve `n_prefix` leading rows, content behind them.
-
-    Rows of zeros are put in front at the embedding, positions run on over slots and content,
-    and the slot rows are dropped at the last `hook_resid_post`, so that logits are those of
-    the content.
-    """
-    start = content_start(model, n_prefix)
-    grown: list[bool] = []
-
-    def grow(embed: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
-        grown.append(True)
-        return torch.cat([embed.new_zeros(len(embed), n_prefix, embed.shape[2]), embed], dim=1)
-
-    def place(pos: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
-        if not grown:
-            raise PrefixInterpError(_NOT_EMBEDDED)
-        grown.clear()
-        slots = model.W_pos[torch.arange(n_prefix).clamp(max=start - 1)]
-        content = _content_positions(model, start, pos.shape[1])
-        return torch.cat([slots, content]).expand(len(pos), -1, -1)
-
-    def drop(resid: Float[Tensor, "batch all_pos d_model"], hook: object) -> Tensor:
-        return resid[:, n_prefix:]
-
-    hooks: list[Hook] = [(Site.EMBED.at(), grow)]
-    if model.cfg.positional_embedding_type == "standard":
-        hooks.append((Site.POS_EMBED.at(), place))
-    return [*hooks, (Site.RESID_POST.at(model.cfg.n_layers - 1), drop)]
-
-
-def _content_positions(model: HookedTransformer, start: int, length: int) -> Tensor:
-    rows = model.W_pos[start : start + length]
-    if len(rows) < length:
-        raise PrefixInterpError(
-            f"tokens have {length} positions, more than the context of {model.cfg.n_ctx} holds "
-            f"behind the slots; give at most {model.cfg.n_ctx - start}"
-        )
-    return rows
 
 
 def slot_hooks(
@@ -286,7 +193,7 @@ def attach(
     check_choice("method", method, get_args(Method))
     _check_free(model)
     slots = prefix.keys_values(model)
-    guard = _Guard(model, prefix.n_prefix, extra_rows=prefix.n_prefix if method == "slots" else 0)
+    guard = Guard(model, prefix.n_prefix, extra_rows=prefix.n_prefix if method == "slots" else 0)
     hooks = _method_hooks(method)(model, slots, guard.written)
     try:
         setattr(model, _ATTACHED, True)
@@ -296,60 +203,6 @@ def attach(
     finally:
         guard.disarm()
         delattr(model, _ATTACHED)
-
-
-class _Guard:
-    """Torch-level hooks that watch over an `attach` block; `reset_hooks` does not remove them."""
-
-    def __init__(self, model: HookedTransformer, n_prefix: int, extra_rows: int) -> None:
-        self.model, self.n_prefix, self.extra_rows = model, n_prefix, extra_rows
-        self.n_content: int | None = None  # known from the embedding to the first block
-        self.layers_written: set[int] = set()
-        self.handles: list[Any] = []
-
-    def written(self, layer: int) -> None:
-        self.layers_written.add(layer)
-
-    def arm(self) -> None:
-        self.handles.append(self.model.embed.register_forward_pre_hook(self._check_input))
-        for layer, block in enumerate(self.model.blocks):
-            self.handles += [
-                block.register_forward_pre_hook(self._check_arguments, with_kwargs=True),
-                block.register_forward_hook(self._check_effect(layer)),
-            ]
-
-    def disarm(self) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def _check_input(self, module: object, args: tuple[Tensor, ...]) -> None:
-        check_tokens(self.model, args[0], self.n_prefix)
-        self.n_content = args[0].shape[1]
-        self.layers_written.clear()  # left over if the last call ended in an error
-
-    def _check_arguments(
-        self, module: object, args: tuple[Tensor, ...], kwargs: dict[str, Any]
-    ) -> None:
-        for name in ("attention_mask", "past_kv_cache_entry"):
-            if kwargs.get(name) is not None:
-                raise PrefixInterpError(
-                    f"{name} is given but does not cover the {self.n_prefix} prefix slots; call "
-                    "the model under attach without it (for a cache, use prefix_cache)"
-                )
-        n_content, self.n_content = self.n_content, None
-        if n_content is not None and args[0].shape[1] != n_content + self.extra_rows:
-            raise PrefixInterpError(_NOT_EMBEDDED)
-
-    def _check_effect(self, layer: int) -> Callable[..., None]:
-        def check(module: object, args: object, output: object) -> None:
-            if layer not in self.layers_written:
-                raise PrefixInterpError(
-                    f"prefix had no effect in layer {layer}: its hooks were removed inside the "
-                    "attach block (model.reset_hooks?); leave the block before removing hooks"
-                )
-            self.layers_written.discard(layer)
-
-        return check
 
 
 def prefix_cache(

@@ -13,7 +13,7 @@ from transformer_lens import HookedTransformer
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots
-from prefix_interp.prefixes.inject import Hook
+from prefix_interp.prefixes.layout import Hook
 from prefix_interp.tasks import Batch, Task
 from prefix_interp.tuning.presets import Recipe
 

@@ -1,0 +1,69 @@
+"""What makes a prefix that does not take effect an error instead of a wrong answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from prefix_interp.errors import PrefixInterpError
+from prefix_interp.prefixes.layout import NOT_EMBEDDED, check_tokens
+
+
+class Guard:
+    """Torch-level hooks that watch over an `attach` block; `reset_hooks` does not remove them."""
+
+    def __init__(self, model: HookedTransformer, n_prefix: int, extra_rows: int) -> None:
+        self.model, self.n_prefix, self.extra_rows = model, n_prefix, extra_rows
+        self.n_content: int | None = None  # known from the embedding to the first block
+        self.layers_written: set[int] = set()
+        self.handles: list[Any] = []
+
+    def written(self, layer: int) -> None:
+        """Note that the prefix was written in `layer`."""
+        self.layers_written.add(layer)
+
+    def arm(self) -> None:
+        """Start watching."""
+        self.handles.append(self.model.embed.register_forward_pre_hook(self._check_input))
+        for layer, block in enumerate(self.model.blocks):
+            self.handles += [
+                block.register_forward_pre_hook(self._check_arguments, with_kwargs=True),
+                block.register_forward_hook(self._check_effect(layer)),
+            ]
+
+    def disarm(self) -> None:
+        """Stop watching and leave nothing on the model."""
+        for handle in self.handles:
+            handle.remove()
+
+    def _check_input(self, module: object, args: tuple[Tensor, ...]) -> None:
+        check_tokens(self.model, args[0], self.n_prefix)
+        self.n_content = args[0].shape[1]
+        self.layers_written.clear()  # left over if the last call ended in an error
+
+    def _check_arguments(
+        self, module: object, args: tuple[Tensor, ...], kwargs: dict[str, Any]
+    ) -> None:
+        for name in ("attention_mask", "past_kv_cache_entry"):
+            if kwargs.get(name) is not None:
+                raise PrefixInterpError(
+                    f"{name} is given but does not cover the {self.n_prefix} prefix slots; call "
+                    "the model under attach without it (for a cache, use prefix_cache)"
+                )
+        n_content, self.n_content = self.n_content, None
+        if n_content is not None and args[0].shape[1] != n_content + self.extra_rows:
+            raise PrefixInterpError(NOT_EMBEDDED)
+
+    def _check_effect(self, layer: int) -> Callable[..., None]:
+        def check(module: object, args: object, output: object) -> None:
+            if layer not in self.layers_written:
+                raise PrefixInterpError(
+                    f"prefix had no effect in layer {layer}: its hooks were removed inside the "
+                    "attach block (model.reset_hooks?); leave the block before removing hooks"
+                )
+            self.layers_written.discard(layer)
+
+        return check
