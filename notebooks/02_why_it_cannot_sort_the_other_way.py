@@ -55,7 +55,7 @@ for i in range(3):
 query_figure(groups, query=task.length - 1)
 
 # %%
-exact = pi.to_dtype(old, torch.float64)
+exact = pi.to_dtype(pi.load_toy("sort-ascending-1l1h"), torch.float64)
 many = task.sample(512, split="test", seed=2).tokens
 for name, prefix in prefixes.items():
     parts = pi.decompose_attention(pi.run_pair(exact, prefix.to(exact), many))

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from transformer_lens import HookedTransformer
@@ -38,13 +38,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"prefix-interp: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("prefix-interp: interrupted; run the same command to resume", file=sys.stderr)
+        print("prefix-interp: interrupted; reproduce resumes where it stopped", file=sys.stderr)
         return 130
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line, like every other error of the package."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and leave with code 2."""
+        self.exit(2, f"prefix-interp: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="prefix-interp", description=__doc__)
+    parser = _Parser(prog="prefix-interp", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
 
@@ -124,6 +132,8 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     get_preset(arguments.preset)
     stem = f"{arguments.name}-{arguments.preset}"
     work = arguments.work or Path("work") / stem
+    for folder in (work, arguments.zoo or work):
+        check_writable(folder)
     result = EXPERIMENTS[arguments.name](
         arguments.preset,
         range(arguments.seed, arguments.seed + arguments.seeds),
@@ -156,6 +166,8 @@ def _tune(arguments: argparse.Namespace) -> None:
 def _inspect(arguments: argparse.Namespace) -> None:
     model = _load_model(arguments)
     shipped = load_prefixes(arguments.model)
+    if arguments.prefix not in shipped and not Path(arguments.prefix).is_dir():
+        check_choice("prefix", arguments.prefix, [*shipped, "a folder"])
     prefix = shipped.get(arguments.prefix) or Prefix.load(arguments.prefix)
     prefix = prefix.to(model)
     task = get_task(arguments.task)

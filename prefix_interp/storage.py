@@ -158,7 +158,10 @@ def load_folder(path: str | Path, stem: str) -> tuple[dict[str, torch.Tensor], d
     file = folder / f"{stem}.safetensors"
     if not file.exists():
         raise PrefixInterpError(f"path={str(file)!r} does not exist; save the object again")
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    try:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise PrefixInterpError(f"path={str(file)!r} cannot be read: {error.strerror}") from None
     if record.get("sha256") != digest and pending.exists():
         record = read_json(pending)  # saving was cut off between the two files
     if record.pop("sha256", None) != digest:

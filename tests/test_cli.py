@@ -12,7 +12,10 @@ TOY = "sort-ascending-1l1h"
 
 
 def run(capsys, *argv):
-    code = main([str(a) for a in argv])
+    try:
+        code = main([str(a) for a in argv])
+    except SystemExit as error:  # argparse leaves this way
+        code = error.code
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -100,6 +103,10 @@ BAD = {
     "negative slots": ["tune", "--model", TOY, "--task", "add_one", "--n-prefix=-3"],
     "parameterization": ["tune", "--model", TOY, "--task", "add_one", "--parameterization", "vk"],
     "learning rate": ["tune", "--model", TOY, "--task", "add_one", "--lr", "nan"],
+    "seed": ["report", "--seed", "abc"],
+    "unknown command": ["reprot"],
+    "prefix name": [*INSPECT, "sort_descendin"],
+    "unwritable zoo": ["reproduce", "table1", "--preset", "smoke", "--zoo", "{}/file"],
     "no seeds": ["reproduce", "table1", "--preset", "smoke", "--seeds", "0"],
     "unwritable": [*INSPECT, "{}/good", "--out", "{}/file/below"],
     "unwritable report": ["report", "--out", "{}/file/below"],
@@ -110,6 +117,7 @@ HINTS = {
     "unknown task": "did you mean 'sort_descending'",
     "unknown preset": "did you mean 'fast'",
     "unknown experiment": "did you mean 'table1'",
+    "prefix name": "did you mean 'sort_descending'",
     "unknown toy": "did you mean 'sort-ascending-1l1h'",
 }
 
@@ -118,7 +126,7 @@ HINTS = {
 def test_bad_input_is_one_line_and_exit_code_2(case, bad_files, capsys):
     before = sorted(p for p in bad_files.rglob("*"))
     argv = [part.format(bad_files) for part in BAD[case]]
-    if "--out" not in argv:
+    if "--out" not in argv and argv[0] != "reprot":
         argv += ["--out", str(bad_files / "out")]
     code, _, err = run(capsys, *argv, "--quiet")
     assert code == 2, case

@@ -86,7 +86,7 @@ def run_pair(
         PrefixInterpError: prefix and model do not fit, tokens outside vocabulary or context, an
             unknown baseline.
     """
-    check_choice("baseline", baseline, get_args(Baseline))
+    check_choice("baseline", baseline, get_args(Baseline))  # before the first run
     check_tokens(model, tokens, prefix.n_prefix)
     n = prefix.n_prefix
     with torch.no_grad():
@@ -118,7 +118,11 @@ def baseline_run(
         n_prefix: slots the prefix would take.
         tokens: content alone.
         baseline: which "no prefix" is meant.
+
+    Raises:
+        PrefixInterpError: an unknown baseline.
     """
+    check_choice("baseline", baseline, get_args(Baseline))
     if baseline == "masked":
         return tokens, masked_hooks(model, n_prefix)
     if baseline == "placeholder":

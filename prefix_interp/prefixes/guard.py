@@ -11,6 +11,21 @@ from transformer_lens import HookedTransformer
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.prefixes.layout import NOT_EMBEDDED, check_tokens
 
+ATTACHED = "_prefix_interp_attached"
+
+
+def check_free(model: HookedTransformer) -> None:
+    """Raise if `model` has a prefix attached.
+
+    Raises:
+        PrefixInterpError: inside an attach block of the same model.
+    """
+    if getattr(model, ATTACHED, False):
+        raise PrefixInterpError(
+            "prefix cannot be attached or left out: the model has one attached; leave that attach "
+            "block first"
+        )
+
 
 class Guard:
     """Torch-level hooks that watch over an `attach` block; `reset_hooks` does not remove them."""

@@ -23,13 +23,12 @@ from transformer_lens.utilities.activation_functions import apply_softcap
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots
-from prefix_interp.prefixes.guard import Guard
+from prefix_interp.prefixes.guard import ATTACHED, Guard, check_free
 from prefix_interp.prefixes.layout import Hook, content_start, layout_hooks, offset_hooks
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.prefixes.support import KeysValues, without_hooks
 
 Method = Literal["slots", "mixture"]
-_ATTACHED = "_prefix_interp_attached"
 
 
 def slot_hooks(
@@ -142,7 +141,8 @@ def prefix_hooks(
     """Return TransformerLens forward hooks that put `prefix` into `model`.
 
     For ``model.run_with_hooks(tokens, fwd_hooks=[*prefix_hooks(model, prefix), *mine])``; pass
-    content tokens only. `attach` does the same with more checks.
+    content tokens only. `attach` does the same with more checks (tokens, masks, and whether the
+    prefix took effect), and says how other hooks go together with it.
 
     Args:
         model: a supported HookedTransformer.
@@ -153,19 +153,12 @@ def prefix_hooks(
         PrefixInterpError: the prefix does not fit, or one is attached already.
     """
     check_choice("method", method, get_args(Method))
-    _check_free(model)
+    check_free(model)
     return _method_hooks(method)(model, prefix.keys_values(model))
 
 
 def _method_hooks(method: Method | str) -> Callable[..., list[Hook]]:
     return slot_hooks if method == "slots" else mixture_hooks
-
-
-def _check_free(model: HookedTransformer) -> None:
-    if getattr(model, _ATTACHED, False):
-        raise PrefixInterpError(
-            "prefix cannot be attached: the model has one already; leave that attach block first"
-        )
 
 
 @contextmanager
@@ -180,6 +173,11 @@ def attach(
     `hook_resid_post`, which is content alone). `start_at_layer` needs a residual stream with the
     slot rows, as the caches hold it.
 
+    Hooks of your own act in the order they are added: those inside the block see and may change
+    what the prefix wrote. For interventions use ``"slots"``: ``"mixture"`` reads queries and
+    scores where it stands and adds the bias at `hook_z`, so that it does not follow later writes
+    to `hook_q`, `hook_k`, `hook_v`, `hook_attn_scores` or `hook_pattern`.
+
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
@@ -191,18 +189,18 @@ def attach(
             the hooks were taken off inside the block.
     """
     check_choice("method", method, get_args(Method))
-    _check_free(model)
+    check_free(model)
     slots = prefix.keys_values(model)
     guard = Guard(model, prefix.n_prefix, extra_rows=prefix.n_prefix if method == "slots" else 0)
     hooks = _method_hooks(method)(model, slots, guard.written)
     try:
-        setattr(model, _ATTACHED, True)
+        setattr(model, ATTACHED, True)
         guard.arm()
         with model.hooks(fwd_hooks=hooks):
             yield model
     finally:
         guard.disarm()
-        delattr(model, _ATTACHED)
+        delattr(model, ATTACHED)
 
 
 def prefix_cache(

@@ -71,11 +71,7 @@ class Prefix:
                     f"floating point with {ndim} axes of at least 1: layer, slot, "
                     f"{'d_model' if ndim == 3 else 'kv_head, d_head'}"
                 )
-            if not bool(torch.isfinite(tensor).all()):
-                raise PrefixInterpError(
-                    f"{name} holds NaN or infinity; a prefix must be finite: tune it again with "
-                    "a smaller learning rate"
-                )
+            _check_finite(name, tensor)
         if self.keys is not None and self.values is not None:
             if self.keys.shape != self.values.shape:
                 raise PrefixInterpError(
@@ -157,6 +153,7 @@ class Prefix:
         check_supported(model)
         expected = prefix_shapes(model, self.n_prefix, self.parameterization)
         for name, tensor in self.tensors.items():
+            _check_finite(name, tensor)  # again: tensors can be written into
             if tuple(tensor.shape) != expected[name]:
                 raise PrefixInterpError(
                     f"prefix.{name} has shape {tuple(tensor.shape)} but this model needs "
@@ -214,6 +211,14 @@ class Prefix:
             **tensors,
             model_id=record["model_id"],
             metadata=record["metadata"],
+        )
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    if not bool(torch.isfinite(tensor).all()):
+        raise PrefixInterpError(
+            f"{name} holds NaN or infinity; a prefix must be finite: tune it again with a smaller "
+            "learning rate"
         )
 
 

@@ -52,6 +52,7 @@ class BiasSubspace:
         The threshold is that of `numpy.linalg.matrix_rank`, the first singular value times the
         larger side of the matrix times the machine epsilon. Rounding comes from z_pt and t, so
         that the first singular value of z_pt counts where it is larger than the bias's own.
+        Faint directions drown in float32; see `effective_rank`, or convert to float64.
         """
         s = self.singular_values
         side = max(self.n_rows, self.directions.shape[-1])
@@ -129,6 +130,11 @@ def bias_subspace(
     _check_index("layer", layer, model.cfg.n_layers)
     if head is not None:
         _check_index("head", head, model.cfg.n_heads)
+    if model.W_E.dtype not in (torch.float32, torch.float64):
+        raise PrefixInterpError(
+            f"model is {model.W_E.dtype}, too coarse for a rank; convert it with "
+            "to_dtype(model, torch.float32) or torch.float64"
+        )
     parts = decompose_attention(run_pair(model, prefix, tokens))
 
     def rows(z: Float[Tensor, "batch head query d_head"]) -> Float[Tensor, "row dim"]:

@@ -16,7 +16,9 @@ from transformer_lens import HookedTransformer
 from prefix_interp.errors import PrefixInterpError, check_positive
 from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.baselines import Baseline, fast_baseline
+from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.inject import attach
+from prefix_interp.prefixes.layout import check_tokens
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.tasks import Task, get_task
 
@@ -136,7 +138,8 @@ def evaluate(
         prefix: None for no prefix, in the sense of `baseline`.
         n: sequences from the test split (the paper uses 3,200).
         seed: chooses the sequences.
-        baseline: ``"masked"``, ``"placeholder"`` or ``"unshifted"``; not used with a prefix.
+        baseline: ``"masked"``, ``"placeholder"`` or ``"unshifted"``; not used with a prefix. A
+            model that is no toy reserves no slots, so there the three are the same.
         batch_size: sequences a pass.
 
     Raises:
@@ -175,7 +178,9 @@ def answer_logits(
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if prefix is None:
+            check_free(model)
             n_prefix = reserved_slots(model) or 0
+            check_tokens(model, tokens, n_prefix)
             tokens, hooks = fast_baseline(model, n_prefix, tokens, baseline)
             stack.enter_context(model.hooks(fwd_hooks=hooks))
         else:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.results import package_versions
 from prefix_interp.seeds import derive_generator
 from prefix_interp.storage import read_tensors, write_file
 from prefix_interp.tasks import Batch, Task
@@ -93,7 +94,13 @@ def optimise(
     optimiser = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), fused=True)
     log_every = max(1, recipe.steps // _LOG_POINTS)
     save_every = max(1, (checkpoint_every or recipe.steps // 10) // log_every) * log_every
-    key = {"recipe": recipe.to_dict(), "seed": seed, "task": task.name, **identity}
+    key = {
+        "recipe": recipe.to_dict(),
+        "seed": seed,
+        "task": asdict(task),
+        "versions": package_versions(),
+        **identity,
+    }
     state = _Checkpoint(checkpoint, key, runs, optimiser)
     start, rows = state.restore()
 
@@ -201,8 +208,8 @@ class _Checkpoint:
         tensors, header = read_tensors(self.path)
         if header.get("key") != self.key:
             raise PrefixInterpError(
-                f"checkpoint={str(self.path)!r} belongs to another training (task, seed, recipe or "
-                "model differ); name another file or delete it"
+                f"checkpoint={str(self.path)!r} belongs to another training (task, seed, recipe, "
+                "model or versions differ); name another file or delete it"
             )
         with torch.no_grad():
             for name, parameter in self.named.items():

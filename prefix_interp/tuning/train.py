@@ -18,6 +18,7 @@ from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.dropout import dropout_hooks
 from prefix_interp.models.toy import ToyConfig, build_toy, clone, model_id, reserved_slots
 from prefix_interp.prefixes.baselines import fast_baseline
+from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.inject import mixture_hooks
 from prefix_interp.prefixes.prefix import Parameterization, Prefix
 from prefix_interp.prefixes.support import to_keys_values
@@ -143,6 +144,7 @@ def _train_weights(
     progress: bool,
     what: str,
 ) -> ModelFit:
+    check_free(model)
     check_room(model, task)
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     # minGPT decays the matrices of its linear layers and nothing else.
@@ -165,7 +167,12 @@ def _train_weights(
         task,
         recipe,
         seed=seed,
-        identity={"what": what, "model": start, "baseline": preset.baseline},
+        identity={
+            "what": what,
+            "model": start,
+            "content_start": reserved_slots(model),
+            "baseline": preset.baseline,
+        },
         checkpoint=checkpoint,
         progress=progress,
         description=f"{what} {task.name}",
@@ -263,6 +270,7 @@ def sweep_prefixes(
         raise PrefixInterpError(f"lrs={list(lrs)!r} must hold at least one rate, all different")
     recipes = [adjusted(chosen.prefix, steps=steps, lr=r, batch_size=batch_size) for r in lrs]
     recipe = recipes[0]
+    check_free(model)
     check_room(model, task)
     start = Prefix.random(model, n_prefix, seed, parameterization)
     runs = [_prefix_run(start, r.lr) for r in recipes]
@@ -276,15 +284,19 @@ def sweep_prefixes(
         losses = sequence_losses(model, task, repeated, recipe, hooks)
         return losses.unflatten(0, (len(runs), -1)).mean(dim=-1)
 
-    model.eval()
-    with frozen(model):
+    with frozen(model), _evaluation_mode(model):
         history = optimise(
             runs,
             loss,
             task,
             recipe,
             seed=seed,
-            identity={"model": model_id(model), "prefix": parameterization, "slots": n_prefix},
+            identity={
+                "model": model_id(model),
+                "content_start": reserved_slots(model),
+                "prefix": parameterization,
+                "slots": n_prefix,
+            },
             checkpoint=checkpoint,
             progress=progress,
             description=f"{parameterization} prefix, {n_prefix} slots, {task.name}",
@@ -302,6 +314,16 @@ def sweep_prefixes(
 def _prefix_run(start: Prefix, lr: float) -> Run:
     parameters = {k: v.detach().clone().requires_grad_(True) for k, v in start.tensors.items()}
     return Run(f"lr={lr:g}", parameters, lr, frozenset(parameters))
+
+
+@contextmanager
+def _evaluation_mode(model: HookedTransformer) -> Iterator[None]:
+    training = model.training
+    try:
+        model.eval()
+        yield
+    finally:
+        model.train(training)
 
 
 @contextmanager

@@ -75,7 +75,21 @@ def test_baselines_differ_and_batches_do_not_matter(sorter):
     assert small == pytest.approx(scores["masked"], rel=1e-3)
 
 
+def test_no_prefix_inside_attach_is_refused(sorter):
+    prefix = pi.load_prefixes("sort-ascending-1l1h")["sort_descending"]
+    with pi.attach(sorter, prefix):
+        with pytest.raises(pi.PrefixInterpError, match="attached"):
+            pi.evaluate(sorter, "sort_ascending", n=10)
+        with pytest.raises(pi.PrefixInterpError, match="attached"):
+            pi.tune_prefix(sorter, "add_one", preset="smoke")
+
+
 def test_bad_input(sorter):
+    with pytest.raises(pi.PrefixInterpError, match="baseline='mask' is unknown"):
+        pi.evaluate(sorter, "sort_ascending", baseline="mask", n=10)
+    small = pi.build_toy(pi.ToyConfig(d_model=8, d_vocab=5))
+    with pytest.raises(pi.PrefixInterpError, match="outside the vocabulary"):
+        pi.evaluate(small, "sort_ascending", n=10)
     with pytest.raises(pi.PrefixInterpError, match="did you mean 'sort_ascending'"):
         pi.evaluate(sorter, "sort_ascendin")
     with pytest.raises(pi.PrefixInterpError, match="n=0"):

@@ -14,7 +14,7 @@ from prefix_interp.tuning.presets import Recipe
 TASK = pi.Task("small", ("add_one",), length=4, n_digits=4)
 
 
-def quadratic(lrs, recipe, **options):
+def quadratic(lrs, recipe, task=TASK, **options):
     """Train x towards a batch statistic, one x a learning rate; return history and x."""
     runs = [
         Run(f"lr={lr}", {"x": torch.full((3,), 2.0).requires_grad_()}, lr, frozenset({"x"}))
@@ -25,7 +25,7 @@ def quadratic(lrs, recipe, **options):
         target = batch.tokens.float().mean()
         return torch.stack([((run.parameters["x"] - target) ** 2).sum() * 5 for run in runs])
 
-    history = optimise(runs, loss, TASK, recipe, seed=1, identity={}, progress=False, **options)
+    history = optimise(runs, loss, task, recipe, seed=1, identity={}, progress=False, **options)
     return history, [run.parameters["x"].detach() for run in runs]
 
 
@@ -102,6 +102,9 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
     quadratic([0.05], Recipe(10, 0.05, batch_size=8), checkpoint=file)
     with pytest.raises(pi.PrefixInterpError, match="belongs to another training"):
         quadratic([0.04], Recipe(10, 0.04, batch_size=8), checkpoint=file)
+    other = pi.Task(TASK.name, ("add_two",), length=4, n_digits=4)
+    with pytest.raises(pi.PrefixInterpError, match="belongs to another training"):
+        quadratic([0.05], Recipe(10, 0.05, batch_size=8), checkpoint=file, task=other)
     file.write_bytes(file.read_bytes()[:-7])
     with pytest.raises(pi.PrefixInterpError, match="truncated or corrupted"):
         quadratic([0.05], Recipe(10, 0.05, batch_size=8), checkpoint=file)
