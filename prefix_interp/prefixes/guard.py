@@ -22,7 +22,7 @@ def check_free(model: HookedTransformer) -> None:
     """
     if getattr(model, ATTACHED, False):
         raise PrefixInterpError(
-            "prefix cannot be attached or left out: the model has one attached; leave that attach "
+            "prefix cannot be attached or left out: the model has one already; leave that attach "
             "block first"
         )
 

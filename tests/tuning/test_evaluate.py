@@ -78,9 +78,9 @@ def test_baselines_differ_and_batches_do_not_matter(sorter):
 def test_no_prefix_inside_attach_is_refused(sorter):
     prefix = pi.load_prefixes("sort-ascending-1l1h")["sort_descending"]
     with pi.attach(sorter, prefix):
-        with pytest.raises(pi.PrefixInterpError, match="attached"):
+        with pytest.raises(pi.PrefixInterpError, match="has one already"):
             pi.evaluate(sorter, "sort_ascending", n=10)
-        with pytest.raises(pi.PrefixInterpError, match="attached"):
+        with pytest.raises(pi.PrefixInterpError, match="has one already"):
             pi.tune_prefix(sorter, "add_one", preset="smoke")
 
 
