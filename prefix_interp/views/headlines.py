@@ -105,7 +105,8 @@ def _protocol(name: str, table1: Result) -> str:
             continue
         old, new = (percent(row[task]["exact_match"]["mean"]) for task in (OLD, NEW))
         kind = f" ({variant_label('residual', 1)})" if row["method"] == "prefix" else ""
-        parts.append(f"{row['method']}{kind} {old} and {new} %")
+        printed = " and ".join(str(row["paper"][task][0]) for task in (OLD, NEW))
+        parts.append(f"{row['method']}{kind} {old} and {new} % (the paper: {printed})")
     return (
         f"Table 1, {name}, {len(table1.seeds)} seeds, exact match on ascending and descending: "
         f"{'; '.join(parts)}."
