@@ -13,6 +13,7 @@ import torch
 import prefix_interp as pi
 from prefix_interp.prefixes.inject import mixture_hooks, slot_hooks
 from prefix_interp.prefixes.support import to_keys_values
+from prefix_interp.tasks.task import sort_rows
 
 
 def median_seconds(*functions: Callable[[], object], rounds: int = 15) -> list[float]:
@@ -64,6 +65,16 @@ def sweep() -> None:
     print(f"sweep of 7 rates: one by one {b:.2f} s, stacked {a:.2f} s, ratio {b / a:.2f}")
 
 
+def sorting() -> None:
+    """Compare the samplers' sort with `torch.sort`."""
+    x = torch.randint(0, 8, (200_000, 10), generator=torch.Generator().manual_seed(0))
+    ours, theirs = median_seconds(lambda: sort_rows(x), lambda: x.sort(dim=-1))
+    print(
+        f"sorting 200,000 rows of 10: torch.sort {theirs * 1e3:.1f} ms, sort_rows "
+        f"{ours * 1e3:.1f} ms, ratio {theirs / ours:.2f}"
+    )
+
+
 def sampling() -> None:
     """Print how many sequences with answers one core samples in a second."""
     for name in pi.tasks():
@@ -77,4 +88,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     injection()
     sweep()
+    sorting()
     sampling()

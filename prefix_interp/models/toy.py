@@ -84,7 +84,7 @@ class ToyConfig:
             d_mlp=self.d_mlp or 4 * self.d_model,
             n_ctx=self.n_ctx,
             d_vocab=self.d_vocab,
-            # minGPT's NewGELU: the same formula as "gelu_new", fused (0.77 of the step time).
+            # minGPT's NewGELU: the same formula as "gelu_new" in one operation.
             act_fn="gelu_pytorch_tanh",
             normalization_type=_NORMS[self.normalization],
             attn_only=self.attn_only,

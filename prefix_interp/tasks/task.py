@@ -42,8 +42,8 @@ def double_histogram(x: Int[Tensor, "batch n_in"]) -> Int[Tensor, "batch n_in"]:
 def sort_rows(x: Int[Tensor, "batch n_in"]) -> Int[Tensor, "batch n_in"]:
     """Return each row of digits sorted ascending.
 
-    Odd-even transposition on whole columns of bytes, four times as fast as `torch.sort` on
-    rows this short.
+    Odd-even transposition on whole columns of bytes: on rows this short faster than
+    `torch.sort` (benchmarks/speed.py).
     """
     columns = list(x.to(torch.uint8).T.contiguous())
     for start in range(len(columns)):

@@ -83,7 +83,7 @@ def test_the_theorem_and_the_three_injections(arch, spec, seed, biases, gain, ba
     assert_close(pair.held[pi.Site.Z.at(0)], pair.off[pi.Site.Z.at(0)], 1e-12)
 
 
-@settings(EVERYTHING, max_examples=30)
+@settings(EVERYTHING)
 @given(architectures(), st.integers(1, 3), st.sampled_from(["residual", "kv"]), st.integers(0, 999))
 def test_a_bias_has_rank_n_s_a_head_and_n_s_n_heads_a_layer(arch, n, parameterization, seed):
     arch = arch | dict(d_model=24, d_head=8)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import prefix_interp as pi
+from prefix_interp.storage import read_tensors
 from prefix_interp.tuning.loop import Run, optimise
 from prefix_interp.tuning.presets import Recipe
 
@@ -122,15 +123,17 @@ def test_a_loss_that_is_not_finite_is_an_error():
 SCRIPT = """
 import sys, prefix_interp as pi
 cfg = pi.ToyConfig(n_heads=2, d_model=32)
-fit = pi.pretrain(cfg, "sort_ascending", preset="smoke", steps=400, checkpoint=sys.argv[1],
-                  progress=False)
+fit = pi.pretrain(cfg, "sort_ascending", preset=sys.argv[3], steps=int(sys.argv[4]),
+                  checkpoint=sys.argv[1], progress=False)
 pi.save_toy(fit.model, sys.argv[2])
 """
 
 
-def test_killed_in_mid_training_and_resumed_ends_with_the_same_weights(tmp_path):
+@pytest.mark.parametrize(("preset", "steps"), [("smoke", 400), ("paper", 200)])  # paper: dropout
+def test_killed_in_mid_training_and_resumed_ends_with_the_same_weights(tmp_path, preset, steps):
     def start(checkpoint, out):
-        command = [sys.executable, "-c", SCRIPT, str(tmp_path / checkpoint), str(tmp_path / out)]
+        files = [str(tmp_path / checkpoint), str(tmp_path / out)]
+        command = [sys.executable, "-c", SCRIPT, *files, preset, str(steps)]
         return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
     victim = start("a.safetensors", "a")
@@ -139,6 +142,8 @@ def test_killed_in_mid_training_and_resumed_ends_with_the_same_weights(tmp_path)
         time.sleep(0.01)
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL and not (tmp_path / "a").exists()
+    done = int(read_tensors(tmp_path / "a.safetensors")[1]["step"])
+    assert 0 < done < steps, "killed in the middle"
     assert start("a.safetensors", "a").wait() == 0
     assert start("b.safetensors", "b").wait() == 0
     interrupted = (tmp_path / "a" / "model.safetensors").read_bytes()
