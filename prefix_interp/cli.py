@@ -13,7 +13,7 @@ from transformer_lens import HookedTransformer
 
 from prefix_interp import __version__
 from prefix_interp.errors import PrefixInterpError, check_choice
-from prefix_interp.experiments.table1 import export_zoo, table1
+from prefix_interp.experiments import table1, table2
 from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.prefix import Prefix, load_prefixes
@@ -25,7 +25,8 @@ from prefix_interp.tuning.evaluate import evaluate
 from prefix_interp.tuning.presets import get_preset
 from prefix_interp.tuning.train import tune_prefix
 
-EXPERIMENTS: dict[str, Callable[..., Result]] = {"table1": table1}
+EXPERIMENTS: dict[str, Callable[..., Result]] = {"table1": table1.table1, "table2": table2.table2}
+EXPORTS = {"table1": table1.export_zoo, "table2": table2.export_zoo}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,7 +144,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     )
     print(result.save(arguments.out / f"{stem}.json"))
     if arguments.zoo is not None:
-        for folder in export_zoo(work, arguments.zoo, arguments.seed):
+        for folder in EXPORTS[arguments.name](work, arguments.zoo, arguments.seed):
             print(folder)
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.estimates import seed_interval
 from prefix_interp.experiments.table1 import NEW, OLD, PAPER
 from prefix_interp.results import Result, committed_result
-from prefix_interp.tuning.evaluate import Estimate
 
 METRICS = ("exact_match", "token_accuracy", "loss")
 METHODS = (
@@ -21,9 +21,6 @@ METHODS = (
     "norm-matched prefix",
     "other-task prefix",
 )
-# Two-sided 95% quantiles of Student's t for 1 to 10 degrees of freedom.
-_T95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
-_Z95 = 1.959963984540054
 
 
 def shipped_result(name: str, preset: str) -> Result | None:
@@ -32,41 +29,6 @@ def shipped_result(name: str, preset: str) -> Result | None:
         return committed_result(name, preset)
     except PrefixInterpError:
         return None
-
-
-def t_quantile(degrees: int) -> float:
-    """Return the two-sided 95% quantile of Student's t.
-
-    Exact to four digits: a table up to 10 degrees of freedom, beyond it the expansion of Fisher
-    and Cornish in 1 / degrees.
-    """
-    if degrees <= len(_T95):
-        return _T95[degrees - 1]
-    z = _Z95
-    first = (z**3 + z) / 4 / degrees
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96 / degrees**2
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384 / degrees**3
-    return z + first + second + third
-
-
-def seed_interval(
-    values: Sequence[float], low: float = -math.inf, high: float = math.inf
-) -> Estimate:
-    """Return the mean over seeds with its 95% t interval, cut off at what is possible.
-
-    Seeds that all agree give an interval of no width: it speaks of the spread between seeds, not
-    of the finite test set of each. A single seed gives no interval, said as one of no width.
-
-    Args:
-        values: one a seed.
-        low: smallest possible value, e.g. 0 for a share.
-        high: largest possible value.
-    """
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return Estimate(mean, mean, mean)
-    half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return Estimate(mean, max(low, mean - half), min(high, mean + half))
 
 
 def table1_rows(result: Result) -> list[dict[str, Any]]:

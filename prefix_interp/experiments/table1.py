@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import check_positive
+from prefix_interp.experiments.seed_runs import Rows, finished_seed, keep_toy, score_rows
 from prefix_interp.models.toy import ToyConfig, read_toy, save_toy
+from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.prefix import Parameterization, Prefix
-from prefix_interp.results import Result, package_versions
+from prefix_interp.results import Result
 from prefix_interp.seeds import derive_generator
-from prefix_interp.storage import read_json, to_json, write_file
-from prefix_interp.tuning.evaluate import evaluate
 from prefix_interp.tuning.objective import has_fast_bfloat16
 from prefix_interp.tuning.parallel import run_parallel
 from prefix_interp.tuning.presets import get_preset
@@ -108,7 +107,7 @@ def table1(
     settings = {
         "model": asdict(MODEL),
         "preset": asdict(chosen),
-        "sweeps": [asdict(s) | {"lrs": list(s.lrs)} for s in SWEEPS[preset]],
+        "sweeps": _sweeps(preset),
         "bfloat16_used": has_fast_bfloat16() and chosen.pretrain.precision == "bfloat16",
         "test_sequences": TEST_SEQUENCES[preset],
     }
@@ -121,18 +120,12 @@ def table1(
 def table1_seed(seed: int, preset: str = "fast", work: str | None = None) -> dict[str, Any]:
     """Return one seed's records and its seconds; finished work in `work` is taken from there."""
     folder = None if work is None else Path(work) / f"seed-{seed}"
-    key = {"preset": asdict(get_preset(preset)), "versions": package_versions(),
-           "sweeps": [asdict(s) | {"lrs": list(s.lrs)} for s in SWEEPS[preset]]}  # fmt: skip
-    if folder is not None and (folder / "records.json").exists():
-        done = read_json(folder / "records.json")
-        if done.pop("key", None) == key:
-            return done
-    began = time.perf_counter()
-    records = _Seed(seed, preset, folder).run()
-    finished = {"seconds": time.perf_counter() - began, "records": records}
-    if folder is not None:
-        write_file(folder / "records.json", to_json({**finished, "key": key}))
-    return finished
+    key = {"preset": asdict(get_preset(preset)), "sweeps": _sweeps(preset)}
+    return finished_seed(folder, key, _Seed(seed, preset, folder).run)
+
+
+def _sweeps(preset: str) -> list[dict[str, Any]]:
+    return [asdict(s) | {"lrs": list(s.lrs)} for s in SWEEPS[preset]]
 
 
 class _Seed:
@@ -140,9 +133,9 @@ class _Seed:
 
     def __init__(self, seed: int, preset: str, folder: Path | None) -> None:
         self.seed, self.preset, self.folder = seed, preset, folder
-        self.rows: list[dict[str, Any]] = []
+        self.rows: Rows = []
 
-    def run(self) -> list[dict[str, Any]]:
+    def run(self) -> Rows:
         common: dict[str, Any] = {"preset": self.preset, "seed": self.seed, "progress": False}
         old = pretrain(MODEL, OLD, checkpoint=self._file("pretrain"), **common)
         self._score("pretrained", old.model, train_loss=old.history["loss"].iloc[-1])
@@ -156,7 +149,7 @@ class _Seed:
             fits = sweep_prefixes(
                 old.model, NEW, sweep.n_prefix, sweep.lrs, checkpoint=self._file(name), **how
             )
-            losses = [float(fit.history["loss"].iloc[-1]) for fit in fits]
+            losses = [fit.train_loss for fit in fits]
             best = losses.index(min(losses))
             for i, fit in enumerate(fits):
                 self._score(
@@ -181,8 +174,9 @@ class _Seed:
         other = tune_prefix(
             model, OLD, sweep.n_prefix, lr=fit.recipe.lr, checkpoint=self._file(name), **how
         )
-        loss = float(other.history["loss"].iloc[-1])
-        self._score("other-task prefix", model, other.prefix, lr=fit.recipe.lr, train_loss=loss)
+        self._score(
+            "other-task prefix", model, other.prefix, lr=fit.recipe.lr, train_loss=other.train_loss
+        )
 
     def _score(
         self,
@@ -194,42 +188,19 @@ class _Seed:
         train_loss: float | None = None,
         chosen: bool = True,
     ) -> None:
-        baseline = get_preset(self.preset).baseline
-        for task in (OLD, NEW):
-            # One test set for all models and seeds, so that they differ in nothing else.
-            n = TEST_SEQUENCES[self.preset]
-            score = evaluate(model, task, prefix, n=n, seed=0, baseline=baseline)
-            self.rows.append(
-                {
-                    "seed": self.seed,
-                    "method": method,
-                    "parameterization": None if prefix is None else prefix.parameterization,
-                    "n_prefix": None if prefix is None else prefix.n_prefix,
-                    "lr": lr,
-                    "chosen": chosen,
-                    "task": task,
-                    "baseline": baseline if prefix is None else "prefix",
-                    "train_loss": None if train_loss is None else float(train_loss),
-                    "evaluation": score.to_dict(),
-                }
-            )
+        self.rows += score_rows(
+            {"seed": self.seed, "method": method, "lr": lr, "chosen": chosen},
+            model, (OLD, NEW), prefix, baseline=get_preset(self.preset).baseline,
+            n=TEST_SEQUENCES[self.preset], train_loss=train_loss,
+        )  # fmt: skip
 
     def _file(self, name: str) -> Path | None:
         return None if self.folder is None else self.folder / "checkpoints" / f"{name}.safetensors"
 
     def _keep_toy(self, name: str, fit: ModelFit, task: str) -> None:
-        if self.folder is None:
-            return
-        metadata = {
-            "task": task,
-            "preset": self.preset,
-            "seed": self.seed,
-            "recipe": fit.recipe.to_dict(),
+        if self.folder is not None:
             # The two rows just measured: this model on either task.
-            "evaluation": [row["evaluation"] for row in self.rows[-2:]],
-            "versions": package_versions(),
-        }
-        save_toy(fit.model, self.folder / name, metadata)
+            keep_toy(self.folder / name, fit, task, self.preset, self.seed, self.rows[-2:])
 
 
 def export_zoo(work: str | Path, zoo: str | Path, seed: int = 0) -> list[Path]:
@@ -252,14 +223,3 @@ def export_zoo(work: str | Path, zoo: str | Path, seed: int = 0) -> list[Path]:
         key = NEW if folder.name == f"{NEW}-residual-1" else folder.name
         copies.append(Prefix.load(folder).save(Path(zoo) / PRETRAINED / "prefixes" / key))
     return copies
-
-
-def norm_matched(prefix: Prefix, rng: torch.Generator) -> Prefix:
-    """Return a prefix of random directions in which every vector keeps its norm."""
-    turned = {}
-    for name, tensor in prefix.tensors.items():
-        noise = torch.randn(tensor.shape, generator=rng).to(tensor)
-        turned[name] = noise * (
-            tensor.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
-        )
-    return replace(prefix, **turned, metadata={"control": "norm-matched random directions"})

@@ -23,16 +23,21 @@ from transformer_lens.utilities.activation_functions import apply_softcap
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots
+from prefix_interp.prefixes.gates import check_gates, gate_scores, shared_softmax
 from prefix_interp.prefixes.guard import ATTACHED, Guard, check_free
 from prefix_interp.prefixes.layout import Hook, content_start, layout_hooks, offset_hooks
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.prefixes.support import KeysValues, without_hooks
 
 Method = Literal["slots", "mixture"]
+Gates = Float[Tensor, "layer head"] | Float[Tensor, "layer head slot"] | None
 
 
 def slot_hooks(
-    model: HookedTransformer, slots: KeysValues, written: Callable[[int], None] = lambda _: None
+    model: HookedTransformer,
+    slots: KeysValues,
+    written: Callable[[int], None] = lambda _: None,
+    gates: Float[Tensor, "layer head slot"] | None = None,
 ) -> list[Hook]:
     """Return hooks for the *slots* injection of given keys and values.
 
@@ -40,6 +45,7 @@ def slot_hooks(
         model: a supported model.
         slots: keys and values of each layer, ``[batch] slot kv_head d_head``.
         written: called with the layer each time its keys and values were overwritten.
+        gates: how much of each slot's mass each head keeps (see `attach`); None keeps all.
     """
     n_prefix = slots[0][0].shape[-3]
 
@@ -56,6 +62,8 @@ def slot_hooks(
     for layer in range(model.cfg.n_layers):
         hooks.append((Site.K.at(layer), overwrite(layer, 0)))
         hooks.append((Site.V.at(layer), overwrite(layer, 1)))
+        if gates is not None:
+            hooks.append((Site.ATTN_SCORES.at(layer), gate_scores(gates[layer])))
     return hooks
 
 
@@ -65,23 +73,28 @@ def _expand_heads(x: Tensor, n_heads: int) -> Tensor:
 
 
 def mixture_hooks(
-    model: HookedTransformer, slots: KeysValues, written: Callable[[int], None] = lambda _: None
+    model: HookedTransformer,
+    slots: KeysValues,
+    written: Callable[[int], None] = lambda _: None,
+    gates: Float[Tensor, "*stack layer head slot"] | None = None,
 ) -> list[Hook]:
     """Return hooks for the *mixture* injection of given keys and values (eq. 7 at `hook_z`).
 
     Queries and scores are read where these hooks stand: hooks that write them must be added
-    before. A stack of prefixes (``stack slot kv_head d_head``) is applied to as many equal
-    blocks of the batch axis, in order.
+    before. A stack of prefixes (``stack slot kv_head d_head``) or of gates is applied to as many
+    equal blocks of the batch axis, in order.
 
     Args:
         model: a supported model.
         slots: keys and values of each layer, ``[stack] slot kv_head d_head``.
         written: called with the layer each time its output was mixed.
+        gates: how much of each slot's mass each head keeps (see `attach`); None keeps all.
     """
     n_prefix = slots[0][0].shape[-3]
     hooks = offset_hooks(model, n_prefix)
     for layer in range(model.cfg.n_layers):
-        hooks += _mixture_at(model, layer, *slots[layer], written)
+        own = None if gates is None else gates[..., layer, :, :]
+        hooks += _mixture_at(model, layer, *slots[layer], written, own)
     return hooks
 
 
@@ -91,12 +104,16 @@ def _mixture_at(
     keys: Tensor,
     values: Tensor,
     written: Callable[[int], None],
+    gates: Float[Tensor, "*stack head slot"] | None,
 ) -> list[Hook]:
     cfg, attn = model.cfg, model.blocks[layer].attn
     n_prefix, seen = keys.shape[-3], {}
+    gates = None if gates is None else gates.reshape(-1, *gates.shape[-2:])
+    n_stack = max(1 if keys.ndim == 3 else len(keys), 1 if gates is None else len(gates))
 
     def head_form(x: Tensor) -> Float[Tensor, "stack slot head d_head"]:
-        return _expand_heads(x if x.ndim == 4 else x[None], cfg.n_heads)
+        x = _expand_heads(x if x.ndim == 4 else x[None], cfg.n_heads)
+        return x.expand(n_stack, *x.shape[1:])
 
     def read_q(q: Tensor, hook: object) -> None:
         seen["q"] = q
@@ -115,18 +132,18 @@ def _mixture_at(
             q, k, v = (x.clamp(-cfg.clip_qkv, cfg.clip_qkv) for x in (q, k, v))
         if cfg.positional_embedding_type == "rotary":
             q, k = attn.apply_rotary(q, n_prefix), attn.apply_rotary(k, 0)
-        stacked = q.unflatten(0, (len(k), -1))
-        scores = torch.einsum("tbqhd,tshd->tbhqs", stacked, k).flatten(0, 1) / attn.attn_scale
+        stacked = q.unflatten(0, (n_stack, -1))
+        scores = torch.einsum("tbqhd,tshd->tbhqs", stacked, k) / attn.attn_scale
         # Masses need more digits than half precision has: a gate near 1 leaves little beside it.
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         scores = apply_softcap(scores, cfg.attn_scores_soft_cap)
-        content = seen.pop("content").to(scores.dtype)
-        total = torch.logaddexp(content, scores.logsumexp(dim=-1))
-        mass = (scores - total[..., None]).exp().to(v.dtype)  # batch head query slot
-        keep = (content - total).exp().to(z.dtype).transpose(1, 2)[..., None]
-        bias = torch.einsum("tbhqs,tshd->tbqhd", mass.unflatten(0, (len(v), -1)), v)
+        content = seen.pop("content").to(scores.dtype).unflatten(0, (n_stack, -1))
+        mass, keep = shared_softmax(
+            content, scores, None if gates is None else gates[:, None, :, None, :].to(scores)
+        )
+        bias = torch.einsum("tbhqs,tshd->tbqhd", mass.to(v.dtype), v).flatten(0, 1)
         written(layer)
-        return keep * z + bias.flatten(0, 1)
+        return keep.to(z.dtype).flatten(0, 1).transpose(1, 2)[..., None] * z + bias
 
     return [
         (Site.Q.at(layer), read_q),
@@ -136,7 +153,10 @@ def _mixture_at(
 
 
 def prefix_hooks(
-    model: HookedTransformer, prefix: Prefix, method: Method | str = "slots"
+    model: HookedTransformer,
+    prefix: Prefix,
+    method: Method | str = "slots",
+    gates: Gates = None,
 ) -> list[Hook]:
     """Return TransformerLens forward hooks that put `prefix` into `model`.
 
@@ -148,13 +168,15 @@ def prefix_hooks(
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
         method: ``"slots"`` (pattern shows the prefix columns) or ``"mixture"``.
+        gates: see `attach`.
 
     Raises:
-        PrefixInterpError: the prefix does not fit, or one is attached already.
+        PrefixInterpError: the prefix does not fit, one is attached already, or bad gates.
     """
     check_choice("method", method, get_args(Method))
     check_free(model)
-    return _method_hooks(method)(model, prefix.keys_values(model))
+    slots = prefix.keys_values(model)
+    return _method_hooks(method)(model, slots, gates=check_gates(model, prefix.n_prefix, gates))
 
 
 def _method_hooks(method: Method | str) -> Callable[..., list[Hook]]:
@@ -163,7 +185,10 @@ def _method_hooks(method: Method | str) -> Callable[..., list[Hook]]:
 
 @contextmanager
 def attach(
-    model: HookedTransformer, prefix: Prefix, method: Method | str = "slots"
+    model: HookedTransformer,
+    prefix: Prefix,
+    method: Method | str = "slots",
+    gates: Gates = None,
 ) -> Iterator[HookedTransformer]:
     """Put `prefix` into `model` for the length of a with block, and leave nothing behind.
 
@@ -178,21 +203,27 @@ def attach(
     scores where it stands and adds the bias at `hook_z`, so that it does not follow later writes
     to `hook_q`, `hook_k`, `hook_v`, `hook_attn_scores` or `hook_pattern`.
 
+    With `gates` a head has the prefix in part, or not at all: gate c makes the slot's share of the
+    softmax ``c exp(score)``. At 0 the head is that of the masked baseline on the same input, at
+    1 that of the full prefix; the other heads keep theirs.
+
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
         method: ``"slots"`` or ``"mixture"``.
+        gates: 0 to 1, for each head or for each head and slot; None is 1 everywhere.
 
     Raises:
-        PrefixInterpError: the prefix does not fit, tokens outside the vocabulary or the
-            context, an attention mask or cache (their lengths would not cover the slots), or
-            the hooks were taken off inside the block.
+        PrefixInterpError: the prefix does not fit, gates of another shape or range, tokens
+            outside the vocabulary or the context, an attention mask or cache (their lengths would
+            not cover the slots), or the hooks were taken off inside the block.
     """
     check_choice("method", method, get_args(Method))
     check_free(model)
     slots = prefix.keys_values(model)
+    gates = check_gates(model, prefix.n_prefix, gates)
     guard = Guard(model, prefix.n_prefix, extra_rows=prefix.n_prefix if method == "slots" else 0)
-    hooks = _method_hooks(method)(model, slots, guard.written)
+    hooks = _method_hooks(method)(model, slots, guard.written, gates)
     try:
         setattr(model, ATTACHED, True)
         guard.arm()

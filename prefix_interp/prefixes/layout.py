@@ -101,6 +101,21 @@ def layout_hooks(model: HookedTransformer, n_prefix: int) -> list[Hook]:
     return [*hooks, (Site.RESID_POST.at(model.cfg.n_layers - 1), drop)]
 
 
+def answer_rows_hooks(model: HookedTransformer, n_out: int) -> list[Hook]:
+    """Return hooks that spare the last MLP all positions but the last `n_out`.
+
+    Behind them `hook_mlp_out`, `hook_resid_post` and the logits have `n_out` rows. Models without
+    a place between attention and MLP get no hooks.
+    """
+    if model.cfg.attn_only or model.cfg.parallel_attn_mlp:
+        return []
+
+    def cut(resid: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
+        return resid[:, -n_out:]
+
+    return [(Site.RESID_MID.at(model.cfg.n_layers - 1), cut)]
+
+
 def _content_positions(model: HookedTransformer, start: int, length: int) -> Tensor:
     rows = model.W_pos[start : start + length]
     if len(rows) < length:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from prefix_interp.errors import PrefixInterpError, check_positive
+from prefix_interp.errors import check_positive
+from prefix_interp.estimates import Estimate, mean_interval, wilson
 from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.baselines import Baseline, fast_baseline
 from prefix_interp.prefixes.guard import check_free
@@ -21,36 +21,6 @@ from prefix_interp.prefixes.inject import attach
 from prefix_interp.prefixes.layout import check_tokens
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.tasks import Task, get_task
-
-_Z95 = 1.959963984540054
-
-
-class Estimate(float):
-    """A measured number with its 95% interval; it computes and compares like a float."""
-
-    low: float
-    high: float
-
-    def __new__(cls, value: float, low: float, high: float) -> Estimate:
-        """Return the number `value` that remembers its interval."""
-        self = super().__new__(cls, value)
-        self.low, self.high = float(low), float(high)
-        return self
-
-    @property
-    def value(self) -> float:
-        """Return the number alone."""
-        return float(self)
-
-    def __repr__(self) -> str:
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Estimate, (self.value, self.low, self.high)
-
-    def to_dict(self) -> dict[str, float]:
-        """Return value, low and high as plain JSON values."""
-        return {"value": self.value, "low": self.low, "high": self.high}
 
 
 @dataclass(frozen=True)
@@ -81,36 +51,6 @@ class Evaluation:
             "token_accuracy": self.token_accuracy.to_dict(),
             "loss": self.loss.to_dict(),
         }
-
-
-def wilson(successes: float | int, n: int) -> Estimate:
-    """Return a proportion with its 95% Wilson score interval (Wilson 1927).
-
-    Args:
-        successes: between 0 and `n`; may be fractional.
-        n: trials, at least 1.
-
-    Raises:
-        PrefixInterpError: `n` below 1 or `successes` outside 0..n.
-    """
-    check_positive("n", n)
-    if not 0 <= successes <= n:
-        raise PrefixInterpError(f"successes={successes!r} must lie between 0 and n={n}")
-    p, z2 = successes / n, _Z95**2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    # Rounding would put the interval of 0 or n successes a hair off the end it touches.
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == n else min(1.0, centre + half)
-    return Estimate(p, low, high)
-
-
-def mean_interval(values: Float[Tensor, "n"]) -> Estimate:
-    """Return the mean of independent `values` with its 95% normal interval."""
-    x = values.double()
-    mean = float(x.mean())
-    half = _Z95 * float(x.std(unbiased=True)) / math.sqrt(len(x)) if len(x) > 1 else 0.0
-    return Estimate(mean, mean - half, mean + half)
 
 
 def as_task(task: Task | str) -> Task:

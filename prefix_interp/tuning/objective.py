@@ -11,9 +11,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots
-from prefix_interp.prefixes.layout import Hook
+from prefix_interp.prefixes.layout import Hook, answer_rows_hooks
 from prefix_interp.tasks import Batch, Task
 from prefix_interp.tuning.presets import Recipe
 
@@ -32,23 +31,12 @@ def sequence_losses(
     """
     device = model.W_E.device.type
     half = recipe.precision == "bfloat16" and (device != "cpu" or has_fast_bfloat16())
-    with model.hooks(fwd_hooks=[*hooks, *_answers_only(model, task.length)]):
+    with model.hooks(fwd_hooks=[*hooks, *answer_rows_hooks(model, task.length)]):
         with torch.autocast(device, torch.bfloat16, enabled=half):
             logits = model(batch.tokens)[:, -task.length :]
     answers = batch.answers.to(logits.device)
     losses = F.cross_entropy(logits.float().transpose(1, 2), answers, reduction="none")
     return losses.mean(dim=-1)
-
-
-def _answers_only(model: HookedTransformer, n_out: int) -> list[Hook]:
-    """Return hooks that spare the last MLP all positions whose logits no loss looks at."""
-    if model.cfg.attn_only or model.cfg.parallel_attn_mlp:
-        return []
-
-    def cut(resid: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
-        return resid[:, -n_out:]
-
-    return [(Site.RESID_MID.at(model.cfg.n_layers - 1), cut)]
 
 
 def has_fast_bfloat16() -> bool:

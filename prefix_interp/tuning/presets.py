@@ -24,6 +24,7 @@ class Recipe:
         schedule: ``"constant"``, or ``"cosine"`` after a linear warm-up of 5% of the steps.
         dropout: minGPT's, by hooks.
         precision: ``"bfloat16"`` autocasts matrix products where the machine has them.
+        init_std: a prefix starts from N(0, init_std^2); weights start as the toy was built.
     """
 
     steps: int
@@ -33,6 +34,7 @@ class Recipe:
     schedule: Schedule | str = "cosine"
     dropout: float = 0.0
     precision: Precision | str = "bfloat16"
+    init_std: float = 1.0
 
     def __post_init__(self) -> None:
         check_positive("steps", self.steps)
@@ -40,6 +42,7 @@ class Recipe:
         check_number("lr", self.lr, low_open=True)
         check_number("weight_decay", self.weight_decay)
         check_number("dropout", self.dropout, 0.0, 0.9)
+        check_number("init_std", self.init_std, low_open=True)
         check_choice("schedule", self.schedule, ("constant", "cosine"))
         check_choice("precision", self.precision, ("float32", "bfloat16"))
 

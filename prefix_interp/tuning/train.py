@@ -22,7 +22,7 @@ from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.inject import mixture_hooks
 from prefix_interp.prefixes.prefix import Parameterization, Prefix
 from prefix_interp.prefixes.support import to_keys_values
-from prefix_interp.seeds import derive_generator
+from prefix_interp.seeds import derive_generator, derive_seed
 from prefix_interp.tasks import Batch, Task
 from prefix_interp.tuning.evaluate import Evaluation, as_task, evaluate
 from prefix_interp.tuning.loop import Run, optimise
@@ -56,12 +56,19 @@ class PrefixFit:
         history: step, run, loss, lr.
         evaluation: on the task it was tuned for.
         recipe: how it was tuned.
+        start: which of the random starts it came from, 0-based.
     """
 
     prefix: Prefix
     history: pd.DataFrame
     evaluation: Evaluation
     recipe: Recipe
+    start: int = 0
+
+    @property
+    def train_loss(self) -> float:
+        """Return the mean training loss since the last but one logging point, in nats."""
+        return float(self.history["loss"].iloc[-1])
 
 
 def pretrain(
@@ -193,6 +200,7 @@ def tune_prefix(
     steps: int | None = None,
     lr: float | None = None,
     batch_size: int | None = None,
+    init_std: float | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> PrefixFit:
@@ -204,10 +212,11 @@ def tune_prefix(
         n_prefix: slots, at least 1.
         parameterization: ``"residual"`` (the paper's) or ``"kv"`` (PEFT's).
         preset: ``"paper"``, ``"fast"`` or ``"smoke"``.
-        seed: initialisation, N(0, 1), and data.
+        seed: initialisation, normal noise, and data.
         steps: instead of the preset's.
         lr: instead of the preset's.
         batch_size: instead of the preset's.
+        init_std: standard deviation of the start, instead of the preset's 1.
         checkpoint: file to save to and resume from.
         progress: show a bar.
 
@@ -226,6 +235,7 @@ def tune_prefix(
         seed=seed,
         steps=steps,
         batch_size=batch_size,
+        init_std=init_std,
         checkpoint=checkpoint,
         progress=progress,
     )[0]
@@ -242,13 +252,16 @@ def sweep_prefixes(
     seed: int = 0,
     steps: int | None = None,
     batch_size: int | None = None,
+    init_std: float | None = None,
+    restarts: int = 1,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> list[PrefixFit]:
-    """Return one tuned prefix a learning rate, trained side by side from one start.
+    """Return one tuned prefix a start and learning rate, trained side by side.
 
     The prefixes are stacked on the batch axis and see the same data; see `tune_prefix` for the
-    arguments.
+    arguments. Take the one with the lowest `train_loss`, and say how many there were: some
+    starts end in a bad optimum.
 
     Args:
         model: a supported HookedTransformer.
@@ -260,24 +273,40 @@ def sweep_prefixes(
         seed: initialisation and data.
         steps: instead of the preset's.
         batch_size: instead of the preset's.
+        init_std: standard deviation of the starts, instead of the preset's 1.
+        restarts: random starts; each is tuned at every rate.
         checkpoint: file to save to and resume from.
         progress: show a bar.
     """
     task, chosen = as_task(task), get_preset(preset)
+    check_positive("restarts", restarts)
     check_positive("n_prefix", n_prefix)
     check_choice("parameterization", parameterization, get_args(Parameterization))
     if not lrs or len(set(lrs)) != len(lrs):
         raise PrefixInterpError(f"lrs={list(lrs)!r} must hold at least one rate, all different")
-    recipes = [adjusted(chosen.prefix, steps=steps, lr=r, batch_size=batch_size) for r in lrs]
+    recipes = [
+        adjusted(chosen.prefix, steps=steps, lr=r, batch_size=batch_size, init_std=init_std)
+        for r in lrs
+    ]
     recipe = recipes[0]
     check_free(model)
     check_room(model, task)
-    start = Prefix.random(model, n_prefix, seed, parameterization)
-    runs = [_prefix_run(start, r.lr) for r in recipes]
+    starts = [
+        Prefix.random(
+            model,
+            n_prefix,
+            derive_seed(seed, "restart", i) if i else seed,
+            parameterization,
+            recipe.init_std,
+        )
+        for i in range(restarts)
+    ]
+    grid = [(i, each) for i in range(restarts) for each in recipes]
+    runs = [_prefix_run(starts[i], f"start={i} lr={r.lr:g}", r.lr) for i, r in grid]
 
     def loss(batch: Batch, step: int) -> Float[Tensor, " run"]:
         stacked = {
-            name: torch.stack([run.parameters[name] for run in runs]) for name in start.tensors
+            name: torch.stack([run.parameters[name] for run in runs]) for name in starts[0].tensors
         }
         repeated = Batch(*(x.repeat(len(runs), *[1] * (x.ndim - 1)) for x in batch))
         hooks = mixture_hooks(model, to_keys_values(model, stacked))
@@ -296,24 +325,32 @@ def sweep_prefixes(
                 "content_start": reserved_slots(model),
                 "prefix": parameterization,
                 "slots": n_prefix,
+                "starts": restarts,
             },
             checkpoint=checkpoint,
             progress=progress,
             description=f"{parameterization} prefix, {n_prefix} slots, {task.name}",
         )
     fits = []
-    for run, each in zip(runs, recipes, strict=True):
-        metadata = {"task": task.name, "preset": preset, "seed": seed, "recipe": each.to_dict()}
+    for run, (start, each) in zip(runs, grid, strict=True):
+        metadata = {
+            "task": task.name,
+            "preset": preset,
+            "seed": seed,
+            "start": start,
+            "recipe": each.to_dict(),
+        }
         tensors = {k: v.detach().clone() for k, v in run.parameters.items()}
         prefix = Prefix(parameterization, **tensors, model_id=model_id(model), metadata=metadata)
         own = history[history["run"] == run.label].reset_index(drop=True)
-        fits.append(PrefixFit(prefix, own, evaluate(model, task, prefix, seed=seed), each))
+        score = evaluate(model, task, prefix, seed=seed)
+        fits.append(PrefixFit(prefix, own, score, each, start))
     return fits
 
 
-def _prefix_run(start: Prefix, lr: float) -> Run:
+def _prefix_run(start: Prefix, label: str, lr: float) -> Run:
     parameters = {k: v.detach().clone().requires_grad_(True) for k, v in start.tensors.items()}
-    return Run(f"lr={lr:g}", parameters, lr, frozenset(parameters))
+    return Run(label, parameters, lr, frozenset(parameters))
 
 
 @contextmanager

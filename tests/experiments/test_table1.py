@@ -9,9 +9,9 @@ from prefix_interp.experiments.table1 import (
     NEW,
     OLD,
     SWEEPS,
-    norm_matched,
     table1_seed,
 )
+from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.results import committed_result
 from prefix_interp.seeds import derive_generator
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import prefix_interp as pi
-from prefix_interp.tuning.evaluate import Estimate, mean_interval, wilson
+from prefix_interp.estimates import Estimate, mean_interval, wilson
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def test_a_sweep_equals_tuning_one_by_one(fit):
         alone = pi.tune_prefix(fit.model, "add_two", 2, lr=each.recipe.lr, **options)
         # bfloat16 products of another batch shape may round differently.
         assert torch.allclose(each.prefix.keys, alone.prefix.keys, atol=2e-2)
-        assert each.history["run"].unique().tolist() == [f"lr={each.recipe.lr:g}"]
+        assert each.history["run"].unique().tolist() == [f"start=0 lr={each.recipe.lr:g}"]
 
 
 def test_frozen_restores_after_an_error(fit):

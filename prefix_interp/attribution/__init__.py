@@ -1,0 +1,1 @@
+"""What is causal: which heads, slots and MLPs a prefix acts through."""

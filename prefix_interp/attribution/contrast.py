@@ -1,0 +1,246 @@
+"""A prefix on against the same prefix off, on one batch: the pair behind every attribution.
+
+`Contrast.run` is the one engine: many interventions stacked on the batch axis, resumed from the
+layer and the position where they begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens import HookedTransformer
+
+from prefix_interp.attribution.metrics import Metric, Target, choose_metrics
+from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
+from prefix_interp.models.sites import Site
+from prefix_interp.prefixes.baselines import RunPair, run_pair
+from prefix_interp.prefixes.guard import check_free
+from prefix_interp.prefixes.inject import mixture_hooks
+from prefix_interp.prefixes.layout import Hook, answer_rows_hooks
+from prefix_interp.prefixes.prefix import Prefix
+from prefix_interp.prefixes.support import KeysValues
+from prefix_interp.tasks import Batch, Task, get_task
+
+State = Literal["on", "off"]
+Values = dict[str, Float[Tensor, "stack batch"]]
+# Sequences a pass: above it nothing gets faster on a CPU, and memory grows.
+MAX_SEQUENCES = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """One batch with a prefix and without (masked baseline), and what is measured on it.
+
+    Attributes:
+        pair: both runs, aligned on the content.
+        target: answers and the logits of both runs at the outputs.
+        metrics: what is measured, by name.
+        on: each metric with the prefix.
+        off: each metric without it.
+    """
+
+    pair: RunPair
+    target: Target
+    metrics: Mapping[str, Metric]
+    on: Mapping[str, Float[Tensor, " batch"]]
+    off: Mapping[str, Float[Tensor, " batch"]]
+
+    @property
+    def model(self) -> HookedTransformer:
+        """Return the model."""
+        return self.pair.model
+
+    @property
+    def n_out(self) -> int:
+        """Return the number of outputs; the last `n_out` positions predict them."""
+        return self.target.answers.shape[1]
+
+    @property
+    def n_batch(self) -> int:
+        """Return the number of examples."""
+        return len(self.pair.tokens)
+
+    def activation(self, state: State | str, site: Site, layer: int) -> Float[Tensor, "batch ..."]:
+        """Return an activation of one of the two runs, its positions those of the content.
+
+        The pattern is cut to the content's keys: with the prefix its rows sum to 1 - g.
+
+        Raises:
+            PrefixInterpError: the model has no such site.
+        """
+        check_choice("state", state, ("on", "off"))
+        cache, name = getattr(self.pair, state), site.at(layer)
+        if name not in cache.cache_dict:
+            raise PrefixInterpError(f"site={site.name!r} does not exist in this model")
+        found = cache[name]
+        return found[..., -self.pair.tokens.shape[1] :] if site is Site.PATTERN else found
+
+    def resume(self, pos: int) -> int:
+        """Return the position a run resumes at so that `pos` and all it acts on are computed."""
+        return pos if self.model.cfg.attention_dir == "causal" else 0
+
+    def measure(self, logits: Float[Tensor, "*stack batch n_out d_vocab"]) -> Values:
+        """Return every metric of some logits, one value an example."""
+        return {name: metric(logits, self.target) for name, metric in self.metrics.items()}
+
+    def run(
+        self,
+        base: State | str,
+        n_stack: int,
+        make_hooks: Callable[[slice], Sequence[Hook]],
+        *,
+        layer: int = 0,
+        first_pos: int = 0,
+        gates: Float[Tensor, "stack layer head slot"] | None = None,
+        bar: tqdm | None = None,
+    ) -> Values:
+        """Return the metrics of `n_stack` interventions, each on the whole batch.
+
+        Args:
+            base: the run that is intervened on.
+            n_stack: how many.
+            make_hooks: given a slice of the stack, returns its hooks. Their activations have
+                ``(slice * batch)`` rows, the stack outermost, and the positions from `first_pos`
+                on; in the last layer, from `Site.MLP_OUT` on, only those of the outputs.
+                Hooks up to `Site.V` come before the prefix is mixed in, the others after.
+            layer: where the interventions begin: earlier layers are taken from the base run.
+            first_pos: where they begin within the content (see `resume`); earlier positions are
+                taken from the base run too.
+            gates: of the prefix, an intervention each. With ``base="off"`` they bring the prefix
+                into that run; they must be 0 in the layers before `layer`, which do not run.
+            bar: moved on by the number of interventions done.
+        """
+        check_choice("base", base, ("on", "off"))
+        first_pos = self.resume(first_pos)
+        size = max(1, MAX_SEQUENCES // self.n_batch)
+        parts: list[Values] = []
+        check_free(self.model)
+        with torch.no_grad():
+            for start in range(0, n_stack, size):
+                part = slice(start, min(start + size, n_stack))
+                own = None if gates is None else gates[part]
+                logits = self._logits(base, part, make_hooks, layer, first_pos, own)
+                parts.append(self.measure(logits))
+                if bar is not None:
+                    bar.update(part.stop - part.start)
+        return {name: torch.cat([p[name] for p in parts]) for name in self.metrics}
+
+    def _logits(
+        self,
+        base: State | str,
+        part: slice,
+        make_hooks: Callable[[slice], Sequence[Hook]],
+        layer: int,
+        first_pos: int,
+        gates: Float[Tensor, "stack layer head slot"] | None,
+    ) -> Float[Tensor, "stack batch n_out d_vocab"]:
+        n = part.stop - part.start
+        resid = self.activation(base, Site.RESID_PRE, layer)
+        n_late = min(self.n_out, resid.shape[1] - first_pos)
+        # Patches of queries, keys and values come before the mixture, which reads them; patches
+        # of its output come after. One list would put them all on one side.
+        early, late = [], []
+        for hook in make_hooks(part):
+            (early if hook[0].endswith(_READ_BY_MIXTURE) else late).append(hook)
+        hooks = [
+            *early,
+            *self._slots(base, n, layer, first_pos, gates),
+            *late,
+            *answer_rows_hooks(self.model, n_late),
+        ]
+        rows = resid[:, first_pos:].repeat(n, 1, 1)
+        with self.model.hooks(fwd_hooks=hooks):
+            logits = self.model(rows, start_at_layer=layer)[:, -n_late:].unflatten(0, (n, -1))
+        known = self.target.logits_on if base == "on" else self.target.logits_off
+        known = known[:, : self.n_out - n_late].expand(n, -1, -1, -1)
+        return torch.cat([known, logits], dim=2)
+
+    def _slots(
+        self,
+        base: State | str,
+        n_stack: int,
+        first_layer: int,
+        first_pos: int,
+        gates: Float[Tensor, "stack layer head slot"] | None,
+    ) -> list[Hook]:
+        """Return hooks by which the rows that run see the prefix and the positions before them."""
+        with_prefix = base == "on" or gates is not None
+        if not with_prefix and first_pos == 0:
+            return []
+        slots = self.pair.prefix.keys_values(self.model) if with_prefix else None
+        found: KeysValues = []
+        for layer in range(self.model.cfg.n_layers):
+            parts = []
+            for which, site in enumerate((Site.K, Site.V)):
+                own = [] if slots is None else [slots[layer][which][None]]
+                if first_pos:
+                    seen = self.activation(base, site, layer)[:, :first_pos]
+                    own = [x.expand(len(seen), -1, -1, -1) for x in own] + [seen]
+                both = torch.cat(own, dim=1)
+                parts.append(both.repeat(n_stack, 1, 1, 1) if len(both) > 1 else both)
+            found.append((parts[0], parts[1]))
+        if gates is not None and first_pos:
+            content = gates.new_ones(*gates.shape[:-1], first_pos)
+            gates = torch.cat([gates, content], dim=-1).repeat_interleave(self.n_batch, dim=0)
+        hooks = mixture_hooks(self.model, found, gates=gates)
+        skipped = {Site.POS_EMBED.at()} | {
+            site.at(i) for i in range(first_layer) for site in (Site.Q, Site.ATTN_SCORES, Site.Z)
+        }
+        return [hook for hook in hooks if hook[0] not in skipped]
+
+
+_READ_BY_MIXTURE = tuple(
+    site.value.rsplit("}", 1)[-1] for site in (Site.RESID_PRE, Site.Q, Site.K, Site.V)
+)
+
+
+def contrast(
+    model: HookedTransformer,
+    prefix: Prefix,
+    task: Task | Batch | str,
+    *,
+    n: int = 64,
+    seed: int = 0,
+    metrics: Iterable[str] | Mapping[str, Metric] = ("log_prob",),
+) -> Contrast:
+    """Return the runs with `prefix` and without on a batch of unseen inputs, and their metrics.
+
+    "Without" is the masked baseline: the one against which eq. 6 and 7 are exact, and the only one
+    in which the prefix can be dropped at a single head.
+
+    Args:
+        model: a supported HookedTransformer.
+        prefix: a prefix that fits it.
+        task: gives tokens and answers; a name, a task (its test split), or a batch of your own.
+        n: examples; of a batch all are taken.
+        seed: chooses the examples.
+        metrics: names in `METRICS`, or functions by name.
+
+    Raises:
+        PrefixInterpError: prefix and model do not fit, unknown names, tokens outside vocabulary
+            or context, or half precision.
+    """
+    chosen = choose_metrics(metrics)
+    if not isinstance(task, Batch):
+        check_positive("n", n)
+        task = get_task(task) if isinstance(task, str) else task
+        task = task.sample(n, split="test", seed=seed)
+    if model.W_E.dtype not in (torch.float32, torch.float64):
+        raise PrefixInterpError(
+            f"model is {model.W_E.dtype}, too coarse to compare runs; convert it with "
+            "to_dtype(model, torch.float32)"
+        )
+    device = model.W_E.device
+    answers = task.answers.to(device)
+    pair = run_pair(model, prefix, task.tokens.to(device))
+    n_out = answers.shape[1]
+    target = Target(answers, pair.logits_on[:, -n_out:], pair.logits_off[:, -n_out:])
+    on = {name: metric(target.logits_on, target) for name, metric in chosen.items()}
+    off = {name: metric(target.logits_off, target) for name, metric in chosen.items()}
+    return Contrast(pair, target, chosen, on, off)

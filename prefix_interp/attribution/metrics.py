@@ -1,0 +1,109 @@
+"""How well a run answers, one number an example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from prefix_interp.errors import PrefixInterpError, check_choice
+
+Logits = Float[Tensor, "*stack batch n_out d_vocab"]
+
+
+class Target(NamedTuple):
+    """What a run is held against.
+
+    Attributes:
+        answers: the right outputs.
+        logits_on: at the outputs, with the prefix.
+        logits_off: at the outputs, without it (masked baseline).
+    """
+
+    answers: Int[Tensor, "batch n_out"]
+    logits_on: Float[Tensor, "batch n_out d_vocab"]
+    logits_off: Float[Tensor, "batch n_out d_vocab"]
+
+
+Metric = Callable[[Logits, Target], Float[Tensor, "*stack batch"]]
+
+
+def answer_log_prob(logits: Logits, target: Target) -> Float[Tensor, "*stack batch"]:
+    """Return the log-probability of the right answer in nats, mean over outputs; at most 0."""
+    return _at(logits.log_softmax(dim=-1), target.answers).mean(dim=-1)
+
+
+def logit_difference(logits: Logits, target: Target) -> Float[Tensor, "*stack batch"]:
+    """Return the logit of the right answer minus that of a foil, mean over outputs.
+
+    The foil is the token that the run without prefix rates highest among the wrong ones. It is
+    the same in every intervention, so that the metric is linear in the logits.
+    """
+    off, answers = target.logits_off, target.answers
+    foils = off.scatter(-1, answers[..., None], -torch.inf).argmax(dim=-1)
+    return (_at(logits, answers) - _at(logits, foils)).mean(dim=-1)
+
+
+def kl_to_prefixed(logits: Logits, target: Target) -> Float[Tensor, "*stack batch"]:
+    """Return KL(with prefix || run) in nats, mean over outputs; 0 for the prefixed run itself."""
+    wanted = target.logits_on.log_softmax(dim=-1)
+    return (wanted.exp() * (wanted - logits.log_softmax(dim=-1))).sum(dim=-1).mean(dim=-1)
+
+
+def exact_match(logits: Logits, target: Target) -> Float[Tensor, "*stack batch"]:
+    """Return 1 where every output is right under teacher forcing, else 0."""
+    return (logits.argmax(dim=-1) == target.answers).all(dim=-1).to(logits.dtype)
+
+
+METRICS: dict[str, Metric] = {
+    "log_prob": answer_log_prob,
+    "logit_difference": logit_difference,
+    "kl": kl_to_prefixed,
+    "exact_match": exact_match,
+}
+
+
+def choose_metrics(chosen: Iterable[str] | Mapping[str, Metric]) -> dict[str, Metric]:
+    """Return metrics by name.
+
+    Args:
+        chosen: names in `METRICS`, or metrics of your own by name.
+
+    Raises:
+        PrefixInterpError: an unknown name, or none at all.
+    """
+    if isinstance(chosen, str):
+        chosen = (chosen,)
+    if isinstance(chosen, Mapping):
+        found = dict(chosen)
+    else:
+        for name in (chosen := tuple(chosen)):
+            check_choice("metrics", name, METRICS)
+        found = {name: METRICS[name] for name in chosen}
+    if not found:
+        raise PrefixInterpError(f"metrics=() is empty; name one of {', '.join(METRICS)}")
+    return found
+
+
+def recovered(
+    value: Float[Tensor, "*grid"], off: Float[Tensor, "*off"], on: Float[Tensor, "*on"]
+) -> Float[Tensor, "*grid"]:
+    """Return (value - off) / (on - off): 0 as without the prefix, 1 as with it.
+
+    Give means over examples: single examples on which the prefix changes nothing divide by 0,
+    and come out as infinity or NaN.
+
+    Args:
+        value: of the intervened run.
+        off: of the run without prefix.
+        on: of the run with it.
+    """
+    return (value - off) / (on - off)
+
+
+def _at(x: Logits, tokens: Int[Tensor, "batch n_out"]) -> Float[Tensor, "*stack batch n_out"]:
+    index = tokens[..., None].expand(*x.shape[:-1], 1)
+    return x.gather(-1, index).squeeze(-1)

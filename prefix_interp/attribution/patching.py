@@ -1,0 +1,294 @@
+"""Activation patching between a run with the prefix and one without, stacked and resumed.
+
+*Denoise* puts an activation of the prefixed run into the plain one: is it enough? *Noise* puts
+one of the plain run into the prefixed one: is it needed? (Heimersheim and Nanda 2024.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens import HookedTransformer
+
+from prefix_interp.attribution.contrast import Contrast, Values, contrast
+from prefix_interp.attribution.grid import Direction, PatchGrid
+from prefix_interp.attribution.metrics import Metric
+from prefix_interp.errors import check_choice
+from prefix_interp.models.sites import Site
+from prefix_interp.prefixes.layout import Hook
+from prefix_interp.prefixes.prefix import Prefix
+from prefix_interp.tasks import Batch, Task
+
+HeadSite = Literal["z", "q", "k", "v", "pattern"]
+HEAD_SITES = {
+    "z": Site.Z, "q": Site.Q, "k": Site.K, "v": Site.V, "pattern": Site.PATTERN,
+}  # fmt: skip
+STREAM_SITES = {
+    "resid_pre": Site.RESID_PRE, "attn_out": Site.ATTN_OUT, "resid_mid": Site.RESID_MID,
+    "mlp_out": Site.MLP_OUT, "resid_post": Site.RESID_POST,
+}  # fmt: skip
+SLOT_AXES = (("layer", "head", "slot"), ("layer", "head"), ("layer", "slot"), ("layer",))
+Metrics = Iterable[str] | Mapping[str, Metric]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One patch: an activation of one layer, at one head and position or at all."""
+
+    site: Site
+    layer: int
+    head: int | None = None
+    pos: int | None = None
+
+
+def patch_heads(
+    model: HookedTransformer,
+    prefix: Prefix,
+    task: Task | Batch | str,
+    *,
+    direction: Direction | str = "denoise",
+    site: HeadSite | str = "z",
+    by_position: bool = False,
+    n: int = 64,
+    seed: int = 0,
+    metrics: Metrics = ("log_prob",),
+    progress: bool = True,
+) -> PatchGrid:
+    """Return the effect of patching each head, and each position if asked.
+
+    The site says what of the head: its output ``"z"``, its queries, keys or values of the content,
+    or its attention ``"pattern"``. A pattern has the slots' columns too: put into a run without
+    prefix they meet values of 0, which leaves (1 - g) t, the gate without the bias.
+
+    Args:
+        model: a supported HookedTransformer.
+        prefix: a prefix that fits it.
+        task: a task, its name, or a batch of your own.
+        direction: ``"denoise"`` or ``"noise"``.
+        site: ``"z"``, ``"q"``, ``"k"``, ``"v"`` or ``"pattern"``; keys and values have an entry a
+            key-value head.
+        by_position: patch each content position alone.
+        n: examples.
+        seed: chooses the examples.
+        metrics: names in `METRICS`, or functions by name; all come from one sweep.
+        progress: show a bar.
+
+    Raises:
+        PrefixInterpError: as `contrast`, or an unknown direction or site.
+    """
+    check_choice("site", site, HEAD_SITES)
+    check_choice("direction", direction, ("denoise", "noise"))
+    pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metrics)
+    place = HEAD_SITES[site]
+    n_heads = model.cfg.n_heads
+    if place in (Site.K, Site.V):
+        n_heads = pair.activation("on", place, 0).shape[2]
+    positions = range(pair.pair.tokens.shape[1]) if by_position else [None]
+    cells = [
+        Cell(place, layer, head, pos)
+        for layer in range(model.cfg.n_layers)
+        for head in range(n_heads)
+        for pos in positions
+    ]
+    axes = ("layer", "head", "pos") if by_position else ("layer", "head")
+    shape = [model.cfg.n_layers, n_heads] + [len(positions)] * by_position
+    values = patch_cells(pair, cells, direction, progress)
+    return _grid(pair, direction, f"{site} of a head", axes, shape, values)
+
+
+def patch_sites(
+    model: HookedTransformer,
+    prefix: Prefix,
+    task: Task | Batch | str,
+    *,
+    direction: Direction | str = "denoise",
+    sites: Sequence[str] | None = None,
+    by_position: bool = True,
+    n: int = 64,
+    seed: int = 0,
+    metrics: Metrics = ("log_prob",),
+    progress: bool = True,
+) -> PatchGrid:
+    """Return the effect of patching the residual stream, or what a layer writes into it.
+
+    Args:
+        model: a supported HookedTransformer.
+        prefix: a prefix that fits it.
+        task: a task, its name, or a batch of your own.
+        direction: ``"denoise"`` or ``"noise"``.
+        sites: of ``"resid_pre"``, ``"attn_out"``, ``"resid_mid"``, ``"mlp_out"``,
+            ``"resid_post"``; None for all that the model has.
+        by_position: patch each content position alone.
+        n: examples.
+        seed: chooses the examples.
+        metrics: names in `METRICS`, or functions by name; all come from one sweep.
+        progress: show a bar.
+
+    Raises:
+        PrefixInterpError: as `contrast`, or a site that the model lacks.
+    """
+    check_choice("direction", direction, ("denoise", "noise"))
+    for name in sites or ():
+        check_choice("sites", name, STREAM_SITES)
+    pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metrics)
+    if sites is None:
+        cache = pair.pair.on.cache_dict
+        sites = [name for name, place in STREAM_SITES.items() if place.at(0) in cache]
+    positions = range(pair.pair.tokens.shape[1]) if by_position else [None]
+    cells = [
+        Cell(STREAM_SITES[name], layer, None, pos)
+        for name in sites
+        for layer in range(model.cfg.n_layers)
+        for pos in positions
+    ]
+    axes = ("site", "layer", "pos") if by_position else ("site", "layer")
+    shape = [len(sites), model.cfg.n_layers] + [len(positions)] * by_position
+    values = patch_cells(pair, cells, direction, progress)
+    grid = _grid(pair, direction, "residual stream", axes, shape, values)
+    return replace(grid, labels={"site": tuple(sites)})
+
+
+def patch_slots(
+    model: HookedTransformer,
+    prefix: Prefix,
+    task: Task | Batch | str,
+    *,
+    direction: Direction | str = "denoise",
+    axes: tuple[str, ...] = ("layer", "head", "slot"),
+    n: int = 64,
+    seed: int = 0,
+    metrics: Metrics = ("log_prob",),
+    progress: bool = True,
+) -> PatchGrid:
+    """Return the effect of keeping, or dropping, the prefix at single heads and slots.
+
+    The intervention that only prefixes allow: the slot's attention mass is gated, and the head
+    computes on what it is given. *Denoise* keeps the prefix there alone and drops it everywhere
+    else; *noise* drops it there alone.
+
+    Args:
+        model: a supported HookedTransformer.
+        prefix: a prefix that fits it.
+        task: a task, its name, or a batch of your own.
+        direction: ``"denoise"`` or ``"noise"``.
+        axes: ``("layer", "head", "slot")``; without ``"slot"`` all slots of a head together,
+            without ``"head"`` a slot in all heads of a layer.
+        n: examples.
+        seed: chooses the examples.
+        metrics: names in `METRICS`, or functions by name; all come from one sweep.
+        progress: show a bar.
+
+    Raises:
+        PrefixInterpError: as `contrast`, or unknown axes.
+    """
+    check_choice("direction", direction, ("denoise", "noise"))
+    check_choice("axes", axes, SLOT_AXES)
+    pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metrics)
+    sizes = {"layer": model.cfg.n_layers, "head": model.cfg.n_heads, "slot": prefix.n_prefix}
+    shape = [sizes[axis] for axis in axes]
+    n_cells = torch.Size(shape).numel()
+    ones = torch.eye(n_cells).reshape(n_cells, *shape).to(model.W_E)
+    for i, axis in enumerate(sizes, start=1):
+        if axis not in axes:
+            ones = ones.unsqueeze(i).repeat_interleave(sizes[axis], dim=i)
+    base = "off" if direction == "denoise" else "on"
+    gates = ones if direction == "denoise" else 1 - ones
+    a_layer = n_cells // model.cfg.n_layers
+    parts: list[Values] = []
+    with tqdm(total=n_cells, desc=f"patching slots, {direction}", disable=not progress) as bar:
+        for layer in range(model.cfg.n_layers):
+            own = gates[layer * a_layer : (layer + 1) * a_layer]
+            parts.append(pair.run(base, a_layer, lambda _: [], layer=layer, gates=own, bar=bar))
+    values = {name: torch.cat([p[name] for p in parts]) for name in pair.metrics}
+    return _grid(pair, direction, "prefix mass", axes, shape, values)
+
+
+def patch_cells(
+    pair: Contrast, cells: Sequence[Cell], direction: Direction | str, progress: bool = True
+) -> Values:
+    """Return the metrics of patches, each done alone, in the order of `cells`.
+
+    Patches of one layer and position share a stack, which starts at that layer and position.
+
+    Args:
+        pair: from `contrast`.
+        cells: what to patch.
+        direction: ``"denoise"`` or ``"noise"``.
+        progress: show a bar.
+    """
+    base, donor = ("off", "on") if direction == "denoise" else ("on", "off")
+    groups: dict[tuple[int, int | None], list[int]] = {}
+    for i, cell in enumerate(cells):
+        groups.setdefault((cell.layer, cell.pos), []).append(i)
+    order = [i for group in groups.values() for i in group]
+    parts: list[Values] = []
+    with tqdm(total=len(cells), desc=f"patching, {direction}", disable=not progress) as bar:
+        for (layer, pos), group in groups.items():
+            own = [cells[i] for i in group]
+
+            def make(part: slice, own: list[Cell] = own) -> list[Hook]:
+                return _patch_hooks(pair, own[part], base, donor)
+
+            parts.append(pair.run(base, len(own), make, layer=layer, first_pos=pos or 0, bar=bar))
+    back = torch.tensor(order).argsort()
+    return {name: torch.cat([p[name] for p in parts])[back] for name in pair.metrics}
+
+
+def _patch_hooks(pair: Contrast, cells: Sequence[Cell], base: str, donor: str) -> list[Hook]:
+    """Return a hook a site that writes the donor's activation into that cell's block."""
+    hooks: list[Hook] = []
+    for site in dict.fromkeys(cell.site for cell in cells):
+        rows = [i for i, cell in enumerate(cells) if cell.site is site]
+        layer, pos = cells[rows[0]].layer, cells[rows[0]].pos
+        if site is Site.PATTERN:
+            given, place = _mixed_values(pair, layer, base, donor), Site.Z
+        else:
+            given, place = pair.activation(donor, site, layer), site
+        heads = [h for i in rows if (h := cells[i].head) is not None]
+        hooks.append((place.at(layer), _writer(given, len(cells), rows, heads, pos)))
+    return hooks
+
+
+def _writer(given: Tensor, n_stack: int, stack: list[int], heads: list[int], pos: int | None):
+    def write(x: Float[Tensor, "stacked pos *rest"], hook: object) -> Tensor:
+        before = given.shape[1] - x.shape[1]  # rows that did not run
+        if pos is not None and pos < before:
+            return x  # a position that no output reads any more
+        here = slice(None) if pos is None else slice(pos - before, pos - before + 1)
+        new = given[:, before:][:, here].to(x)
+        x = x.unflatten(0, (n_stack, -1)).clone()
+        if heads:
+            x[stack, :, here, heads] = new[:, :, heads].permute(2, 0, 1, 3)
+        else:
+            x[stack, :, here] = new
+        return x.flatten(0, 1)
+
+    return write
+
+
+def _mixed_values(pair: Contrast, layer: int, base: str, donor: str) -> Tensor:
+    """Return the donor's attention over the content applied to the base run's values."""
+    pattern = pair.activation(donor, Site.PATTERN, layer)
+    values = pair.activation(base, Site.V, layer)
+    if pair.model.cfg.clip_qkv is not None:  # the model clips behind hook_v
+        values = values.clamp(-pair.model.cfg.clip_qkv, pair.model.cfg.clip_qkv)
+    values = values.repeat_interleave(pattern.shape[1] // values.shape[2], dim=2)
+    return torch.einsum("bhqk,bkhd->bqhd", pattern, values)
+
+
+def _grid(
+    pair: Contrast,
+    direction: Direction | str,
+    what: str,
+    axes: tuple[str, ...],
+    shape: Sequence[int],
+    values: Values,
+) -> PatchGrid:
+    shaped = {name: v.unflatten(0, tuple(shape)) for name, v in values.items()}
+    return PatchGrid(direction, what, axes, shaped, pair.on, pair.off)

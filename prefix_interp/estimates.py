@@ -1,0 +1,145 @@
+"""Numbers with their intervals: proportions, means over examples, means over seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prefix_interp.errors import PrefixInterpError, check_number, check_positive
+from prefix_interp.seeds import derive_generator
+
+_Z95 = 1.959963984540054
+# Two-sided 95% quantiles of Student's t for 1 to 10 degrees of freedom.
+_T95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+
+
+class Estimate(float):
+    """A measured number with its 95% interval; it computes and compares like a float."""
+
+    low: float
+    high: float
+
+    def __new__(cls, value: float, low: float, high: float) -> Estimate:
+        """Return the number `value` that remembers its interval."""
+        self = super().__new__(cls, value)
+        self.low, self.high = float(low), float(high)
+        return self
+
+    @property
+    def value(self) -> float:
+        """Return the number alone."""
+        return float(self)
+
+    def __repr__(self) -> str:
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Estimate, (self.value, self.low, self.high)
+
+    def to_dict(self) -> dict[str, float]:
+        """Return value, low and high as plain JSON values."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+def wilson(successes: float | int, n: int) -> Estimate:
+    """Return a proportion with its 95% Wilson score interval (Wilson 1927).
+
+    Args:
+        successes: between 0 and `n`; may be fractional.
+        n: trials, at least 1.
+
+    Raises:
+        PrefixInterpError: `n` below 1 or `successes` outside 0..n.
+    """
+    check_positive("n", n)
+    if not 0 <= successes <= n:
+        raise PrefixInterpError(f"successes={successes!r} must lie between 0 and n={n}")
+    p, z2 = successes / n, _Z95**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    # Rounding would put the interval of 0 or n successes a hair off the end it touches.
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return Estimate(p, low, high)
+
+
+def mean_interval(values: Float[Tensor, "n"]) -> Estimate:
+    """Return the mean of independent `values` with its 95% normal interval."""
+    x = values.double()
+    mean = float(x.mean())
+    half = _Z95 * float(x.std(unbiased=True)) / math.sqrt(len(x)) if len(x) > 1 else 0.0
+    return Estimate(mean, mean - half, mean + half)
+
+
+def bootstrap_interval(
+    values: Float[Tensor, "*grid example"], *, level: float = 0.95, resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[Float[Tensor, "*grid"], Float[Tensor, "*grid"]]:  # fmt: skip
+    """Return the lower and upper end of a percentile bootstrap interval of each mean.
+
+    All means are resampled with the same draws, so that their differences are too (Efron and
+    Tibshirani 1993, chapter 13).
+
+    Args:
+        values: independent examples along the last axis, at least 2.
+        level: share of resamples between the ends, 0 to 1.
+        resamples: bootstrap samples.
+        seed: decides the draws.
+
+    Raises:
+        PrefixInterpError: fewer than 2 examples, or a level outside 0..1.
+    """
+    n = values.shape[-1]
+    if n < 2:
+        raise PrefixInterpError(f"values have {n} example; a bootstrap needs at least 2")
+    check_number("level", level, 0.0, 1.0, low_open=True)
+    check_positive("resamples", resamples)
+    rng = derive_generator(seed, "bootstrap", n)
+    drawn = torch.randint(n, (resamples, n), generator=rng)
+    counts = torch.zeros(resamples, n, dtype=torch.float64)
+    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+    means = values.detach().cpu().double() @ counts.T / n
+    tail = (1 - level) / 2
+    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=-1)
+    return low, high
+
+
+def t_quantile(degrees: int) -> float:
+    """Return the two-sided 95% quantile of Student's t.
+
+    Exact to four digits: a table up to 10 degrees of freedom, beyond it the expansion of Fisher
+    and Cornish in 1 / degrees.
+    """
+    if degrees <= len(_T95):
+        return _T95[degrees - 1]
+    z = _Z95
+    first = (z**3 + z) / 4 / degrees
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96 / degrees**2
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384 / degrees**3
+    return z + first + second + third
+
+
+def seed_interval(
+    values: Sequence[float], low: float = -math.inf, high: float = math.inf
+) -> Estimate:
+    """Return the mean over seeds with its 95% t interval, cut off at what is possible.
+
+    Seeds that all agree give an interval of no width: it speaks of the spread between seeds, not
+    of the finite test set of each. A single seed gives no interval, said as one of no width.
+
+    Args:
+        values: one a seed.
+        low: smallest possible value, e.g. 0 for a share.
+        high: largest possible value.
+    """
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return Estimate(mean, mean, mean)
+    half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return Estimate(mean, max(low, mean - half), min(high, mean + half))
