@@ -26,11 +26,15 @@ check: install  ## lint and types
 notebooks: install  ## write the .ipynb files anew from their .py sources
 	$(BIN)/jupytext --to ipynb notebooks/*.py
 
-readme: install  ## write the README's output and Table 1 anew
+readme: install  ## write the README's output and tables anew
 	$(BIN)/python docs/update_readme.py
 
-reproduce: install  ## Table 1 again, ten seeds, and the zoo from its first (half an hour)
+reproduce: install  ## every fast result again, and the zoo from the first seeds (about three hours)
 	$(BIN)/prefix-interp reproduce table1 --preset fast --zoo prefix_interp/models/trained
+	$(BIN)/prefix-interp reproduce table2 --preset fast --zoo prefix_interp/models/trained
+	$(BIN)/prefix-interp reproduce heads --preset fast
+	$(BIN)/prefix-interp reproduce subspaces --preset fast
+	$(BIN)/prefix-interp reproduce long-prefixes --preset fast --seeds 3
 
 clean:
 	rm -rf .venv report work

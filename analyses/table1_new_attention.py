@@ -10,12 +10,9 @@ learning rates. Writes results/table1-PRESET.json and a figure of the sweep.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from prefix_interp.cli import main as command_line
+from prefix_interp.cli import reproduce
 from prefix_interp.experiments.summary import table1_rows
 from prefix_interp.experiments.table1 import NEW, OLD
 from prefix_interp.results import Result
@@ -24,21 +21,7 @@ from prefix_interp.views.plots import sweep_figure
 
 def main(argv: Sequence[str] | None = None) -> Result:
     """Run Table 1, print it, and return the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="fast")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--work", type=Path)
-    arguments = parser.parse_args(argv)
-
-    command = ["reproduce", "table1", "--preset", arguments.preset, "--out", str(arguments.out)]
-    command += ["--seeds", str(arguments.seeds)]
-    command += ["--work", str(arguments.work)] if arguments.work else []
-    code = command_line(command)
-    if code:
-        sys.exit(code)
-
-    result = Result.load(arguments.out / f"table1-{arguments.preset}.json")
+    result, stem = reproduce("table1", argv, __doc__)
     for row in table1_rows(result):
         scores = "  ".join(
             f"{task} {row[task]['exact_match']['mean']:.3f} "
@@ -47,8 +30,7 @@ def main(argv: Sequence[str] | None = None) -> Result:
         )
         kind = f"{row['parameterization']} {row['n_prefix']}" if row["n_prefix"] else ""
         print(f"{row['method']:20s} {kind:12s} {scores}  loss {row[NEW]['loss']['mean']:.2f}")
-    figure = sweep_figure(result)
-    figure.savefig(arguments.out / f"table1-{arguments.preset}.png", dpi=150)
+    sweep_figure(result).savefig(stem.with_suffix(".png"), dpi=150)
     return result
 
 

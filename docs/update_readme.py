@@ -1,4 +1,4 @@
-"""Write the README's output block and Table 1 anew: `make readme`."""
+"""Write the README's output block and its tables anew: `make readme`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 from prefix_interp.experiments.summary import table1_rows
 from prefix_interp.experiments.table1 import NEW, OLD
+from prefix_interp.experiments.table2_summary import table2_rows
 from prefix_interp.results import committed_result
+from prefix_interp.tasks import FOUR_SKILLS
 
 README = Path(__file__).parent.parent / "README.md"
 PRESETS = ("fast", "paper")
@@ -59,8 +61,26 @@ def table1() -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def table2() -> str:
+    """Return Table 2 in Markdown: ours, the paper's number in brackets, without controls."""
+    result = committed_result("table2", "fast")
+    lines = [["", *(t.replace("_", " ") for t in FOUR_SKILLS)], ["---"] * (1 + len(FOUR_SKILLS))]
+    for row in table2_rows(result):
+        if row["method"] not in ("pretrained", "prefix") or row["init_std"] == 1.0:
+            continue
+        name = row["method"]
+        if row["tuned_on"]:
+            name = f"{row['parameterization']} prefix, {row['tuned_on'].replace('_', ' ')}"
+        cells = []
+        for task in FOUR_SKILLS:
+            paper = row["paper"] and row["paper"][task]
+            cells.append(percent(row, task) + (f" ({paper[0]} ± {paper[1]})" if paper else ""))
+        lines.append([name, *cells])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def main() -> None:
-    """Replace both blocks in place."""
+    """Replace all blocks in place."""
     text = README.read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?)```", text, re.S)
     assert code, "the README lost its example"
@@ -68,6 +88,8 @@ def main() -> None:
     text = re.sub(r"```text\n.*?```", lambda _: output, text, flags=re.S)
     table = "<!-- table 1 -->\n" + table1() + "\n<!-- end -->"
     text = re.sub(r"<!-- table 1 -->.*?<!-- end -->", lambda _: table, text, flags=re.S)
+    table = "<!-- table 2 -->\n" + table2() + "\n<!-- end 2 -->"
+    text = re.sub(r"<!-- table 2 -->.*?<!-- end 2 -->", lambda _: table, text, flags=re.S)
     README.write_text(text, encoding="utf-8")
 
 

@@ -5,6 +5,20 @@ The names below are the whole public surface; importing them loads no plotting l
 
 from importlib.metadata import version as _version
 
+from prefix_interp.attribution.circuit import Circuit as Circuit
+from prefix_interp.attribution.circuit_search import find_circuit as find_circuit
+from prefix_interp.attribution.contrast import Contrast as Contrast
+from prefix_interp.attribution.contrast import contrast as contrast
+from prefix_interp.attribution.elicitation import Elicitation as Elicitation
+from prefix_interp.attribution.elicitation import head_elicitation as head_elicitation
+from prefix_interp.attribution.elicitation import measure_elicitation as measure_elicitation
+from prefix_interp.attribution.gradients import agreement as agreement
+from prefix_interp.attribution.gradients import attribution_patch as attribution_patch
+from prefix_interp.attribution.gradients import integrated_gradients as integrated_gradients
+from prefix_interp.attribution.grid import PatchGrid as PatchGrid
+from prefix_interp.attribution.patching import patch_heads as patch_heads
+from prefix_interp.attribution.patching import patch_sites as patch_sites
+from prefix_interp.attribution.patching import patch_slots as patch_slots
 from prefix_interp.errors import PrefixInterpError as PrefixInterpError
 from prefix_interp.models.sites import Site as Site
 from prefix_interp.models.toy import ToyConfig as ToyConfig

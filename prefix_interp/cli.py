@@ -14,6 +14,9 @@ from transformer_lens import HookedTransformer
 from prefix_interp import __version__
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.experiments import table1, table2
+from prefix_interp.experiments.heads import heads
+from prefix_interp.experiments.long_prefixes import long_prefixes
+from prefix_interp.experiments.subspaces import subspaces
 from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.prefix import Prefix, load_prefixes
@@ -25,7 +28,14 @@ from prefix_interp.tuning.evaluate import evaluate
 from prefix_interp.tuning.presets import get_preset
 from prefix_interp.tuning.train import tune_prefix
 
-EXPERIMENTS: dict[str, Callable[..., Result]] = {"table1": table1.table1, "table2": table2.table2}
+EXPERIMENTS: dict[str, Callable[..., Result]] = {
+    "table1": table1.table1,
+    "table2": table2.table2,
+    "heads": heads,
+    "subspaces": subspaces,
+    "long-prefixes": long_prefixes,
+}
+# Experiments whose trained models can go into a zoo; the others measure those of table2.
 EXPORTS = {"table1": table1.export_zoo, "table2": table2.export_zoo}
 
 
@@ -74,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--seeds", type=int, default=10, help="how many, from --seed on (10)")
     again.add_argument("--jobs", type=int, help="processes (one a core)")
     again.add_argument("--work", type=Path, help="checkpoints to resume from (work/NAME-PRESET)")
+    again.add_argument(
+        "--table2-work", type=Path, help="models to measure (work/table2-PRESET); not for tables"
+    )
     again.add_argument("--zoo", type=Path, help="also write the first seed's models here")
 
     tune = command("tune", _tune, "tune a prefix for a toy", "prefix")
@@ -131,21 +144,58 @@ def _report(arguments: argparse.Namespace) -> None:
 def _reproduce(arguments: argparse.Namespace) -> None:
     check_choice("name", arguments.name, EXPERIMENTS)
     get_preset(arguments.preset)
+    if arguments.zoo is not None:
+        check_choice("--zoo with name", arguments.name, EXPORTS)
     stem = f"{arguments.name}-{arguments.preset}"
     work = arguments.work or Path("work") / stem
     for folder in (work, arguments.zoo or work):
         check_writable(folder)
+    models: dict[str, Any] = {}
+    if arguments.table2_work is not None:
+        check_choice("--table2-work with name", arguments.name, set(EXPERIMENTS) - set(EXPORTS))
+        models = {"table2_work": arguments.table2_work}
     result = EXPERIMENTS[arguments.name](
         arguments.preset,
         range(arguments.seed, arguments.seed + arguments.seeds),
         work=work,
         n_jobs=arguments.jobs,
         progress=not arguments.quiet,
+        **models,
     )
     print(result.save(arguments.out / f"{stem}.json"))
     if arguments.zoo is not None:
         for folder in EXPORTS[arguments.name](work, arguments.zoo, arguments.seed):
             print(folder)
+
+
+def reproduce(
+    name: str, argv: Sequence[str] | None, description: str | None
+) -> tuple[Result, Path]:
+    """Run one experiment for a script with a command line of its own; return result and stem.
+
+    The script takes ``--preset``, ``--seeds``, ``--out``, ``--work`` and ``--table2-work`` as
+    `prefix-interp reproduce` does, and leaves with its code on bad input.
+
+    Args:
+        name: of the experiment.
+        argv: the script's arguments; None for those of the process.
+        description: what ``--help`` says.
+    """
+    parser = _Parser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--preset", default="fast")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--work", type=Path)
+    parser.add_argument("--table2-work", type=Path)
+    arguments = parser.parse_args(argv)
+    command = ["reproduce", name]
+    for key, value in vars(arguments).items():
+        command += [] if value is None else [f"--{key.replace('_', '-')}", str(value)]
+    code = main(command)
+    if code:
+        sys.exit(code)
+    stem = arguments.out / f"{name}-{arguments.preset}"
+    return Result.load(stem.with_suffix(".json")), stem
 
 
 def _tune(arguments: argparse.Namespace) -> None:

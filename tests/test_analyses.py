@@ -3,22 +3,79 @@
 import runpy
 from pathlib import Path
 
+import joblib
+import pytest
+
 import prefix_interp as pi
+from prefix_interp.experiments import heads, table2
+from prefix_interp.experiments.heads import Protocol
+from tests.experiments.made_up_table2 import zoo_table2
+from tests.experiments.test_table2 import TINY
 
 FOLDER = Path(__file__).parent.parent / "analyses"
 
 
+def _run(name, *arguments):
+    script = runpy.run_path(str(FOLDER / f"{name}.py"), run_name="analysis")
+    # In this process, where the sizes are set smaller.
+    with joblib.parallel_config(backend="sequential"):
+        return script["main"]([str(x) for x in arguments])
+
+
 def test_table1(tmp_path, capsys):
-    script = runpy.run_path(str(FOLDER / "table1_new_attention.py"), run_name="analysis")
-    arguments = ["--preset", "smoke", "--seeds", "1", "--out", str(tmp_path)]
-    result = script["main"]([*arguments, "--work", str(tmp_path / "work")])
+    arguments = ["--preset", "smoke", "--seeds", "1", "--out", tmp_path]
+    result = _run("table1_new_attention", *arguments, "--work", tmp_path / "work")
     assert isinstance(result, pi.Result) and result.preset == "smoke"
     assert (tmp_path / "table1-smoke.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert "pretrained" in printed and "norm-matched prefix" in printed
 
 
+def test_table2(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(table2.PROTOCOLS, "smoke", TINY)
+    monkeypatch.setattr(table2, "MODEL", pi.ToyConfig(n_heads=2, d_model=16, skip_ln1=True))
+    arguments = ["--preset", "smoke", "--seeds", "1", "--out", tmp_path]
+    result = _run("table2_elicit_skills", *arguments, "--work", tmp_path / "work")
+    assert result.name == "table2" and (tmp_path / "table2-smoke.png").stat().st_size > 10_000
+    printed = capsys.readouterr().out
+    assert "norm-matched prefix" in printed and "of 4 runs found it" in printed
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return zoo_table2(tmp_path_factory.mktemp("models"))
+
+
+@pytest.mark.parametrize(
+    ("script", "name", "pictures"),
+    [
+        ("elicited_heads", "heads", ["", "-copying"]),
+        ("bias_subspaces", "subspaces", ["-removal", "-angles"]),
+        ("long_prefixes", "long-prefixes", [""]),
+    ],
+)
+def test_what_is_measured_on_table2(script, name, pictures, models, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(heads.PROTOCOLS, "smoke", Protocol(n=4, n_random=2, n_random_circuits=2))
+    arguments = ["--preset", "smoke", "--seeds", "2", "--out", tmp_path, "--table2-work", models]
+    result = _run(script, *arguments, "--work", tmp_path / "work")
+    assert result.name == name and list(result.seeds) == [0, 1]
+    for end in pictures:
+        assert (tmp_path / f"{name}-smoke{end}.png").stat().st_size > 10_000
+    assert "residual" in capsys.readouterr().out
+
+
+def test_circuits(tmp_path, capsys):
+    found = _run("circuits", "--n", 4, "--threshold", 0.8, "--out", tmp_path)
+    assert list(found) == list(pi.tasks())[:4]
+    for task, circuit in found.items():
+        again = pi.Circuit.load(tmp_path / f"{task}.json")
+        assert again.nodes == circuit.nodes
+        assert (tmp_path / f"{task}.dot").read_text().startswith("digraph")
+        assert (tmp_path / f"{task}.svg").read_text().startswith("<svg")
+    assert "held out" in capsys.readouterr().out
+
+
 def test_scripts_stay_short_and_say_how_to_run_them():
     for file in FOLDER.glob("*.py"):
         text = file.read_text()
-        assert 40 <= len(text.splitlines()) <= 120 and f"python analyses/{file.name}" in text
+        assert 30 <= len(text.splitlines()) <= 120 and f"python analyses/{file.name}" in text

@@ -30,16 +30,28 @@ def test_hook_names_are_spelled_in_sites_alone():
 
 
 def test_arrows_run_one_way():
-    order = ["models", "tasks", "prefixes", "tuning", "theory", "views", "experiments"]
+    order = [
+        "models", "tasks", "prefixes", "tuning", "theory", "attribution", "views", "experiments",
+    ]  # fmt: skip
     allowed = {
         "models": set(),
         "tasks": set(),
         "prefixes": {"models"},
         "tuning": {"models", "tasks", "prefixes"},
         "theory": {"models", "prefixes"},
-        "experiments": {"models", "tasks", "prefixes", "tuning", "theory"},
-        "views": {"models", "tasks", "prefixes", "tuning", "theory", "experiments"},
+        "attribution": {"models", "tasks", "prefixes", "theory"},
+        "experiments": {"models", "tasks", "prefixes", "tuning", "theory", "attribution"},
+        "views": {
+            "models",
+            "tasks",
+            "prefixes",
+            "tuning",
+            "theory",
+            "attribution",
+            "experiments",
+        },
     }
+    assert {p.parent.name for p in PACKAGE.glob("*/__init__.py")} == set(order)
     for package in order:
         for file in (PACKAGE / package).rglob("*.py"):
             used = set(re.findall(r"from prefix_interp\.([a-z0-9_]+)", file.read_text()))

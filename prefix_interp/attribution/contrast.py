@@ -6,8 +6,10 @@ layer and the position where they begin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -66,6 +68,12 @@ class Contrast:
         """Return the number of examples."""
         return len(self.pair.tokens)
 
+    @cached_property
+    def slots(self) -> KeysValues:
+        """Return what each layer's slots hold; constants, like the activations."""
+        with torch.no_grad():
+            return self.pair.prefix.keys_values(self.model)
+
     def activation(self, state: State | str, site: Site, layer: int) -> Float[Tensor, "batch ..."]:
         """Return an activation of one of the two runs, its positions those of the content.
 
@@ -97,6 +105,7 @@ class Contrast:
         *,
         layer: int = 0,
         first_pos: int = 0,
+        after_attention: bool = False,
         gates: Float[Tensor, "stack layer head slot"] | None = None,
         bar: tqdm | None = None,
     ) -> Values:
@@ -112,53 +121,85 @@ class Contrast:
             layer: where the interventions begin: earlier layers are taken from the base run.
             first_pos: where they begin within the content (see `resume`); earlier positions are
                 taken from the base run too.
+            after_attention: they begin at `Site.Z` or behind it: the heads' outputs of `layer`
+                are taken from the base run too. Gates of that layer then do nothing.
             gates: of the prefix, an intervention each. With ``base="off"`` they bring the prefix
                 into that run; they must be 0 in the layers before `layer`, which do not run.
             bar: moved on by the number of interventions done.
         """
-        check_choice("base", base, ("on", "off"))
-        first_pos = self.resume(first_pos)
         size = max(1, MAX_SEQUENCES // self.n_batch)
         parts: list[Values] = []
-        check_free(self.model)
         with torch.no_grad():
             for start in range(0, n_stack, size):
                 part = slice(start, min(start + size, n_stack))
                 own = None if gates is None else gates[part]
-                logits = self._logits(base, part, make_hooks, layer, first_pos, own)
+                logits = self.logits(
+                    base,
+                    part.stop - start,
+                    make_hooks(part),
+                    layer=layer,
+                    first_pos=first_pos,
+                    after_attention=after_attention,
+                    gates=own,
+                )
                 parts.append(self.measure(logits))
                 if bar is not None:
                     bar.update(part.stop - part.start)
         return {name: torch.cat([p[name] for p in parts]) for name in self.metrics}
 
-    def _logits(
+    def logits(
         self,
         base: State | str,
-        part: slice,
-        make_hooks: Callable[[slice], Sequence[Hook]],
-        layer: int,
-        first_pos: int,
-        gates: Float[Tensor, "stack layer head slot"] | None,
-    ) -> Float[Tensor, "stack batch n_out d_vocab"]:
-        n = part.stop - part.start
+        n_stack: int,
+        given: Sequence[Hook],
+        *,
+        layer: int = 0,
+        first_pos: int = 0,
+        after_attention: bool = False,
+        gates: Float[Tensor, "gated layer head slot"] | None = None,
+    ) -> Float[Tensor, "{n_stack} batch n_out d_vocab"]:
+        """Return the logits at the outputs of interventions that fit into one pass.
+
+        Gradients flow to what the hooks write and to the gates.
+
+        Args:
+            base: as in `run`, like all that is not named here.
+            n_stack: how many.
+            given: hooks for the whole stack.
+            layer: where they begin.
+            first_pos: where they begin.
+            after_attention: where they begin.
+            gates: one set an intervention, or one a sequence (``n_stack * batch``).
+        """
+        check_choice("base", base, ("on", "off"))
+        check_free(self.model)
+        first_pos = self.resume(first_pos)
         resid = self.activation(base, Site.RESID_PRE, layer)
         n_late = min(self.n_out, resid.shape[1] - first_pos)
         # Patches of queries, keys and values come before the mixture, which reads them; patches
         # of its output come after. One list would put them all on one side.
         early, late = [], []
-        for hook in make_hooks(part):
+        for hook in given:
             (early if hook[0].endswith(_READ_BY_MIXTURE) else late).append(hook)
+        first_mixed = layer + 1 if after_attention else layer
         hooks = [
             *early,
-            *self._slots(base, n, layer, first_pos, gates),
+            *self._slots(base, n_stack, first_mixed, first_pos, gates),
             *late,
             *answer_rows_hooks(self.model, n_late),
         ]
-        rows = resid[:, first_pos:].repeat(n, 1, 1)
-        with self.model.hooks(fwd_hooks=hooks):
-            logits = self.model(rows, start_at_layer=layer)[:, -n_late:].unflatten(0, (n, -1))
+        rows = resid[:, first_pos:].repeat(n_stack, 1, 1)
+        if after_attention:
+            z = self.activation(base, Site.Z, layer)[:, first_pos:]
+            hooks.insert(0, (Site.Z.at(layer), lambda *_, **__: z.repeat(n_stack, 1, 1, 1)))
+        with (
+            _attention_of_one_row(self.model, layer if after_attention else None),
+            self.model.hooks(fwd_hooks=hooks),
+        ):
+            logits = self.model(rows, start_at_layer=layer)[:, -n_late:]
+        logits = logits.unflatten(0, (n_stack, -1))
         known = self.target.logits_on if base == "on" else self.target.logits_off
-        known = known[:, : self.n_out - n_late].expand(n, -1, -1, -1)
+        known = known[:, : self.n_out - n_late].expand(n_stack, -1, -1, -1)
         return torch.cat([known, logits], dim=2)
 
     def _slots(
@@ -167,13 +208,13 @@ class Contrast:
         n_stack: int,
         first_layer: int,
         first_pos: int,
-        gates: Float[Tensor, "stack layer head slot"] | None,
+        gates: Float[Tensor, "gated layer head slot"] | None,
     ) -> list[Hook]:
         """Return hooks by which the rows that run see the prefix and the positions before them."""
         with_prefix = base == "on" or gates is not None
         if not with_prefix and first_pos == 0:
             return []
-        slots = self.pair.prefix.keys_values(self.model) if with_prefix else None
+        slots = self.slots if with_prefix else None
         found: KeysValues = []
         for layer in range(self.model.cfg.n_layers):
             parts = []
@@ -187,7 +228,8 @@ class Contrast:
             found.append((parts[0], parts[1]))
         if gates is not None and first_pos:
             content = gates.new_ones(*gates.shape[:-1], first_pos)
-            gates = torch.cat([gates, content], dim=-1).repeat_interleave(self.n_batch, dim=0)
+            gates = torch.cat([gates, content], dim=-1)
+            gates = gates.repeat_interleave(n_stack * self.n_batch // len(gates), dim=0)
         hooks = mixture_hooks(self.model, found, gates=gates)
         skipped = {Site.POS_EMBED.at()} | {
             site.at(i) for i in range(first_layer) for site in (Site.Q, Site.ATTN_SCORES, Site.Z)
@@ -198,6 +240,20 @@ class Contrast:
 _READ_BY_MIXTURE = tuple(
     site.value.rsplit("}", 1)[-1] for site in (Site.RESID_PRE, Site.Q, Site.K, Site.V)
 )
+
+
+@contextmanager
+def _attention_of_one_row(model: HookedTransformer, layer: int | None) -> Iterator[None]:
+    """Give the attention of `layer` a single row, since what it returns is overwritten."""
+    if layer is None:
+        yield
+        return
+    norm = model.blocks[layer].ln1
+    handle = norm.register_forward_pre_hook(lambda _, args: (args[0][:1, :1], *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def contrast(

@@ -16,10 +16,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from prefix_interp.attribution.contrast import Contrast, Values, contrast
+from prefix_interp.attribution.contrast import Contrast, State, Values, contrast
 from prefix_interp.attribution.grid import Direction, PatchGrid
 from prefix_interp.attribution.metrics import Metric
-from prefix_interp.errors import check_choice
+from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.prefix import Prefix
@@ -188,7 +188,9 @@ def patch_slots(
         PrefixInterpError: as `contrast`, or unknown axes.
     """
     check_choice("direction", direction, ("denoise", "noise"))
-    check_choice("axes", axes, SLOT_AXES)
+    if axes not in SLOT_AXES:
+        allowed = ", ".join(map(str, SLOT_AXES))
+        raise PrefixInterpError(f"axes={axes!r} are unknown; choose one of {allowed}")
     pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metrics)
     sizes = {"layer": model.cfg.n_layers, "head": model.cfg.n_heads, "slot": prefix.n_prefix}
     shape = [sizes[axis] for axis in axes]
@@ -214,7 +216,8 @@ def patch_cells(
 ) -> Values:
     """Return the metrics of patches, each done alone, in the order of `cells`.
 
-    Patches of one layer and position share a stack, which starts at that layer and position.
+    Patches of one layer and position share a stack, which starts at that layer and position, and
+    behind the layer's attention if they all act there.
 
     Args:
         pair: from `contrast`.
@@ -223,19 +226,21 @@ def patch_cells(
         progress: show a bar.
     """
     base, donor = ("off", "on") if direction == "denoise" else ("on", "off")
-    groups: dict[tuple[int, int | None], list[int]] = {}
+    groups: dict[tuple[int, int | None, bool], list[int]] = {}
     for i, cell in enumerate(cells):
-        groups.setdefault((cell.layer, cell.pos), []).append(i)
+        behind = cell.site not in (Site.RESID_PRE, Site.Q, Site.K, Site.V)
+        groups.setdefault((cell.layer, cell.pos, behind), []).append(i)
     order = [i for group in groups.values() for i in group]
     parts: list[Values] = []
     with tqdm(total=len(cells), desc=f"patching, {direction}", disable=not progress) as bar:
-        for (layer, pos), group in groups.items():
+        for (layer, pos, behind), group in groups.items():
             own = [cells[i] for i in group]
+            start = {"layer": layer, "first_pos": pos or 0, "after_attention": behind}
 
             def make(part: slice, own: list[Cell] = own) -> list[Hook]:
                 return _patch_hooks(pair, own[part], base, donor)
 
-            parts.append(pair.run(base, len(own), make, layer=layer, first_pos=pos or 0, bar=bar))
+            parts.append(pair.run(base, len(own), make, **start, bar=bar))
     back = torch.tensor(order).argsort()
     return {name: torch.cat([p[name] for p in parts])[back] for name in pair.metrics}
 
@@ -246,10 +251,8 @@ def _patch_hooks(pair: Contrast, cells: Sequence[Cell], base: str, donor: str) -
     for site in dict.fromkeys(cell.site for cell in cells):
         rows = [i for i, cell in enumerate(cells) if cell.site is site]
         layer, pos = cells[rows[0]].layer, cells[rows[0]].pos
-        if site is Site.PATTERN:
-            given, place = _mixed_values(pair, layer, base, donor), Site.Z
-        else:
-            given, place = pair.activation(donor, site, layer), site
+        given = donor_activation(pair, site, layer, base, donor)
+        place = Site.Z if site is Site.PATTERN else site
         heads = [h for i in rows if (h := cells[i].head) is not None]
         hooks.append((place.at(layer), _writer(given, len(cells), rows, heads, pos)))
     return hooks
@@ -272,8 +275,16 @@ def _writer(given: Tensor, n_stack: int, stack: list[int], heads: list[int], pos
     return write
 
 
-def _mixed_values(pair: Contrast, layer: int, base: str, donor: str) -> Tensor:
-    """Return the donor's attention over the content applied to the base run's values."""
+def donor_activation(
+    pair: Contrast, site: Site, layer: int, base: State | str, donor: State | str
+) -> Float[Tensor, "batch pos *rest"]:
+    """Return what a patch writes into the base run.
+
+    It is the donor's activation; of a pattern it is the head's output that goes with it: the
+    donor's attention over the content, applied to the base run's values.
+    """
+    if site is not Site.PATTERN:
+        return pair.activation(donor, site, layer)
     pattern = pair.activation(donor, Site.PATTERN, layer)
     values = pair.activation(base, Site.V, layer)
     if pair.model.cfg.clip_qkv is not None:  # the model clips behind hook_v

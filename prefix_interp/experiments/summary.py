@@ -60,7 +60,7 @@ def table1_rows(result: Result) -> list[dict[str, Any]]:
         }
         for task in (OLD, NEW):
             of_task = [r for r in own if r["task"] == task]
-            row[task] = {metric: _spread(of_task, metric) for metric in METRICS}
+            row[task] = {metric: spread(of_task, metric) for metric in METRICS}
         rows.append(row)
     return rows
 
@@ -90,7 +90,7 @@ def sweep_rows(result: Result, task: str = NEW) -> list[dict[str, Any]]:
                     "n_seeds": len(own),
                     "chosen": sum(bool(r["chosen"]) for r in own),
                     "train_loss": statistics.fmean(r["train_loss"] for r in own),
-                    **{metric: _spread(own, metric) for metric in METRICS},
+                    **{metric: spread(own, metric) for metric in METRICS},
                 }
             )
     return rows
@@ -115,7 +115,8 @@ def _counts(lrs: Iterable[float | None]) -> list[dict[str, float | int]]:
     return [{"lr": lr, "seeds": found.count(lr)} for lr in sorted(set(found))]
 
 
-def _spread(records: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float | None]:
+def spread(records: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float | None]:
+    """Return mean, sd, 95% t interval, min and max of a metric over records, one a seed."""
     values = [r["evaluation"][metric]["value"] for r in records]
     mean = seed_interval(values, low=0.0, high=math.inf if metric == "loss" else 1.0)
     return {

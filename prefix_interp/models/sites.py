@@ -6,6 +6,8 @@ from enum import Enum
 
 from prefix_interp.errors import PrefixInterpError
 
+NORM_SCALE = "hook_scale"  # in a norm, what it divides by: batch pos 1
+
 
 class Site(str, Enum):
     """A place in a transformer that a hook can read or write.

@@ -111,7 +111,8 @@ def answer_rows_hooks(model: HookedTransformer, n_out: int) -> list[Hook]:
         return []
 
     def cut(resid: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
-        return resid[:, -n_out:]
+        # TransformerLens views the rows as a matrix; a model without norms passes them on as cut.
+        return resid[:, -n_out:].contiguous()
 
     return [(Site.RESID_MID.at(model.cfg.n_layers - 1), cut)]
 

@@ -133,10 +133,10 @@ def attention_figure(
         ratios = [n_slots, n_query] if n_slots else [n_query]
         axes = figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
         if n_slots:
-            _heat(axes[0], view.slots[layer, head], SLOT_COLOURS, max_value)
+            heat(axes[0], view.slots[layer, head], SLOT_COLOURS, max_value)
             names = [f"P{i + 1}" for i in range(n_slots)]
             axes[0].set_xticks(range(n_slots), names, fontsize=7, rotation=90)
-        _heat(axes[-1], view.content[layer, head], CONTENT_COLOURS, max_value)
+        heat(axes[-1], view.content[layer, head], CONTENT_COLOURS, max_value)
         axes[-1].set_xticks(*_ticks(view.tokens), fontsize=7)
         axes[0].set_yticks(*_ticks(view.tokens), fontsize=7)
         axes[0].set_ylabel("query (content token)")
@@ -176,8 +176,8 @@ def query_figure(
         for (left, right), views in zip(axes, groups, strict=True):
             gates = torch.stack([v.gate[layer, head, query] for v in views])
             rows = torch.stack([v.content[layer, head, query, :keys] for v in views])
-            _heat(left, gates[:, None], SLOT_COLOURS)
-            image = _heat(right, rows, CONTENT_COLOURS, top)
+            heat(left, gates[:, None], SLOT_COLOURS)
+            image = heat(right, rows, CONTENT_COLOURS, top)
             left.set_xticks([0], ["gate"], fontsize=9)
             left.set_yticks(range(len(views)), [v.name for v in views], fontsize=9)
             right.set_yticks([])
@@ -192,9 +192,10 @@ def query_figure(
     return figure
 
 
-def _heat(
+def heat(
     ax: Axes, values: Float[Tensor, "row column"], colours: str, max_value: float = 1.0
 ) -> AxesImage:
+    """Draw values from 0 to `max_value` as a heat map that fills its panel; return the image."""
     image = ax.imshow(
         values.double().numpy(), cmap=colours, vmin=0, vmax=max_value, aspect="auto",
         interpolation="none",

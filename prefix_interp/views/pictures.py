@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import pandas as pd
 from markupsafe import Markup
@@ -22,41 +21,12 @@ from prefix_interp.views.attention import (
 )
 from prefix_interp.views.display import attention_div
 from prefix_interp.views.plots import parts_figure, spectrum_figure, sweep_figure
+from prefix_interp.views.sections import Interactive, Picture
 from prefix_interp.views.style import data_uri, variant_label
-from prefix_interp.views.tables import Table
 
 N_SHOWN = 3  # test sequences in the attention figures
 N_SINGULAR = 24
 FULL_COLOUR = 0.5  # most attention here is far below 1
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A static figure with everything a reader may need in its place.
-
-    Attributes:
-        id: unique in the page.
-        src: the picture as a data URI.
-        alt: what a reader who cannot see it should know.
-        caption: how to read it, and what baseline, level and layer it is of.
-        table: its numbers.
-    """
-
-    id: str
-    src: str
-    alt: str
-    caption: str
-    table: Table
-
-
-@dataclass(frozen=True)
-class Interactive:
-    """An attention figure with its caption and numbers."""
-
-    div: Markup
-    title: str
-    caption: str
-    table: Table
 
 
 def measure(zoo: Zoo) -> tuple[dict[str, RunPair], dict[str, Decomposition]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import jinja2
 from tqdm.auto import tqdm
 
 from prefix_interp.experiments.claims import Zoo, load_zoo, measure_claims
+from prefix_interp.experiments.skills import load_skills
 from prefix_interp.experiments.summary import shipped_result
 from prefix_interp.experiments.table1 import FINE_TUNED, PRETRAINED
 from prefix_interp.models.toy import read_toy
@@ -20,9 +21,18 @@ from prefix_interp.storage import check_writable, to_json, write_file
 from prefix_interp.views import pictures, tables
 from prefix_interp.views.display import page_scripts, watch_script
 from prefix_interp.views.headlines import headlines
+from prefix_interp.views.sections import Section
+from prefix_interp.views.skill_sections import (
+    circuits_section,
+    elicitation_section,
+    heads_section,
+    table2_section,
+)
+from prefix_interp.views.subspace_sections import long_prefixes_section, subspaces_section
 from prefix_interp.views.tables import Table
 
 PRESETS = ("fast", "paper")
+SKILL_RESULTS = ("table2", "heads", "subspaces", "long-prefixes")
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -47,18 +57,60 @@ def write_report(
     check_writable(out)
     claims = measure_claims(seed, device, progress)
     table1 = {preset: shipped_result("table1", preset) for preset in PRESETS}
-    page = render_report(claims, table1, load_zoo(seed, device), progress)
-    record = report_record(claims, table1)
+    sections = skill_sections(seed, device, progress)
+    page = render_report(claims, table1, load_zoo(seed, device), sections, progress)
+    record = report_record(claims, table1, sections)
     write_file(out / "report.json", to_json(record))
     return write_file(out / "report.html", page)
 
 
-def report_record(claims: Result, table1: Mapping[str, Result | None]) -> dict[str, Any]:
+def skill_sections(seed: int = 0, device: str = "cpu", progress: bool = True) -> list[Section]:
+    """Return the sections on elicited skills, from the four-skill toy and the shipped results.
+
+    Args:
+        seed: chooses the test sequences.
+        device: where the toy runs.
+        progress: show a bar.
+    """
+    skills = load_skills(seed, device)
+    results = {name: shipped_result(name, "fast") for name in SKILL_RESULTS}
+    made: list[Section] = []
+    with tqdm(total=2 + len(results), desc="sections", disable=not progress) as bar:
+
+        def add(name: str | None, make: Callable[..., Section]) -> None:
+            result = None if name is None else results[name]
+            if name is not None and result is None:
+                made.append(_missing(name))
+            else:
+                made.append(make() if result is None else make(result))
+            bar.update()
+
+        add("table2", table2_section)
+        add(None, lambda: heads_section(skills))
+        add("heads", lambda result: elicitation_section(skills, result))
+        add(None, lambda: circuits_section(skills, results["heads"]))
+        add("subspaces", subspaces_section)
+        add("long-prefixes", long_prefixes_section)
+    return made
+
+
+def _missing(name: str) -> Section:
+    text = (
+        f"The result {name!r} is not shipped with this version; prefix-interp reproduce {name} "
+        "--preset fast makes it."
+    )
+    return Section(f"missing-{name}", name, name, text, [])
+
+
+def report_record(
+    claims: Result, table1: Mapping[str, Result | None], sections: Sequence[Section] = ()
+) -> dict[str, Any]:
     """Return the report's numbers as plain JSON values.
 
     Args:
         claims: from `measure_claims`.
         table1: by preset, None where it is not shipped.
+        sections: from `skill_sections`.
     """
     return {
         "format": 1,
@@ -69,12 +121,17 @@ def report_record(claims: Result, table1: Mapping[str, Result | None]) -> dict[s
             "versions": dict(claims.versions),
         },
         "table1": {preset: tables.json_rows(result) for preset, result in table1.items()},
+        "sections": {section.id: dict(section.numbers) for section in sections},
         "timing": dict(claims.timing),
     }
 
 
 def render_report(
-    claims: Result, table1: Mapping[str, Result | None], zoo: Zoo, progress: bool = True
+    claims: Result,
+    table1: Mapping[str, Result | None],
+    zoo: Zoo,
+    sections: Sequence[Section] = (),
+    progress: bool = True,
 ) -> str:
     """Return the report as one HTML page.
 
@@ -82,6 +139,7 @@ def render_report(
         claims: from `measure_claims`.
         table1: by preset, None where it is not shipped.
         zoo: from `load_zoo`, with the sequences the claims were measured on.
+        sections: from `skill_sections`.
         progress: show a bar.
     """
     with tqdm(total=4, desc="figures", disable=not progress) as bar:
@@ -95,7 +153,11 @@ def render_report(
         bar.update()
         sweep = table1.get("fast")
         context = {
-            "headlines": headlines(claims, table1),
+            "headlines": [
+                *headlines(claims, table1),
+                *(finding for section in sections for finding in section.findings),
+            ],
+            "sections": sections,
             "table1": [_table1_section(preset, table1.get(preset)) for preset in PRESETS],
             "sweep": None if sweep is None else pictures.sweep_picture(sweep),
             "query": query,

@@ -14,13 +14,7 @@ from prefix_interp.experiments.claims import (
     plain_difference_spectrum,
     total_variation,
 )
-from prefix_interp.experiments.summary import (
-    seed_interval,
-    shipped_result,
-    sweep_rows,
-    t_quantile,
-    table1_rows,
-)
+from prefix_interp.experiments.summary import shipped_result, sweep_rows, table1_rows
 from prefix_interp.experiments.table1 import NEW, OLD
 from tests.views.made_up import made_up_table1
 
@@ -105,22 +99,6 @@ def test_baseline_pattern_is_that_of_the_masked_run():
 def test_total_variation_of_disjoint_rows_is_one():
     a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     assert total_variation(a, b).item() == 1 and total_variation(a, a).item() == 0
-
-
-@pytest.mark.parametrize(
-    ("degrees", "known"),
-    [(1, 12.7062), (9, 2.2622), (11, 2.2010), (15, 2.1314), (30, 2.0423), (120, 1.9799)],
-)
-def test_t_quantile_against_printed_tables(degrees, known):
-    assert t_quantile(degrees) == pytest.approx(known, abs=2e-4)
-
-
-def test_seed_interval_is_cut_off_at_what_is_possible():
-    found = seed_interval([0.0, 0.0, 0.3], low=0.0, high=1.0)
-    assert found == pytest.approx(0.1) and found.low == 0.0
-    assert found.high == pytest.approx(0.5303, abs=1e-3)
-    alone = seed_interval([0.4])
-    assert alone.low == alone.high == 0.4
 
 
 def test_table1_rows_count_chosen_rates_only():

@@ -1,45 +1,12 @@
-import math
-
 import pytest
 import torch
 
 import prefix_interp as pi
-from prefix_interp.estimates import Estimate, mean_interval, wilson
 
 
 @pytest.fixture(scope="module")
 def sorter():
     return pi.load_toy("sort-ascending-1l1h")
-
-
-def test_wilson_solves_its_quadratic():
-    # The interval's ends are where |p - x| = z sqrt(x (1 - x) / n), by definition.
-    for k, n in [(0, 10), (3, 10), (50, 100), (3199, 3200), (7, 7)]:
-        got = wilson(k, n)
-        z = 1.959963984540054
-        for end in (got.low, got.high):
-            if 0 < end < 1:
-                assert abs(k / n - end) == pytest.approx(z * math.sqrt(end * (1 - end) / n))
-        assert got.low <= got <= got.high
-    assert wilson(0, 10).low == 0 and wilson(7, 7).high == 1
-
-
-@pytest.mark.parametrize(("k", "n"), [(-1, 5), (6, 5), (0, 0)])
-def test_wilson_refuses_nonsense(k, n):
-    with pytest.raises(pi.PrefixInterpError):
-        wilson(k, n)
-
-
-def test_mean_interval_is_the_normal_one():
-    x = torch.tensor([1.0, 2.0, 4.0, 9.0])
-    got = mean_interval(x)
-    half = 1.959963984540054 * (x.double().var().item() / 4) ** 0.5
-    assert got.value == 4.0 and got.high - got.low == pytest.approx(2 * half)
-
-
-def test_estimate_is_a_float_that_remembers():
-    x = Estimate(0.5, 0.4, 0.6)
-    assert x + 1 == 1.5 and x.value == 0.5 and "0.4" in repr(x)
 
 
 @pytest.mark.parametrize("key", [None, "sort_descending-kv-10", "sort_descending"])

@@ -60,11 +60,20 @@ def test_the_page_names_baseline_level_and_layer(html):
 
 def test_json_holds_the_claims(folder):
     record = json.loads((folder / "report.json").read_text())
-    assert set(record) == {"format", "claims", "table1", "timing"}
+    assert set(record) == {"format", "claims", "table1", "sections", "timing"}
     assert {"eq6", "eq7", "bias-rank"} <= {r["claim"] for r in record["claims"]["records"]}
 
 
+def test_json_holds_the_numbers_of_every_section(folder, html):
+    sections = json.loads((folder / "report.json").read_text())["sections"]
+    assert len(sections) == 6
+    for name, numbers in sections.items():
+        assert f'id="{name}"' in html and f'href="#{name}"' in html
+        assert numbers and all(rows for rows in numbers.values()), name
+
+
 def _use(monkeypatch, result):
+    monkeypatch.setattr(report_module, "skill_sections", lambda *_: [])  # they take a while
     for module in (claims_module, report_module):
         monkeypatch.setattr(
             module, "shipped_result", lambda name, preset: result if preset == "fast" else None
@@ -88,6 +97,16 @@ def test_what_is_not_shipped_is_said_in_words(monkeypatch, tmp_path):
     assert record["table1"] == {"fast": None, "paper": None}
 
 
+def test_a_result_that_is_not_shipped_leaves_a_sentence(monkeypatch):
+    monkeypatch.setattr(report_module, "shipped_result", lambda name, preset: None)
+    monkeypatch.setattr(report_module, "heads_section", lambda _: report_module._missing("x"))
+    monkeypatch.setattr(report_module, "circuits_section", lambda *_: report_module._missing("y"))
+    sections = report_module.skill_sections(progress=False)
+    assert len(sections) == 6
+    heads = next(s for s in sections if s.nav == "heads")
+    assert "prefix-interp reproduce heads" in heads.intro
+
+
 def test_an_unwritable_folder_is_refused_before_any_work(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setattr(report_module, "measure_claims", lambda *_: pytest.fail("worked first"))
@@ -100,6 +119,7 @@ def test_a_failure_leaves_nothing_half_written(monkeypatch, tmp_path):
         raise PrefixInterpError("the template is broken")
 
     monkeypatch.setattr(report_module, "measure_claims", lambda *_: None)
+    monkeypatch.setattr(report_module, "skill_sections", lambda *_: [])
     monkeypatch.setattr(report_module, "render_report", fail)
     with pytest.raises(PrefixInterpError, match="broken"):
         write_report(tmp_path / "out", progress=False)
@@ -122,7 +142,7 @@ def test_in_a_browser_everything_is_drawn_offline(folder, html, scripts):
         page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
         page.goto((folder / "report.html").as_uri())
         expected = html.count('data-figure="attention"')
-        assert expected == 6
+        assert expected == 11  # Table 1's models, and the four skills with and without
         if scripts:
             page.evaluate("window.prefixInterp.drawAll()")
             page.wait_for_function(

@@ -1,0 +1,392 @@
+"""The smallest part of the model through which a prefix has its effect."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pandas as pd
+import torch
+
+from prefix_interp.attribution.circuit_runs import (
+    Node,
+    circuit_metrics,
+    circuit_nodes,
+    share_interval,
+)
+from prefix_interp.attribution.contrast import Contrast
+from prefix_interp.errors import PrefixInterpError, check_choice, check_keys
+from prefix_interp.estimates import Estimate
+from prefix_interp.models.toy import model_id
+from prefix_interp.storage import read_json, to_json, write_file
+
+Search = Literal["exhaustive", "backward"]
+SEARCHES = get_args(Search)
+LOGITS = "logits"
+SCORES = ("faithfulness", "completeness")
+_KEYS = (
+    "format", "metric", "threshold", "search", "on", "off", "faithfulness", "completeness",
+    "nodes", "sizes", "edges", "provenance",
+)  # fmt: skip
+_COLOURS = ("#0072B2", "#D55E00")  # for an effect with the prefix's, and against it
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A direct connection inside a circuit.
+
+    Attributes:
+        source: name of the node that writes.
+        target: name of the node that reads, or ``"logits"``.
+        effect: the faithfulness that is lost when this edge alone is cut.
+    """
+
+    source: str
+    target: str
+    effect: float
+
+
+@dataclass(frozen=True)
+class SizePoint:
+    """The best circuit of one size beside random ones with as many nodes of each kind.
+
+    Attributes:
+        nodes: of the best that the search found.
+        faithfulness: of these nodes.
+        completeness: of these nodes.
+        random_faithfulness: one a random circuit.
+        random_completeness: one a random circuit.
+    """
+
+    nodes: tuple[Node, ...]
+    faithfulness: float
+    completeness: float
+    random_faithfulness: tuple[float, ...]
+    random_completeness: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """A set of heads, MLPs and slots that keeps a prefix's effect, and how good it is.
+
+    With m(S) the mean metric of the run in which exactly the nodes S act as with the prefix:
+
+    - faithfulness(S) = (m(S) - m(off)) / (m(on) - m(off)). Above 1 the nodes left out work
+      against the prefix.
+    - completeness(S) = 1 - faithfulness(all nodes without S): 1 if nothing is left to the rest
+      (Marks et al. 2024; Wang et al. 2023, their criterion with K = C), below 1 if the rest does
+      part of it too, above 1 if the rest works against it. It is 1 by construction where S has
+      all slots: search with ``kinds=("head", "mlp")`` to see what other heads make of the prefix.
+    - minimality of a node of S = faithfulness(S) - faithfulness(S without the node).
+
+    All are shares of the prefix's effect on the examples that the search saw; measure again on
+    others with `faithfulness` and `completeness`, since the search picks what looks best.
+
+    Attributes:
+        nodes: the circuit, by falling minimality.
+        all_nodes: what there was to choose from; parts of other kinds always stay in.
+        threshold: the faithfulness that was asked for.
+        metric: the name of what was measured.
+        search: ``"exhaustive"``: no smaller set reaches the threshold, and no other of this size
+            is more faithful. ``"backward"``: no node of it can be spared, but a smaller set may
+            exist.
+        on: mean metric with the prefix.
+        off: mean metric without it (masked baseline).
+        scores: faithfulness and completeness with their 95% intervals over examples.
+        minimality: of each of `nodes`.
+        effects: of each of `all_nodes`, what is lost when it alone is left out of all nodes.
+        sizes: the best and random circuits of 0, 1, 2, ... nodes.
+        edges: inside the circuit, and to the logits.
+        provenance: model, prefix, task, seeds, baseline and versions.
+    """
+
+    nodes: tuple[Node, ...]
+    all_nodes: tuple[Node, ...]
+    threshold: float
+    metric: str
+    search: Search | str
+    on: float
+    off: float
+    scores: Mapping[str, Estimate]
+    minimality: tuple[float, ...]
+    effects: tuple[float, ...]
+    sizes: tuple[SizePoint, ...]
+    edges: tuple[Edge, ...]
+    provenance: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        names = {node.name for node in self.all_nodes}
+        inside = {node.name for node in self.nodes}
+        sizes = [len(p.nodes) for p in self.sizes]
+        drawn = {len(x) for p in self.sizes for x in (p.random_faithfulness, p.random_completeness)}
+        bad = {
+            "all_nodes": len(names) != len(self.all_nodes) or not inside <= names,
+            "nodes": len(inside) != len(self.nodes),
+            "minimality": len(self.minimality) != len(self.nodes),
+            "effects": len(self.effects) != len(self.all_nodes),
+            "sizes": sizes != list(range(len(names) + 1))
+            or any(node.name not in names for p in self.sizes for node in p.nodes),
+            "random circuits": len(drawn) != 1 or drawn == {0},
+            "edges": any({e.source, e.target} - inside - {LOGITS} for e in self.edges),
+        }
+        for name, wrong in bad.items():
+            if wrong:
+                raise PrefixInterpError(f"{name} does not fit the nodes; make the circuit again")
+
+    def faithfulness(self, pair: Contrast | None = None) -> Estimate:
+        """Return the share of the prefix's effect that the circuit keeps, with a 95% interval.
+
+        Args:
+            pair: from `contrast`, for other examples (another seed) or another prefix on the
+                same model; None for the examples that the circuit was found on.
+
+        Raises:
+            PrefixInterpError: `pair` is of another model, lacks nodes or the metric, or its
+                prefix has no effect.
+        """
+        return self.scores["faithfulness"] if pair is None else self._measure(pair, inside=True)
+
+    def completeness(self, pair: Contrast | None = None) -> Estimate:
+        """Return the share of the prefix's effect that is lost without the circuit.
+
+        Args:
+            pair: as for `faithfulness`.
+
+        Raises:
+            PrefixInterpError: as `faithfulness`.
+        """
+        if pair is None:
+            return self.scores["completeness"]
+        rest = self._measure(pair, inside=False)
+        return Estimate(1 - rest.value, 1 - rest.high, 1 - rest.low)
+
+    def _measure(self, pair: Contrast, inside: bool) -> Estimate:
+        if model_id(pair.model) != self.provenance["model_id"]:
+            raise PrefixInterpError(
+                f"pair is of the model {model_id(pair.model)!r} but the circuit of "
+                f"{self.provenance['model_id']!r}; make the contrast with the circuit's model"
+            )
+        kinds = tuple(dict.fromkeys(node.kind for node in self.all_nodes))
+        if set(circuit_nodes(pair.model, pair.pair.prefix, kinds)) != set(self.all_nodes):
+            raise PrefixInterpError(
+                f"pair has a prefix of {pair.pair.prefix.n_prefix} slots, which are not those of "
+                "the circuit; give a prefix with as many"
+            )
+        if self.metric not in pair.metrics:
+            raise PrefixInterpError(
+                f"pair measures {', '.join(pair.metrics)} but the circuit {self.metric}; make the "
+                f"contrast with metrics=({self.metric!r},)"
+            )
+        keep = torch.tensor([[(node in self.nodes) == inside for node in self.all_nodes]])
+        values = circuit_metrics(pair, keep, self.all_nodes)[self.metric][0]
+        return share_interval(pair, self.metric, values)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a row a node.
+
+        Columns: ``name``, ``kind``, ``layer``, ``index``, ``in_circuit``, ``minimality`` (NaN
+        outside the circuit) and ``effect``, both as shares of the prefix's effect.
+        """
+        lost = dict(zip(self.nodes, self.minimality, strict=True))
+        rows = [
+            {
+                "name": node.name,
+                "kind": node.kind,
+                "layer": node.layer,
+                "index": node.index,
+                "in_circuit": node in lost,
+                "minimality": lost.get(node, math.nan),
+                "effect": effect,
+            }
+            for node, effect in zip(self.all_nodes, self.effects, strict=True)
+        ]
+        return pd.DataFrame(rows).astype({"index": "Int64"})
+
+    def curves(self) -> pd.DataFrame:
+        """Return a row a size: the best nodes, their scores, and those of random circuits.
+
+        Columns: ``size``, ``nodes``, ``chosen`` (the circuit's own size), and for faithfulness
+        and completeness the score and ``random_..._min``, ``_mean`` and ``_max``.
+        """
+        rows = []
+        for size, point in enumerate(self.sizes):
+            row: dict[str, Any] = {
+                "size": size,
+                "nodes": ", ".join(node.name for node in point.nodes),
+                "chosen": size == len(self.nodes),
+            }
+            for name in SCORES:
+                drawn = getattr(point, f"random_{name}")
+                row[name] = getattr(point, name)
+                row[f"random_{name}_min"] = min(drawn)
+                row[f"random_{name}_mean"] = math.fsum(drawn) / len(drawn)
+                row[f"random_{name}_max"] = max(drawn)
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def edge_dataframe(self) -> pd.DataFrame:
+        """Return a row an edge: ``source``, ``target`` and ``effect``."""
+        rows = [vars(edge) for edge in self.edges]
+        return pd.DataFrame(rows, columns=["source", "target", "effect"])
+
+    def save(self, path: str | Path) -> Path:
+        """Write the circuit as JSON, atomically; return the path.
+
+        Raises:
+            PrefixInterpError: the file cannot be written, or a value is NaN or infinite.
+        """
+        lost = dict(zip(self.nodes, self.minimality, strict=True))
+        order = {node: i for i, node in enumerate(self.nodes)}
+        record = {
+            "format": 1,
+            **{key: getattr(self, key) for key in ("metric", "threshold", "search", "on", "off")},
+            **{name: _interval_record(self.scores[name]) for name in SCORES},
+            "nodes": [
+                {"name": n.name, "rank": order.get(n), "minimality": lost.get(n), "effect": x}
+                for n, x in zip(self.all_nodes, self.effects, strict=True)
+            ],
+            "sizes": [
+                {**vars(point), "nodes": [node.name for node in point.nodes]}
+                for point in self.sizes
+            ],
+            "edges": [vars(edge) for edge in self.edges],
+            "provenance": dict(self.provenance),
+        }
+        return write_file(path, to_json(record))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Circuit:
+        """Return the circuit in a JSON file.
+
+        Raises:
+            PrefixInterpError: the file is missing, no JSON, or no circuit.
+        """
+        record = read_json(path)
+        check_keys(f"path={str(path)!r}", record, _KEYS)
+        try:
+            return _from_record(record)
+        except KeyError as error:
+            reason = f"it lacks the key {error}"
+        except (AttributeError, TypeError, ValueError) as error:
+            reason = str(error)
+        raise PrefixInterpError(
+            f"path={str(path)!r} is no circuit of format 1 ({reason}); save it again"
+        )
+
+    def to_dot(self) -> str:
+        """Return the circuit as Graphviz text: slots, heads and MLPs by layer, logits on top.
+
+        Node labels give the minimality; edge width and label the edge's effect, dashed and
+        orange where it works against the prefix.
+        """
+        lines = [
+            "digraph circuit {",
+            f"  label={_quote(self.caption())}; labelloc=t; rankdir=BT;",
+            '  node [shape=circle, fontname="Helvetica", fontsize=10, style=filled, '
+            'fillcolor="#eaf2f8"];',
+            '  edge [fontname="Helvetica", fontsize=9];',
+        ]
+        shapes = {"head": "circle", "mlp": "box", "slot": "diamond"}
+        lost = dict(zip(self.nodes, self.minimality, strict=True))
+        for layer in sorted({node.layer for node in self.nodes}):
+            for kind, shape in shapes.items():
+                own = [
+                    n for n in self.all_nodes if n in lost and (n.layer, n.kind) == (layer, kind)
+                ]
+                if own:
+                    lines.append("  { rank=same;")
+                    for node in own:
+                        label = f"{node.name}\n{lost[node]:.2f}"
+                        lines.append(
+                            f"    {_quote(node.name)} [label={_quote(label)}, shape={shape}];"
+                        )
+                    lines.append("  }")
+        lines.append(f'  {_quote(LOGITS)} [shape=box, fillcolor="#ffffff"];')
+        for edge in self.edges:
+            width = 0.5 + 5 * min(abs(edge.effect), 1.0)
+            look = "solid" if edge.effect >= 0 else "dashed"
+            lines.append(
+                f"  {_quote(edge.source)} -> {_quote(edge.target)} "
+                f'[label="{edge.effect:.2f}", penwidth={width:.2f}, style={look}, '
+                f'color="{_COLOURS[edge.effect < 0]}"];'
+            )
+        return "\n".join([*lines, "}"]) + "\n"
+
+    def caption(self) -> str:
+        """Return one line: task, size, faithfulness and completeness."""
+        return (
+            f"{self.provenance['task']}: {len(self.nodes)} of {len(self.all_nodes)} nodes, "
+            f"faithfulness {self.scores['faithfulness'].value:.2f}, "
+            f"completeness {self.scores['completeness'].value:.2f}"
+        )
+
+
+def _interval_record(x: Estimate) -> dict[str, float | None]:
+    # JSON has no infinity, which an interval that nothing bounds ends in.
+    return {key: y if math.isfinite(y) else None for key, y in x.to_dict().items()}
+
+
+def _from_record(record: Mapping[str, Any]) -> Circuit:
+    if record["format"] != 1:
+        raise ValueError(f"format={record['format']!r}")
+    check_choice("search", record["search"], SEARCHES)
+    rows = record["nodes"]
+    for row in rows:
+        check_keys("nodes", row, ("name", "rank", "minimality", "effect"))
+    ranked = sorted((row for row in rows if row["rank"] is not None), key=lambda row: row["rank"])
+    scores = {}
+    for name in SCORES:
+        value, low, high = (record[name][key] for key in ("value", "low", "high"))
+        scores[name] = Estimate(
+            _number(value),
+            -math.inf if low is None else _number(low),
+            math.inf if high is None else _number(high),
+        )
+    if not {"task", "model_id"} <= set(record["provenance"]):
+        raise ValueError("provenance lacks task or model_id")
+    return Circuit(
+        nodes=tuple(Node.parse(row["name"]) for row in ranked),
+        all_nodes=tuple(Node.parse(row["name"]) for row in rows),
+        threshold=_number(record["threshold"]),
+        metric=str(record["metric"]),
+        search=record["search"],
+        on=_number(record["on"]),
+        off=_number(record["off"]),
+        scores=scores,
+        minimality=_numbers(row["minimality"] for row in ranked),
+        effects=_numbers(row["effect"] for row in rows),
+        sizes=tuple(
+            SizePoint(
+                nodes=tuple(Node.parse(name) for name in point["nodes"]),
+                faithfulness=_number(point["faithfulness"]),
+                completeness=_number(point["completeness"]),
+                random_faithfulness=_numbers(point["random_faithfulness"]),
+                random_completeness=_numbers(point["random_completeness"]),
+            )
+            for point in record["sizes"]
+        ),
+        edges=tuple(
+            Edge(str(edge["source"]), str(edge["target"]), _number(edge["effect"]))
+            for edge in record["edges"]
+        ),
+        provenance=record["provenance"],
+    )
+
+
+def _number(x: object) -> float:
+    if isinstance(x, bool) or not isinstance(x, (int, float)):
+        raise ValueError(f"{x!r} is no number")
+    return float(x)
+
+
+def _numbers(xs: Iterable[object]) -> tuple[float, ...]:
+    return tuple(_number(x) for x in xs)
+
+
+def _quote(text: str) -> str:
+    """Return a quoted string of the DOT language."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'

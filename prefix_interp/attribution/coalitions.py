@@ -1,0 +1,118 @@
+"""The parts of what a prefix does to a head, put in one by one and together.
+
+A head's output under a prefix is ``z_on = (1 - g) (t_off + P) + b`` (eq. 7, with t split once
+more): the *gate* g scales what the head computes, the *bias* b is what the prefix adds there, and
+P is what *propagated* to its input from earlier layers. Every subset of the three can be put into
+the head alone; the split of the total effect is their Shapley value (Shapley 1953), the mean over
+the orders in which they can come in. It adds up to the total exactly.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from prefix_interp.attribution.contrast import Contrast
+from prefix_interp.attribution.grid import Direction
+from prefix_interp.errors import PrefixInterpError
+from prefix_interp.models.sites import Site
+from prefix_interp.prefixes.layout import Hook
+from prefix_interp.theory.decompose import Decomposition
+
+HeadEffects = Float[Tensor, "layer head batch"]
+PARTS = ("gate", "bias", "propagated")
+
+
+def shapley_values(
+    values: Float[Tensor, "coalition *grid"],
+) -> Float[Tensor, "player *grid"]:
+    """Return what each player adds, averaged over all orders of joining (Shapley 1953).
+
+    The sum over players is ``values[-1] - values[0]``.
+
+    Args:
+        values: of every coalition; player i is in coalition c if bit i of c is set. Their number
+            is 2 to the power of the number of players.
+
+    Raises:
+        PrefixInterpError: their number is no power of 2 above 1.
+    """
+    n = len(values).bit_length() - 1
+    if n < 1 or len(values) != 1 << n:
+        raise PrefixInterpError(
+            f"values have {len(values)} coalitions; give one a subset of players: 2, 4, 8, ..."
+        )
+    shares = values.new_zeros(n, *values.shape[1:])
+    for player, others in itertools.product(range(n), range(1 << n)):
+        if not others >> player & 1:
+            weight = 1 / (n * math.comb(n - 1, others.bit_count()))
+            shares[player] += weight * (values[others | 1 << player] - values[others])
+    return shares
+
+
+def coalition_values(
+    pair: Contrast, parts: Decomposition, direction: Direction | str, effect: HeadEffects, bar: tqdm
+) -> Float[Tensor, "coalition layer head batch"]:
+    """Return the metric with each subset of `PARTS` put into each head, in the order of bits.
+
+    Args:
+        pair: from `contrast`, with one metric.
+        parts: its decomposition.
+        direction: ``"denoise"`` (put into the plain run) or ``"noise"`` (what is left out of the
+            prefixed run).
+        effect: of all parts together, from `head_effects`.
+        bar: moved on by one a layer.
+    """
+    (metric,) = pair.metrics
+    n_layers, n_heads = pair.model.cfg.n_layers, pair.model.cfg.n_heads
+    base = "off" if direction == "denoise" else "on"
+    values = effect.new_empty(8, *effect.shape)
+    known = getattr(pair, base)[metric].double()
+    values[0] = known if base == "off" else known - effect
+    values[7] = known if base == "on" else known + effect
+    for layer in range(n_layers):
+        # Nothing comes before layer 0, where the parts of a coalition are gate and bias alone.
+        wanted = (1, 2, 3, 4, 5, 6) if layer else (1, 2)
+        cells = torch.tensor(list(itertools.product(wanted, range(n_heads))))
+        cells = cells.to(effect.device)
+
+        def make(part: slice, layer: int = layer, cells: Tensor = cells) -> list[Hook]:
+            return [_head_writer(pair, parts, layer, *cells[part].T)]
+
+        found = pair.run(base, len(cells), make, layer=layer)[metric].double()
+        values[list(wanted), layer] = found.unflatten(0, (-1, n_heads))
+        if not layer:
+            values[3:7, layer] = values[[7, 0, 1, 2], layer]
+        bar.update()
+    return values
+
+
+def _head_writer(
+    pair: Contrast, parts: Decomposition, layer: int, coalitions: Tensor, heads: Tensor
+) -> Hook:
+    """Return a hook that gives each block of rows its head's output with some parts of three."""
+    n = len(heads)
+    gate, bias, propagated = (
+        (coalitions >> i & 1).to(parts.gate)[:, None, None, None] for i in range(len(PARTS))
+    )
+
+    def of_heads(x: Tensor) -> Float[Tensor, "stack batch query d_head"]:
+        return x.transpose(0, 1)[heads]
+
+    own = of_heads(pair.activation("off", Site.Z, layer).transpose(1, 2))
+    own = own + propagated * of_heads(parts.propagated[layer])
+    kept = 1 - gate * of_heads(parts.gate[layer, ..., None])
+    new = kept * own + bias * of_heads(parts.bias[layer])
+    rows = torch.arange(n, device=heads.device)
+
+    def write(z: Float[Tensor, "stacked pos head d_head"], hook: object) -> Tensor:
+        z = z.unflatten(0, (n, -1)).clone()
+        z[rows, :, :, heads] = new
+        return z.flatten(0, 1)
+
+    return Site.Z.at(layer), write

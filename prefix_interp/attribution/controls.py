@@ -1,0 +1,176 @@
+"""What a prefix does at each head, and what other prefixes do there: the yardstick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens import HookedTransformer
+
+from prefix_interp.attribution.contrast import MAX_SEQUENCES, Contrast
+from prefix_interp.attribution.grid import Direction
+from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.models.sites import Site
+from prefix_interp.prefixes.controls import norm_matched
+from prefix_interp.prefixes.guard import check_free
+from prefix_interp.prefixes.inject import mixture_hooks
+from prefix_interp.prefixes.layout import Hook, answer_rows_hooks
+from prefix_interp.prefixes.prefix import Prefix
+from prefix_interp.prefixes.support import to_keys_values
+from prefix_interp.seeds import derive_generator, derive_seed
+
+NORM_MATCHED, RANDOM = "norm-matched", "random"
+
+
+def head_effects(
+    pair: Contrast,
+    prefixes: Sequence[Prefix],
+    direction: Direction | str,
+    bar: tqdm | None = None,
+) -> Float[Tensor, "draw layer head batch"]:
+    """Return the total effect of each head under each prefix: what patching its output does.
+
+    Denoise: its output under the prefix put into the plain run, against that run. Noise: the
+    prefixed run against itself with the head's plain output put in. Both point from off to on.
+
+    Args:
+        pair: from `contrast`, with one metric; gives the inputs and the plain run.
+        prefixes: as many slots each as the prefix of `pair`, and parameterized alike.
+        direction: ``"denoise"`` or ``"noise"``.
+        bar: moved on by one a prefix.
+
+    Returns:
+        In units of the metric, float64.
+
+    Raises:
+        PrefixInterpError: an unknown direction.
+    """
+    check_choice("direction", direction, ("denoise", "noise"))
+    check_free(pair.model)
+    size = max(1, MAX_SEQUENCES // (pair.n_batch * pair.model.cfg.n_heads))
+    found = []
+    for start in range(0, len(prefixes), size):
+        part = prefixes[start : start + size]
+        with torch.no_grad():
+            found.append(_stacked_effects(pair, part, direction == "denoise"))
+        if bar is not None:
+            bar.update(len(part))
+    return torch.cat(found)
+
+
+def _stacked_effects(
+    pair: Contrast, prefixes: Sequence[Prefix], denoise: bool
+) -> Float[Tensor, "draw layer head batch"]:
+    model, n, n_heads = pair.model, len(prefixes), pair.model.cfg.n_heads
+    names = prefixes[0].tensors
+    slots = to_keys_values(model, {k: torch.stack([p.tensors[k] for p in prefixes]) for k in names})
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Hook:
+        return name, lambda x, hook: seen.update({name: x})
+
+    layers = range(model.cfg.n_layers)
+    readers = [keep(site.at(i)) for i in layers for site in (Site.RESID_PRE, Site.Z)]
+    hooks = [*mixture_hooks(model, slots), *readers]
+    logits_on = _answers(pair, pair.pair.tokens.repeat(n, 1), hooks, (n, -1))
+    targets = [pair.target._replace(logits_on=x) for x in logits_on]
+    (metric,) = pair.metrics.values()
+    # A metric may depend on the prefixed run: each prefix has its own value without it too.
+    bases = [metric(t.logits_off if denoise else t.logits_on, t) for t in targets]
+    base = torch.stack(bases)[:, None].double()
+    hooks = []
+    if not denoise:
+        hooks = mixture_hooks(model, [(_each(k, n_heads), _each(v, n_heads)) for k, v in slots])
+    effects = []
+    for layer in layers:
+        if denoise:
+            rows = pair.activation("off", Site.RESID_PRE, layer).repeat(n * n_heads, 1, 1)
+            given = seen[Site.Z.at(layer)].unflatten(0, (n, -1))
+        else:
+            rows = seen[Site.RESID_PRE.at(layer)].unflatten(0, (n, -1))
+            rows = _each(rows, n_heads).flatten(0, 1)
+            given = pair.activation("off", Site.Z, layer).expand(n, -1, -1, -1, -1)
+        patched = [*hooks, _own_heads(layer, given)]
+        logits = _answers(pair, rows, patched, (n, n_heads, -1), layer)
+        values = [metric(x, target) for x, target in zip(logits, targets, strict=True)]
+        change = torch.stack(values).double() - base
+        effects.append(change if denoise else -change)
+    return torch.stack(effects, dim=1)
+
+
+def _answers(
+    pair: Contrast,
+    rows: Tensor,
+    hooks: Sequence[Hook],
+    stack: tuple[int, ...],
+    layer: int | None = None,
+) -> Float[Tensor, "*stack batch n_out d_vocab"]:
+    """Return the logits at the outputs of tokens, or of residual streams before `layer`."""
+    hooks = [*hooks, *answer_rows_hooks(pair.model, pair.n_out)]
+    with pair.model.hooks(fwd_hooks=hooks):
+        return pair.model(rows, start_at_layer=layer)[:, -pair.n_out :].unflatten(0, stack)
+
+
+def _each(x: Float[Tensor, "stack *rest"], times: int) -> Float[Tensor, "more *rest"]:
+    return x.repeat_interleave(times, dim=0)
+
+
+def _own_heads(layer: int, given: Float[Tensor, "draw batch pos head d_head"]) -> Hook:
+    """Return a hook that writes head h in the h-th block of rows of every draw."""
+    n, n_heads = len(given), given.shape[3]
+    heads = torch.arange(n_heads, device=given.device)
+
+    def write(z: Float[Tensor, "stacked pos head d_head"], hook: object) -> Tensor:
+        z = z.unflatten(0, (n, n_heads, -1)).clone()
+        z[:, heads, :, :, heads] = given.permute(3, 0, 1, 2, 4)
+        return z.flatten(0, 2)
+
+    return Site.Z.at(layer), write
+
+
+def random_prefixes(
+    model: HookedTransformer, prefix: Prefix, n: int, seed: int
+) -> dict[str, list[Prefix]]:
+    """Return the controls that every elicitation has, `n` draws of each.
+
+    ``"norm-matched"``: random directions, each vector with the norm it has in `prefix`.
+    ``"random"``: normal noise, as tuning starts from.
+
+    Args:
+        model: gives the shape.
+        prefix: gives slots, parameterization and norms.
+        n: draws.
+        seed: any integer.
+    """
+    kind = prefix.parameterization
+
+    def matched(i: int) -> Prefix:
+        return norm_matched(prefix, derive_generator(seed, "elicitation", NORM_MATCHED, i))
+
+    def noise(i: int) -> Prefix:
+        own = derive_seed(seed, "elicitation", RANDOM, i)
+        return Prefix.random(model, prefix.n_prefix, own, kind)
+
+    makers: dict[str, Callable[[int], Prefix]] = {NORM_MATCHED: matched, RANDOM: noise}
+    return {name: [make(i) for i in range(n)] for name, make in makers.items()}
+
+
+def check_controls(
+    model: HookedTransformer, controls: Mapping[str, Prefix] | None
+) -> dict[str, Prefix]:
+    """Return named controls.
+
+    Raises:
+        PrefixInterpError: a name that the random controls have, or a prefix that does not fit.
+    """
+    named = dict(controls or {})
+    for name, control in named.items():
+        if name in (NORM_MATCHED, RANDOM):
+            raise PrefixInterpError(
+                f"controls={name!r} is drawn anyway under that name; give yours another name"
+            )
+        control.check_fits(model)
+    return named

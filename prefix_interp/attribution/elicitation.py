@@ -1,0 +1,322 @@
+"""Which heads a prefix elicits, and by which part of what it does to them.
+
+A head's total effect is split into gate, bias and propagated (see `coalitions`) and held against
+what random prefixes do at the same head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformer_lens import HookedTransformer
+
+from prefix_interp.attribution.coalitions import (
+    PARTS,
+    HeadEffects,
+    coalition_values,
+    shapley_values,
+)
+from prefix_interp.attribution.contrast import Contrast, contrast
+from prefix_interp.attribution.controls import (
+    NORM_MATCHED,
+    check_controls,
+    head_effects,
+    random_prefixes,
+)
+from prefix_interp.attribution.grid import Direction
+from prefix_interp.attribution.metrics import METRICS, recovered
+from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
+from prefix_interp.estimates import bootstrap_interval
+from prefix_interp.models.sites import NORM_SCALE
+from prefix_interp.prefixes.prefix import Prefix
+from prefix_interp.tasks import Batch, Task
+from prefix_interp.theory.decompose import Decomposition, decompose_attention
+
+
+@dataclass(frozen=True, eq=False)
+class Elicitation:
+    """What a prefix does through each head alone, example by example, and what other prefixes do.
+
+    Effects are in the units of the metric and point from off to on: positive is the prefix's way
+    for every metric that the prefix raises.
+
+    Attributes:
+        direction: ``"denoise"`` (the head's prefixed output in the plain run: is it enough?) or
+            ``"noise"`` (its plain output in the prefixed run: is it needed?).
+        metric: what was measured.
+        effect: the total; ``gate + bias + propagated`` is the same number.
+        gate: Shapley value (Shapley 1953) of scaling the head's own output by 1 - g.
+        bias: Shapley value of adding b.
+        propagated: Shapley value of the changed input; exactly 0 in layer 0.
+        interaction: the total minus the effects of the three parts each put in alone: how far
+            the parts depend on each other. It is contained in the three Shapley values.
+        logit_attribution: see `bias_logit_attribution`, in logits.
+        on: the metric with the prefix.
+        off: the metric without it.
+        controls: total effects under other prefixes, one or more draws of each, by name.
+        baseline: what off means.
+    """
+
+    direction: Direction | str
+    metric: str
+    effect: HeadEffects
+    gate: HeadEffects
+    bias: HeadEffects
+    propagated: HeadEffects
+    interaction: HeadEffects
+    logit_attribution: HeadEffects
+    on: Float[Tensor, " batch"]
+    off: Float[Tensor, " batch"]
+    controls: Mapping[str, Float[Tensor, "_ layer head batch"]]
+    baseline: str = "masked"
+
+    @property
+    def level(self) -> float:
+        """Return the level of the interval of the excess, 1 - 2 / (draws + 1).
+
+        If the prefix were one more of R norm-matched random prefixes, each head's mean effect
+        would be equally likely to take any of the R + 1 ranks, whatever its distribution, and
+        fall outside of the R others with probability 2 / (R + 1) (Hope 1968). It is the level of
+        one head: of 100 heads to which the prefix is a random one, 100 (1 - level) are elicited.
+        """
+        return 1 - 2 / (len(self.controls[NORM_MATCHED]) + 1)
+
+    @property
+    def rounding(self) -> float:
+        """Return the excess that could be rounding: 1000 machine epsilons of the metric's size.
+
+        Rounding grows with what a prefix writes, even where nothing reads it.
+        """
+        size = max(1.0, float(self.on.abs().max()), float(self.off.abs().max()))
+        return 1000 * torch.finfo(self.on.dtype).eps * size
+
+    def to_dataframe(self, level: float = 0.95) -> pd.DataFrame:
+        """Return a row a head.
+
+        Columns: ``layer``, ``head``; means over examples of ``effect`` (with its bootstrap
+        interval ``low`` and ``high``), ``gate``, ``bias``, ``propagated``, ``interaction``,
+        ``direct`` (gate + bias) and ``logit_attribution``; ``recovered``, the effect over that of
+        the whole prefix; ``control``, the mean effect of the norm-matched random prefixes;
+        ``excess`` (effect - control) from ``excess_low`` (effect - largest control) to
+        ``excess_high`` (effect - smallest), at the level `Elicitation.level`; ``elicited``,
+        whether that interval excludes 0 by more than `Elicitation.rounding` and the effect's own
+        does so on the same side: where random prefixes do harm, a head without any effect is
+        above them, but nothing was elicited there.
+
+        The bootstrap interval says how well the effect is known on these inputs. It is no test
+        of elicitation: random prefixes have effects too, and theirs exclude 0 as well.
+
+        Args:
+            level: of the bootstrap interval.
+        """
+        low, high = bootstrap_interval(self.effect, level=level)
+        effect = self.effect.mean(-1)
+        draws = self.controls[NORM_MATCHED].mean(-1)
+        excess_low, excess_high = effect - draws.amax(0), effect - draws.amin(0)
+        total = self.on.double().mean() - self.off.double().mean()
+        columns = {
+            "effect": effect,
+            "low": low,
+            "high": high,
+            "recovered": recovered(effect, total * 0, total),
+            **{name: getattr(self, name).mean(-1) for name in (*PARTS, "interaction")},
+            "direct": (self.gate + self.bias).mean(-1),
+            "control": draws.mean(0),
+            "excess": effect - draws.mean(0),
+            "excess_low": excess_low,
+            "excess_high": excess_high,
+            "elicited": ((excess_low > self.rounding) & (low > 0))
+            | ((excess_high < -self.rounding) & (high < 0)),
+            "logit_attribution": self.logit_attribution.mean(-1),
+        }
+        return _a_row_a_head(columns)
+
+    def parts_dataframe(self, level: float = 0.95) -> pd.DataFrame:
+        """Return a row a head and part, with a bootstrap interval over examples.
+
+        Columns: ``layer``, ``head``, ``part`` (``"effect"``, ``"gate"``, ``"bias"``,
+        ``"propagated"`` or ``"interaction"``), ``value`` (mean), ``low``, ``high``.
+
+        Args:
+            level: of the interval.
+        """
+        frames = []
+        for name in ("effect", *PARTS, "interaction"):
+            value = getattr(self, name)
+            low, high = bootstrap_interval(value, level=level)
+            frame = _a_row_a_head({"value": value.mean(-1), "low": low, "high": high})
+            frame.insert(2, "part", name)
+            frames.append(frame)
+        return pd.concat(frames, ignore_index=True)
+
+    def controls_dataframe(self, level: float = 0.95) -> pd.DataFrame:
+        """Return a row a control and head.
+
+        Columns: ``control``, ``layer``, ``head``, ``draws``, ``effect`` (mean over draws and
+        examples), ``low``, ``high``: the smallest and largest draw, or, of a control that is a
+        single prefix, its bootstrap interval over examples.
+
+        Args:
+            level: of the bootstrap interval.
+        """
+        frames = []
+        for name, effect in self.controls.items():
+            draws = effect.mean(-1)
+            if len(draws) > 1:
+                low, high = draws.amin(0), draws.amax(0)
+            else:
+                low, high = bootstrap_interval(effect[0], level=level)
+            frame = _a_row_a_head({"effect": draws.mean(0), "low": low, "high": high})
+            frame.insert(0, "control", name)
+            frame.insert(3, "draws", len(draws))
+            frames.append(frame)
+        return pd.concat(frames, ignore_index=True)
+
+
+def head_elicitation(
+    model: HookedTransformer,
+    prefix: Prefix,
+    task: Task | Batch | str,
+    *,
+    direction: Direction | str = "denoise",
+    metric: str = "log_prob",
+    n_random: int = 39,
+    controls: Mapping[str, Prefix] | None = None,
+    n: int = 64,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Return a row a head: its effect, the parts of it, and whether the prefix elicits it.
+
+    See `measure_elicitation` for the arguments and `Elicitation.to_dataframe` for the columns.
+    """
+    return measure_elicitation(
+        model, prefix, task, direction=direction, metric=metric, n_random=n_random,
+        controls=controls, n=n, seed=seed, progress=progress,
+    ).to_dataframe()  # fmt: skip
+
+
+def measure_elicitation(
+    model: HookedTransformer,
+    prefix: Prefix,
+    task: Task | Batch | str,
+    *,
+    direction: Direction | str = "denoise",
+    metric: str = "log_prob",
+    n_random: int = 39,
+    controls: Mapping[str, Prefix] | None = None,
+    n: int = 64,
+    seed: int = 0,
+    progress: bool = True,
+) -> Elicitation:
+    """Return the effect of the prefix through each head, its parts, and that of other prefixes.
+
+    Every control is held against its own run without prefix, on the same batch. With
+    ``metric="kl"`` it is held against its own prefixed run too.
+
+    Args:
+        model: a supported HookedTransformer.
+        prefix: a prefix that fits it.
+        task: a task, its name, or a batch of your own with at least 2 examples.
+        direction: ``"denoise"`` or ``"noise"``.
+        metric: a name in `METRICS`.
+        n_random: draws of each random control, at least 2; 39 give intervals at 95%.
+        controls: prefixes to compare with by name, e.g. another task's or another seed's.
+        n: examples; of a batch all are taken.
+        seed: chooses the examples and the random prefixes.
+        progress: show a bar.
+
+    Raises:
+        PrefixInterpError: as `contrast`, an unknown direction or metric, controls that do not
+            fit or have a taken name, or too few examples or draws.
+    """
+    check_choice("direction", direction, ("denoise", "noise"))
+    check_choice("metric", metric, METRICS)
+    check_positive("n_random", n_random)
+    if n_random < 2:
+        raise PrefixInterpError("n_random=1 makes an interval of level 0; give at least 2")
+    named = check_controls(model, controls)
+    metrics = {metric: METRICS[metric]}
+    pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metrics)
+    if pair.n_batch < 2:
+        raise PrefixInterpError("n=1 example has no interval; give at least 2")
+    drawn = random_prefixes(model, prefix, n_random, seed)
+    steps = 1 + model.cfg.n_layers + sum(map(len, drawn.values())) + len(named)
+    with tqdm(total=steps, desc=f"eliciting, {direction}", disable=not progress) as bar:
+        (effect,) = head_effects(pair, [prefix], direction, bar)
+        parts = decompose_attention(pair.pair)
+        values = coalition_values(pair, parts, direction, effect, bar)
+        found = {k: head_effects(pair, group, direction, bar) for k, group in drawn.items()}
+        answers = pair.target.answers
+        batch = Batch(pair.pair.tokens, answers, answers.new_zeros(len(answers)))
+        for name, control in named.items():  # may have other slots, and so another plain run
+            own = contrast(model, control, batch, metrics=metrics)
+            found[name] = head_effects(own, [control], direction, bar)
+    split = shapley_values(values)
+    alone = values[[1 << i for i in range(len(PARTS))]] - values[0]
+    return Elicitation(
+        direction=direction,
+        metric=metric,
+        effect=effect,
+        interaction=effect - alone.sum(dim=0),
+        logit_attribution=bias_logit_attribution(pair, parts),
+        on=pair.on[metric],
+        off=pair.off[metric],
+        controls=found,
+        **dict(zip(PARTS, split, strict=True)),
+    )
+
+
+def bias_logit_attribution(
+    pair: Contrast, parts: Decomposition
+) -> Float[Tensor, "layer head batch"]:
+    """Return how far each head's bias raises the right answer's logit over the mean logit.
+
+    Only on the direct way: b W_O through the final norm, whose scale is frozen at that of the
+    prefixed run (which makes it linear), and the unembedding, before any cap on logits. What
+    later layers and MLPs make of the bias is left out, so that a head whose bias is read by an
+    MLP shows nothing here: compare with its effect.
+
+    Args:
+        pair: from `contrast`.
+        parts: its decomposition.
+
+    Returns:
+        Logits, mean over outputs.
+    """
+    model, answers, n_out = pair.model, pair.target.answers, pair.n_out
+    with torch.no_grad():
+        read = model.W_U.T[answers] - model.W_U.mean(dim=-1)  # batch n_out d_model
+        read = _through_frozen(pair, getattr(model, "ln_final", None), read)
+        found = []
+        for block, bias in zip(model.blocks, parts.bias, strict=True):
+            own = _through_frozen(pair, getattr(block, "ln1_post", None), read)
+            written = torch.einsum("bhqk,hkd->bhqd", bias[:, :, -n_out:], block.attn.W_O)
+            found.append(torch.einsum("bhqd,bqd->hbq", written, own).mean(dim=-1))
+        return torch.stack(found).double()
+
+
+def _through_frozen(
+    pair: Contrast, norm: nn.Module | None, read: Float[Tensor, "batch n_out d_model"]
+) -> Float[Tensor, "batch n_out d_model"]:
+    """Return what `read` reads before `norm`, if its scale is that of the prefixed run."""
+    point = getattr(norm, NORM_SCALE, None)
+    if norm is None or point is None:
+        return read
+    scale = pair.pair.on[point.name][:, -read.shape[1] :]
+    with torch.enable_grad(), pair.model.hooks(fwd_hooks=[(point.name, lambda _, hook: scale)]):
+        x = torch.zeros_like(read, requires_grad=True)
+        return torch.autograd.grad(norm(x), x, read)[0]
+
+
+def _a_row_a_head(columns: Mapping[str, Shaped[Tensor, "layer head"]]) -> pd.DataFrame:
+    grid = next(iter(columns.values())).shape
+    index = pd.MultiIndex.from_product([range(k) for k in grid], names=["layer", "head"])
+    flat = {name: x.flatten().tolist() for name, x in columns.items()}
+    return pd.DataFrame(flat, index=index).reset_index()

@@ -1,0 +1,153 @@
+"""Elicited heads over seeds: how many, by which part, beside which controls."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import pandas as pd
+
+from prefix_interp.estimates import seed_interval
+from prefix_interp.results import Result
+
+Rows = list[dict[str, Any]]
+
+
+def heads_frame(result: Result) -> pd.DataFrame:
+    """Return the ``head`` records: a row a seed, task, parameterization, direction and head.
+
+    Args:
+        result: from `heads`.
+    """
+    return _frame(result, "head")
+
+
+def elicited_rows(result: Result) -> Rows:
+    """Return, for each kind of prefix and task, how many heads are elicited and by which part.
+
+    Keys: ``parameterization``, ``direction``, ``tuned_on``, ``heads`` (over all seeds),
+    ``elicited``, ``seeds_with_one`` (seeds with at least one), ``gate_share`` and
+    ``bias_share`` (of the summed absolute parts, mean over seeds), ``largest`` (share of the
+    prefix's effect that the strongest head recovers alone, mean over seeds).
+
+    Args:
+        result: from `heads`.
+    """
+    rows = []
+    grouped = heads_frame(result).groupby(["parameterization", "direction", "tuned_on"], sort=False)
+    for (kind, direction, task), own in grouped:
+        parts = own[["gate_effect", "bias", "propagated"]].abs().groupby(own["seed"]).sum()
+        shares = parts.div(parts.sum(axis=1), axis=0).mean()
+        rows.append(
+            {
+                "parameterization": kind, "direction": direction, "tuned_on": task,
+                "heads": len(own), "elicited": int(own["elicited"].sum()),
+                "seeds_with_one": int(own.groupby("seed")["elicited"].any().sum()),
+                "gate_share": float(shares["gate_effect"]), "bias_share": float(shares["bias"]),
+                "largest": float(own.groupby("seed")["recovered"].max().mean()),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def calibration_rows(result: Result) -> Rows:
+    """Return the mean total effect of one head under the prefix and under every control.
+
+    Keys: ``parameterization``, ``direction``, ``prefix`` (``"tuned"`` or the control), ``mean``
+    over heads, tasks and seeds, ``low`` and ``high`` (95% t interval over seeds), ``largest``.
+
+    Args:
+        result: from `heads`.
+    """
+    controls = _frame(result, "control")
+    tuned = heads_frame(result).assign(control="tuned")
+    columns = ["parameterization", "direction", "control", "seed", "effect"]
+    both = pd.concat([tuned[columns], controls[columns]])
+    rows = []
+    for (kind, direction, name), own in both.groupby(columns[:3], sort=False):
+        mean = seed_interval(own.groupby("seed")["effect"].mean().tolist())
+        rows.append(
+            {
+                "parameterization": kind, "direction": direction, "prefix": name,
+                "mean": mean.value, "low": mean.low, "high": mean.high,
+                "largest": float(own["effect"].max()),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def agreement_rows(result: Result) -> Rows:
+    """Return how well estimates by gradients rank what exact patches measure.
+
+    Keys: ``estimate``, ``direction``, ``n``, ``median``, ``min`` and ``max`` of Spearman's rank
+    correlation over seeds and tasks (a single value is left out where it does not exist).
+
+    Args:
+        result: from `heads`.
+    """
+    rows = []
+    grouped = _frame(result, "agreement").groupby(["estimate", "direction"], sort=False)
+    for (name, direction), own in grouped:
+        values = own["spearman"].dropna().tolist()
+        rows.append(
+            {
+                "estimate": name, "direction": direction, "n": len(values),
+                "median": statistics.median(values), "min": min(values), "max": max(values),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def copying_rows(result: Result) -> Rows:
+    """Return, for each task, the gate at output 0 of the head that copies most, and of the rest.
+
+    Keys: ``tuned_on``, ``seeds``, ``copying_gate`` with its 95% t interval over seeds ``low`` and
+    ``high``, ``other_gate`` (mean over the other heads), ``copy`` (mean attention of that head
+    from output i to input i without a prefix). Residual prefixes.
+
+    Args:
+        result: from `heads`.
+    """
+    frame = heads_frame(result)
+    frame = frame[(frame["parameterization"] == "residual") & (frame["direction"] == "noise")]
+    rows = []
+    for task, own in frame.groupby("tuned_on", sort=False):
+        is_top = own["copy"] == own.groupby("seed")["copy"].transform("max")
+        mean = seed_interval(own[is_top]["gate_first"].tolist(), 0.0, 1.0)
+        rows.append(
+            {
+                "tuned_on": task, "seeds": int(is_top.sum()), "copying_gate": mean.value,
+                "low": mean.low, "high": mean.high,
+                "other_gate": float(own[~is_top]["gate_first"].mean()),
+                "copy": float(own[is_top]["copy"].mean()),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def circuit_rows(result: Result) -> Rows:
+    """Return, for each task, the sizes of the smallest circuits and how faithful they are.
+
+    Keys: ``tuned_on``, ``seeds``, ``size`` (mean), ``smallest``, ``largest``, ``of``,
+    ``faithfulness`` (mean), ``held_out`` (mean, on other sequences), ``completeness`` (mean).
+
+    Args:
+        result: from `heads`.
+    """
+    rows = []
+    for task, own in _frame(result, "circuit").groupby("tuned_on", sort=False):
+        rows.append(
+            {
+                "tuned_on": task, "seeds": len(own), "size": float(own["size"].mean()),
+                "smallest": int(own["size"].min()), "largest": int(own["size"].max()),
+                "of": int(own["of"].max()),
+                **{k: float(own[f"{k}.value"].mean())
+                   for k in ("faithfulness", "held_out", "completeness")},
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _frame(result: Result, record: str) -> pd.DataFrame:
+    frame = result.to_dataframe()
+    return frame[frame["record"] == record].dropna(axis=1, how="all").reset_index(drop=True)

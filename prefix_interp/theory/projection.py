@@ -1,0 +1,280 @@
+"""Taking a subspace out of what a head or a layer writes, while the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import ActivationCache, HookedTransformer
+
+from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.models.sites import Site
+from prefix_interp.prefixes.baselines import run_pair
+from prefix_interp.prefixes.layout import Hook
+from prefix_interp.prefixes.prefix import Prefix
+from prefix_interp.seeds import derive_generator
+from prefix_interp.theory.decompose import Decomposition, decompose_attention
+from prefix_interp.theory.subspace import BiasSubspace
+
+Removal = Literal["output", "restore", "isolate", "bias"]
+_WITH_PLAIN = ("restore", "isolate")
+
+
+def projection_hooks(
+    model: HookedTransformer,
+    spaces: Sequence[BiasSubspace],
+    remove: Removal | str = "output",
+    *,
+    plain: ActivationCache | Mapping[str, Tensor] | None = None,
+    prefix: Prefix | None = None,
+) -> list[Hook]:
+    """Return hooks that take subspaces out of what heads, or whole layers, write.
+
+    With z what is written, b the prefix's bias in it and P the projection onto the subspace:
+
+    - ``"output"`` z - z P: *all* that is written there goes, of the pretrained output too. In a
+      run without prefix this asks what of the pretrained computation lies in the subspace.
+    - ``"restore"`` z - z P + z' P, with z' from the run without prefix: the subspace holds what it
+      would hold without the prefix. What the prefix does elsewhere stays, the gate's (1 - g) t
+      included. Is the subspace needed?
+    - ``"isolate"`` z' + (z - z') P: the prefix acts in the subspace alone, all else is as without
+      it. Is the subspace enough?
+    - ``"bias"`` z - b P: only the prefix's bias goes; what is left of the pretrained output stays,
+      (1 - g) t in the subspace as elsewhere. For the bias's own subspace this is dropping b.
+
+    Where other heads of its layer have a subspace, a head without one keeps all that it writes,
+    under ``"isolate"`` all that it writes without the prefix. Layers without any stay as they are.
+    A head's subspace is taken out of `Site.Z`, a layer's out of `Site.ATTN_OUT`. There the
+    attention's constant b_O stays: no head writes it, it is the same with the prefix and without,
+    and the subspace was measured without it.
+
+    Add them inside `attach` (``method="slots"`` for ``"bias"``), or to a plain run. Rows of the
+    slots are changed too, which nothing reads.
+
+    Args:
+        model: a supported HookedTransformer.
+        spaces: of any heads and layers, each once; not a layer and heads of the same layer.
+        remove: ``"output"``, ``"restore"``, ``"isolate"`` or ``"bias"``.
+        plain: activations of the same content without the prefix, e.g. ``run_pair(...).off``; for
+            ``"restore"`` and ``"isolate"`` alone.
+        prefix: the one that is attached; for ``"bias"`` alone.
+
+    Raises:
+        PrefixInterpError: nothing to remove, a subspace of another dimension, layer or head, the
+            same place twice, directions that are not orthonormal, or a missing argument. While
+            running with ``"bias"``: the prefix's slots are not there.
+    """
+    check_choice("remove", remove, get_args(Removal))
+    for name, given, need in (("plain", plain, _WITH_PLAIN), ("prefix", prefix, ("bias",))):
+        if (given is not None) != (remove in need):
+            raise PrefixInterpError(
+                f"{name}={'given' if given is not None else None} does not go with "
+                f"remove={remove!r}; {' and '.join(map(repr, need))} need it, no other takes it"
+            )
+    _check_spaces(model, spaces)
+    hooks: list[Hook] = []
+    for layer in sorted({space.layer for space in spaces}):
+        own = [space for space in spaces if space.layer == layer]
+        site = Site.Z if own[0].level == "head" else Site.ATTN_OUT
+        seen: dict[str, Tensor] = {}
+        if prefix is not None:
+            hooks += _bias_hooks(model, prefix, layer, seen)
+        held = None if plain is None else plain[site.at(layer)].to(model.W_E)
+        hooks.append((site.at(layer), _remover(model, layer, own, remove, held, seen)))
+    return hooks
+
+
+def _remover(
+    model: HookedTransformer,
+    layer: int,
+    spaces: Sequence[BiasSubspace],
+    remove: Removal | str,
+    plain: Float[Tensor, "batch pos ..."] | None,
+    seen: dict[str, Tensor],
+) -> Callable[..., Tensor]:
+    """Return the hook of one layer; `seen` holds the bias when that alone is removed."""
+    attn, heads = model.blocks[layer].attn, spaces[0].level == "head"
+    onto = torch.stack([space.basis.T @ space.basis for space in spaces]).to(model.W_E)
+    if heads:  # 0 where a head keeps all it writes
+        every = onto.new_zeros(model.cfg.n_heads, *onto.shape[1:])
+        onto = every.index_copy(0, torch.tensor([s.head for s in spaces]).to(onto.device), onto)
+
+    def inside(x: Tensor) -> Tensor:
+        return torch.einsum("bqhd,hde->bqhe", x, onto) if heads else x @ onto[0]
+
+    def write(x: Tensor, hook: object) -> Tensor:
+        if remove == "bias":
+            bias = seen.pop("bias")
+            return x - inside(bias if heads else torch.einsum("bqhd,hdm->bqm", bias, attn.W_O))
+        if plain is None:
+            return x - inside(x if heads else x - attn.b_O)
+        if len(plain) != len(x) or plain.shape[1] > x.shape[1]:
+            raise PrefixInterpError(
+                f"plain holds {tuple(plain.shape[:2])} sequences and positions, the run "
+                f"{tuple(x.shape[:2])}; give the activations of the same content"
+            )
+        rows = x[:, -plain.shape[1] :]
+        moved = inside(rows - plain)
+        new = rows - moved if remove == "restore" else plain + moved
+        return torch.cat([x[:, : -plain.shape[1]], new], dim=1)
+
+    return write
+
+
+def _bias_hooks(
+    model: HookedTransformer, prefix: Prefix, layer: int, seen: dict[str, Tensor]
+) -> list[Hook]:
+    """Return hooks that leave the bias of a layer's heads in `seen`, before `hook_z` is called."""
+    _, values = prefix.keys_values(model)[layer]
+    n, n_heads = prefix.n_prefix, model.cfg.n_heads
+    values = values.detach().repeat_interleave(n_heads // values.shape[1], dim=1)
+
+    def check(v: Float[Tensor, "batch pos kv_head d_head"], hook: object) -> None:
+        # The bias is read off the pattern's first columns: they must be this prefix's slots.
+        found = v[:, :n].repeat_interleave(n_heads // v.shape[2], dim=2)
+        if found.shape[1] != n or not torch.equal(found, values.expand_as(found)):
+            raise PrefixInterpError(
+                f"prefix is not in the slots of layer {layer}; add hooks with remove='bias' "
+                "inside attach(model, prefix, method='slots')"
+            )
+
+    def read(pattern: Float[Tensor, "batch head query key"], hook: object) -> None:
+        limit = model.cfg.clip_qkv  # the model clips behind hook_v
+        written = values if limit is None else values.clamp(-limit, limit)
+        seen["bias"] = torch.einsum("bhqs,shd->bqhd", pattern[..., :n], written)
+
+    return [(Site.V.at(layer), check), (Site.PATTERN.at(layer), read)]
+
+
+def _check_spaces(model: HookedTransformer, spaces: Sequence[BiasSubspace]) -> None:
+    if not spaces:
+        raise PrefixInterpError("spaces=() is empty; give at least one subspace")
+    places: set[tuple[int, int | None]] = set()
+    for space in spaces:
+        check_choice("level", space.level, ("head", "layer"))
+        _check_index("layer", space.layer, model.cfg.n_layers)
+        if space.level == "head":
+            _check_index("head", space.head, model.cfg.n_heads)
+        elif getattr(model.cfg, "use_normalization_before_and_after", False):
+            raise PrefixInterpError(
+                "spaces hold a layer's, but this model has a norm behind its attention, before "
+                "hook_attn_out; give subspaces of heads"
+            )
+        dim = model.cfg.d_head if space.level == "head" else model.cfg.d_model
+        basis = space.basis
+        if basis.shape[1] != dim:
+            raise PrefixInterpError(
+                f"spaces hold a {space.level}'s subspace in {basis.shape[1]} dimensions; this "
+                f"model's {space.level}s write in {dim}"
+            )
+        if not torch.allclose(basis @ basis.T, torch.eye(len(basis)).to(basis), atol=1e-4):
+            raise PrefixInterpError("spaces hold directions that are not orthonormal; use SVD")
+        place = (space.layer, space.head if space.level == "head" else None)
+        clash = {(space.layer, None)} if space.level == "head" else set()
+        if space.level == "layer":
+            clash = {other for other in places if other[0] == space.layer}
+        if place in places or clash & places:
+            raise PrefixInterpError(
+                f"spaces hold layer {space.layer} twice (head {space.head}); give one subspace a "
+                "head, or one for the whole layer"
+            )
+        places.add(place)
+
+
+def bias_subspaces(
+    model: HookedTransformer, prefix: Prefix, tokens: Int[Tensor, "batch pos"], layer: int = 0
+) -> list[BiasSubspace]:
+    """Return `bias_subspace` of every head of a layer, and last that of the layer itself.
+
+    All come from one pair of runs.
+
+    Args:
+        model: a supported HookedTransformer, float32 or float64.
+        prefix: a prefix that fits it.
+        tokens: content; with more positions than slots, or the rank says nothing.
+        layer: 0-based.
+
+    Raises:
+        PrefixInterpError: a layer out of range, or bad prefix or tokens (see `run_pair`).
+    """
+    _check_index("layer", layer, model.cfg.n_layers)
+    parts = decompose_attention(run_pair(model, prefix, tokens))
+    return subspaces_of(parts, model, prefix.n_prefix, layer)
+
+
+def subspaces_of(
+    parts: Decomposition, model: HookedTransformer, n_prefix: int, layer: int = 0
+) -> list[BiasSubspace]:
+    """Return the bias's subspace at every head of a layer, and last at the layer itself.
+
+    Args:
+        parts: of a run with a prefix.
+        model: whose W_O leads from heads to the layer.
+        n_prefix: slots, for the bounds.
+        layer: 0-based.
+    """
+    cfg, w_o = model.cfg, model.blocks[layer].attn.W_O.detach()
+    moved = (parts.output - parts.scaled_base)[layer].transpose(0, 1).flatten(1, 2)
+    whole = parts.output[layer].transpose(0, 1).flatten(1, 2)  # head row d_head
+    _, s, vh = torch.linalg.svd(moved, full_matrices=False)
+    scales = torch.linalg.matrix_norm(whole, 2).tolist()
+    n_rows, bound = moved.shape[1], min(cfg.d_head, n_prefix)
+    found = [
+        BiasSubspace("head", layer, h, bound, s[h], vh[h], n_rows, scales[h])
+        for h in range(cfg.n_heads)
+    ]
+    _, s, vh = torch.linalg.svd(torch.einsum("hrd,hdm->rm", moved, w_o), full_matrices=False)
+    scale = float(torch.linalg.matrix_norm(torch.einsum("hrd,hdm->rm", whole, w_o), 2))
+    bound = min(cfg.d_model, n_prefix * cfg.n_heads)
+    return [*found, BiasSubspace("layer", layer, None, bound, s, vh, n_rows, scale)]
+
+
+def random_subspace_like(space: BiasSubspace, seed: int) -> BiasSubspace:
+    """Return a uniformly random subspace of the same level, layer, head and rank.
+
+    Args:
+        space: what to stand beside, as a control.
+        seed: any integer; other layers and heads get other directions from the same seed.
+    """
+    rank, dim = space.basis.shape
+    head = -1 if space.head is None else space.head
+    rng = derive_generator(seed, "random-subspace", space.level, space.layer, head, rank, dim)
+    # The orthogonal factor of normal noise spans a uniformly random subspace.
+    noise = torch.randn(dim, rank, generator=rng, dtype=torch.float64)
+    directions = torch.linalg.qr(noise)[0].T.to(space.directions)
+    ones = space.singular_values.new_ones(rank) if rank else space.singular_values.new_zeros(1)
+    if not rank:
+        directions = space.directions.new_zeros(1, dim)
+    return replace(space, singular_values=ones, directions=directions, scale=0.0)
+
+
+def through_output(model: HookedTransformer, space: BiasSubspace) -> BiasSubspace:
+    """Return a head's subspace where it is written: its directions times the head's W_O.
+
+    Two heads' outputs live in spaces of their own; in d_model they can be compared.
+
+    Args:
+        model: gives W_O.
+        space: of a head.
+
+    Raises:
+        PrefixInterpError: a subspace of a layer, or one that does not fit the model.
+    """
+    check_choice("level", space.level, ("head",))
+    _check_spaces(model, [space])
+    w_o = model.blocks[space.layer].attn.W_O[space.head].detach().to(space.directions)
+    weighted = space.singular_values[: space.rank, None] * space.basis
+    _, s, vh = torch.linalg.svd(weighted @ w_o, full_matrices=False)
+    if not len(s):
+        s, vh = s.new_zeros(1), vh.new_zeros(1, model.cfg.d_model)
+    bound = min(space.bound, model.cfg.d_model)
+    return BiasSubspace("layer", space.layer, space.head, bound, s, vh, space.n_rows)
+
+
+def _check_index(argument: str, value: int | None, size: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < size:
+        raise PrefixInterpError(f"{argument}={value!r} must be between 0 and {size - 1}")

@@ -1,0 +1,150 @@
+"""Figures of attribution: effects split by head, patches by position, heads over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from prefix_interp.attribution.grid import PatchGrid
+from prefix_interp.errors import PrefixInterpError
+from prefix_interp.views.style import COLOURS, MARKERS, look
+
+PARTS = {"gate": "gate", "bias": "bias", "propagated": "propagated"}
+_CONTROL = "#b9b9c2"
+
+
+def elicitation_figure(
+    frames: Mapping[str, pd.DataFrame], unit: str = "nats an output", gate_column: str = "gate"
+) -> Figure:
+    """Return each head's effect as stacked parts, beside what random prefixes do there.
+
+    A panel an entry of `frames`, a bar a head: gate, bias and propagated stacked up and down from
+    0, a diamond with its interval at their sum, and a grey band for the norm-matched controls.
+
+    Args:
+        frames: from `head_elicitation`, by name.
+        unit: of the metric.
+        gate_column: what the gate's part is called in the frames.
+
+    Raises:
+        PrefixInterpError: nothing to draw.
+    """
+    if not frames:
+        raise PrefixInterpError("frames is empty; give at least one result of head_elicitation")
+    with look():
+        figure = Figure(figsize=(2.45 * len(frames) + 0.9, 3.6), layout="constrained")
+        axes = figure.subplots(1, len(frames), sharey=True, squeeze=False)[0]
+        for ax, (name, frame) in zip(axes, frames.items(), strict=True):
+            _bars(ax, frame.reset_index(drop=True), gate_column)
+            ax.set_title(name)
+            ax.set_xlabel("layer.head")
+        axes[0].set_ylabel(f"effect ({unit})")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def _bars(ax: Axes, frame: pd.DataFrame, gate_column: str) -> None:
+    at = np.arange(len(frame))
+    # What the controls span: effect - excess_high is their smallest, the other the largest.
+    low, high = frame["effect"] - frame["excess_high"], frame["effect"] - frame["excess_low"]
+    ax.bar(
+        at, high - low, bottom=low, width=0.92, color=_CONTROL, alpha=0.6, linewidth=0,
+        label="random prefixes (range)",
+    )  # fmt: skip
+    up, down = np.zeros(len(frame)), np.zeros(len(frame))
+    for i, part in enumerate(PARTS):
+        values = frame[gate_column if part == "gate" else part].to_numpy()
+        if part == "propagated" and not np.any(values):
+            continue  # one layer has nothing before it
+        bottom = np.where(values > 0, up, down)
+        ax.bar(at, values, bottom=bottom, width=0.55, color=COLOURS[i], label=PARTS[part])
+        up, down = up + values.clip(min=0), down + values.clip(max=0)
+    error = np.abs(frame[["low", "high"]].to_numpy().T - frame["effect"].to_numpy())
+    ax.errorbar(
+        at, frame["effect"], yerr=error, fmt="D", color="black", markersize=4, linewidth=1.2,
+        label="total, 95% interval",
+    )  # fmt: skip
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set_xticks(at, [f"{r.layer}.{r.head}" for r in frame.itertuples()])
+    ax.grid(visible=False, axis="x")
+
+
+def patch_figure(
+    grids: Mapping[str, PatchGrid], metric: str = "log_prob", labels: list[str] | None = None
+) -> Figure:
+    """Return patches by head and position as heat maps of what they recover.
+
+    Args:
+        grids: with axes layer, head, pos, by name.
+        metric: which of theirs.
+        labels: one for each position; by default its number.
+
+    Raises:
+        PrefixInterpError: nothing to draw, or grids with other axes.
+    """
+    for name, grid in grids.items():
+        if grid.axes != ("layer", "head", "pos"):
+            raise PrefixInterpError(
+                f"grids[{name!r}] has axes {grid.axes}; make it by patch_heads(by_position=True)"
+            )
+    if not grids:
+        raise PrefixInterpError("grids is empty; give at least one result of patch_heads")
+    tables = {name: grid.recovered(metric).flatten(0, 1) for name, grid in grids.items()}
+    top = max(float(x.abs().max()) for x in tables.values())
+    first = next(iter(grids.values()))
+    n_layers, n_heads, n_pos = first.values[metric].shape[:3]
+    with look():
+        rows, columns = -(-len(grids) // 2), min(2, len(grids))
+        size = (4.9 * columns + 0.8, (0.24 * n_layers * n_heads + 1.0) * rows)
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).flatten()
+        for ax, (name, table) in zip(axes, tables.items(), strict=False):
+            image = ax.imshow(
+                table.double().numpy(), cmap="RdBu", vmin=-top, vmax=top, aspect="auto",
+                interpolation="none",
+            )  # fmt: skip
+            ax.grid(False)
+            ax.tick_params(length=0)
+            names = [f"{i}.{j}" for i in range(n_layers) for j in range(n_heads)]
+            ax.set_yticks(range(len(names)), names, fontsize=8)
+            ax.set_xticks(range(n_pos), labels or [str(i) for i in range(n_pos)], fontsize=7)
+            ax.set_title(name)
+        for ax in axes[len(tables) :]:
+            ax.set_axis_off()
+        figure.colorbar(image, ax=list(axes), label="share of the prefix's effect", shrink=0.9)
+    return figure
+
+
+def copying_figure(heads: pd.DataFrame) -> Figure:
+    """Return, over all seeds, each head's gate at output 0 against how much it copies.
+
+    Args:
+        heads: one direction's ``head`` records of the `heads` experiment, a row a seed, task and
+            head, with columns ``tuned_on``, ``copy``, ``gate_first`` and ``elicited``.
+
+    Raises:
+        PrefixInterpError: nothing to draw.
+    """
+    if heads.empty:
+        raise PrefixInterpError("heads is empty; give the records of the heads experiment")
+    tasks = list(dict.fromkeys(heads["tuned_on"]))
+    with look():
+        figure = Figure(figsize=(2.4 * len(tasks) + 0.6, 2.9), layout="constrained")
+        axes = figure.subplots(1, len(tasks), sharey=True, sharex=True, squeeze=False)[0]
+        for i, (ax, task) in enumerate(zip(axes, tasks, strict=True)):
+            own = heads[heads["tuned_on"] == task]
+            for elicited, face in ((True, COLOURS[i]), (False, "none")):
+                some = own[own["elicited"] == elicited]
+                ax.plot(
+                    some["copy"], some["gate_first"], MARKERS[i], color=COLOURS[i],
+                    markerfacecolor=face, markersize=5, linestyle="none", alpha=0.8,
+                )  # fmt: skip
+            ax.set(title=str(task).replace("_", " "), xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+            ax.set_xlabel("attention from output i to input i")
+        axes[0].set_ylabel("gate at output 0")
+    return figure

@@ -1,0 +1,203 @@
+"""All heads at once: their attention under each prefix, and where each prefix moves the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from prefix_interp.errors import PrefixInterpError
+from prefix_interp.models.sites import Site
+from prefix_interp.prefixes.baselines import RunPair
+from prefix_interp.seeds import derive_generator
+from prefix_interp.views.attention import AttentionView, heat
+from prefix_interp.views.style import COLOURS, CONTENT_COLOURS, MARKERS, SLOT_COLOURS, look
+
+MAX_SLOTS = 8  # columns of a panel that stay readable beside the content
+_GREY = "#8a8a92"
+
+
+def heads_figure(views: Sequence[AttentionView], layer: int = 0, max_value: float = 1.0) -> Figure:
+    """Return every head of a layer under every prefix: a row a model, a column a head.
+
+    The narrow orange column of a panel is the gate (all slots together, as it is); the blue part
+    is the content, renormalised to sum to 1.
+
+    Args:
+        views: from `attention_view` or `plain_attention_view`, of one model.
+        layer: 0-based.
+        max_value: attention at which the colours are full.
+
+    Raises:
+        PrefixInterpError: nothing to draw, or no such layer.
+    """
+    if not views:
+        raise PrefixInterpError("views is empty; give at least one")
+    n_layers, n_heads, n_query, _ = views[0].slots.shape
+    if not 0 <= layer < n_layers:
+        raise PrefixInterpError(f"layer={layer!r} must be between 0 and {n_layers - 1}")
+    with look():
+        size = (2.3 * n_heads + 0.9, 1.95 * len(views) + 0.4)
+        figure = Figure(figsize=size, layout="constrained")
+        ratios = [1.6, n_query] * n_heads
+        axes = figure.subplots(len(views), 2 * n_heads, squeeze=False, width_ratios=ratios)
+        for row, view in zip(axes, views, strict=True):
+            for head in range(n_heads):
+                left, right = row[2 * head], row[2 * head + 1]
+                heat(left, view.gate[layer, head][:, None], SLOT_COLOURS)
+                heat(right, view.content[layer, head], CONTENT_COLOURS, max_value)
+                left.set_xticks([])
+                left.set_yticks([])
+                right.set_xticks([])
+                right.set_yticks([])
+            row[0].set_yticks(range(n_query), list(view.tokens), fontsize=5)
+            row[0].set_ylabel(view.name, fontsize=10)
+        for head in range(n_heads):
+            axes[0][2 * head + 1].set_title(f"head {layer}.{head}")
+            axes[-1][2 * head].set_xticks([0], ["g"], fontsize=8)
+            axes[-1][2 * head + 1].set_xlabel("key", fontsize=8)
+    return figure
+
+
+def gates_frame(views: Sequence[AttentionView], first_output: int) -> pd.DataFrame:
+    """Return the gates of every head: mean over the input positions, and at every output.
+
+    Args:
+        views: as for `heads_figure`.
+        first_output: the content position that predicts output 0.
+    """
+    rows = []
+    for view in views:
+        for layer, heads in enumerate(view.gate):
+            for head, gate in enumerate(heads.tolist()):
+                row = {"model": view.name, "layer": layer, "head": head}
+                row["inputs (mean)"] = sum(gate[:first_output]) / first_output
+                row |= {f"output {i}": g for i, g in enumerate(gate[first_output:])}
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerOutputs:
+    """What a layer's attention writes at one position, without a prefix and with each.
+
+    Attributes:
+        layer: which layer.
+        off: without (masked baseline).
+        on: with each prefix, by name.
+        dims: two coordinates of the residual stream, drawn at random as in the paper.
+    """
+
+    layer: int
+    off: Float[Tensor, "batch d_model"]
+    on: Mapping[str, Float[Tensor, "batch d_model"]]
+    dims: tuple[int, int]
+
+    def components(self) -> tuple[Float[Tensor, "component d_model"], list[float]]:
+        """Return the first two principal components over all points, and their variance shares."""
+        points = torch.cat([self.off, *self.on.values()])
+        _, s, vh = torch.linalg.svd(points - points.mean(0), full_matrices=False)
+        return vh[:2], (s[:2].square() / s.square().sum()).tolist()
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a row an example and prefix: both projections, without and with the prefix."""
+        axes, _ = self.components()
+        frames = []
+        for name, on in self.on.items():
+            columns = {"prefix": name, "example": range(len(on))}
+            for state, x in (("off", self.off), ("on", on)):
+                pca = x @ axes.T
+                columns |= {f"{state} PC{i + 1}": pca[:, i].tolist() for i in range(2)}
+                columns |= {f"{state} dim {d}": x[:, d].tolist() for d in self.dims}
+            frames.append(pd.DataFrame(columns))
+        return pd.concat(frames, ignore_index=True)
+
+
+def layer_outputs(
+    pairs: Mapping[str, RunPair], pos: int, layer: int = 0, seed: int = 0
+) -> LayerOutputs:
+    """Return what attention writes at one position with and without each prefix.
+
+    Args:
+        pairs: runs of one model on the same inputs up to `pos`, by the prefix's name.
+        pos: content position, e.g. that of the last input.
+        layer: 0-based.
+        seed: draws the two raw coordinates.
+
+    Raises:
+        PrefixInterpError: no runs, or runs that differ before `pos`.
+    """
+    if not pairs:
+        raise PrefixInterpError("pairs is empty; give at least one run")
+    first = next(iter(pairs.values()))
+    for name, pair in pairs.items():
+        if not torch.equal(pair.tokens[:, : pos + 1], first.tokens[:, : pos + 1]):
+            raise PrefixInterpError(
+                f"pairs[{name!r}] has other tokens up to position {pos}; run all on one batch"
+            )
+    rng = derive_generator(seed, "raw dimensions")
+    a, b = torch.randperm(first.model.cfg.d_model, generator=rng)[:2].tolist()
+    site = Site.ATTN_OUT.at(layer)
+    on = {name: pair.on[site][:, pos].cpu() for name, pair in pairs.items()}
+    return LayerOutputs(layer, first.off[site][:, pos].cpu(), on, (a, b))
+
+
+def outputs_figure(outputs: LayerOutputs, n_arrows: int = 20) -> Figure:
+    """Return the layer's outputs in two planes, with arrows from without to with each prefix.
+
+    Left the two leading principal components over all points, right the two raw coordinates.
+
+    Args:
+        outputs: from `layer_outputs`.
+        n_arrows: examples that are drawn.
+
+    Raises:
+        PrefixInterpError: more prefixes than colours.
+    """
+    if len(outputs.on) > len(COLOURS):
+        raise PrefixInterpError(f"outputs has {len(outputs.on)} prefixes; give {len(COLOURS)}")
+    components, shares = outputs.components()
+    raw = torch.zeros_like(components)
+    for row, dim in zip(raw, outputs.dims, strict=True):
+        row[dim] = 1.0
+    with look():
+        figure = Figure(figsize=(9.6, 4.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        _arrows(left, outputs, components, n_arrows)
+        _arrows(right, outputs, raw, n_arrows)
+        left.set(
+            xlabel=f"PC 1 ({100 * shares[0]:.0f} % of variance)",
+            ylabel=f"PC 2 ({100 * shares[1]:.0f} %)",
+            title="principal components",
+        )
+        a, b = outputs.dims
+        right.set(xlabel=f"coordinate {a}", ylabel=f"coordinate {b}", title="two raw coordinates")
+        handles, labels = left.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def _arrows(
+    ax: Axes, outputs: LayerOutputs, plane: Float[Tensor, "component d_model"], n: int
+) -> None:
+    off = (outputs.off[:n] @ plane.T).double()
+    for i, (name, on) in enumerate(outputs.on.items()):
+        to = (on[:n] @ plane.T).double()
+        for start, end in zip(off.tolist(), to.tolist(), strict=True):
+            ax.annotate(
+                "", end, start,
+                arrowprops={"arrowstyle": "-", "color": COLOURS[i], "alpha": 0.25, "lw": 0.8},
+            )  # fmt: skip
+        ax.plot(
+            to[:, 0], to[:, 1], MARKERS[i], color=COLOURS[i], markersize=5, label=name,
+            linestyle="none",
+        )  # fmt: skip
+    ax.plot(
+        off[:, 0], off[:, 1], "x", color=_GREY, markersize=5, label="no prefix", linestyle="none"
+    )

@@ -1,0 +1,102 @@
+"""What a section of the report is: words, pictures, tables, and the numbers for the JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from prefix_interp.views.style import data_uri
+from prefix_interp.views.tables import Table, frame_table
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A static figure with everything a reader may need in its place.
+
+    Attributes:
+        id: unique in the page.
+        src: the picture as a data URI.
+        alt: what a reader who cannot see it should know.
+        caption: how to read it, and what baseline, level and layer it is of.
+        table: its numbers.
+    """
+
+    id: str
+    src: str
+    alt: str
+    caption: str
+    table: Table
+    kind: ClassVar[str] = "picture"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A drawing that stands in the page as it is (SVG), with the same company as a `Picture`."""
+
+    id: str
+    svg: Markup
+    alt: str
+    caption: str
+    table: Table
+    kind: ClassVar[str] = "drawing"
+
+
+@dataclass(frozen=True)
+class Words:
+    """A table with a heading and a paragraph, folded away if it is for reference."""
+
+    title: str
+    text: str
+    table: Table | None = None
+    folded: bool = False
+    kind: ClassVar[str] = "words"
+
+
+@dataclass(frozen=True)
+class Interactive:
+    """An attention figure with its caption and numbers."""
+
+    div: Markup
+    title: str
+    caption: str
+    table: Table
+    kind: ClassVar[str] = "interactive"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of the report.
+
+    Attributes:
+        id: unique in the page.
+        nav: its name in the row of links.
+        title: its heading.
+        intro: a paragraph.
+        parts: what follows, in order.
+        numbers: its numbers for the JSON, by name.
+        findings: sentences for the summary.
+    """
+
+    id: str
+    nav: str
+    title: str
+    intro: str
+    parts: Sequence[Picture | Drawing | Words | Interactive]
+    numbers: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    findings: Sequence[str] = ()
+
+
+def picture(id: str, figure: Figure, alt: str, caption: str, frame: pd.DataFrame) -> Picture:
+    """Return a figure with its DataFrame as the table beside it."""
+    return Picture(id, data_uri(figure), alt, caption, frame_table(frame))
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a DataFrame as plain JSON values; what is missing becomes None."""
+    plain = frame.astype(object).where(frame.notna(), None)
+    return [{str(k): v for k, v in row.items()} for row in plain.to_dict("records")]

@@ -1,0 +1,70 @@
+import pandas as pd
+import pytest
+import torch
+
+import prefix_interp as pi
+from prefix_interp.attribution.grid import PatchGrid
+from prefix_interp.errors import PrefixInterpError
+from prefix_interp.views.elicitation import copying_figure, elicitation_figure, patch_figure
+
+
+def _frame():
+    return pd.DataFrame(
+        {
+            "layer": [0, 0], "head": [0, 1], "effect": [0.5, -0.2], "low": [0.4, -0.3],
+            "high": [0.6, -0.1], "gate": [0.7, -0.1], "bias": [-0.2, -0.1], "propagated": [0, 0],
+            "excess_low": [0.45, -0.3], "excess_high": [0.6, 0.0], "elicited": [True, False],
+        }
+    )  # fmt: skip
+
+
+def test_bars_stack_up_and_down_to_the_total():
+    figure = elicitation_figure({"one": _frame(), "two": _frame()})
+    bars = figure.axes[0].patches
+    # Controls reach from effect - excess_high to effect - excess_low.
+    assert [(b.get_y(), b.get_y() + b.get_height()) for b in bars[:2]] == [
+        (pytest.approx(-0.1), pytest.approx(0.05)), (pytest.approx(-0.2), pytest.approx(0.1)),
+    ]  # fmt: skip
+    gate, bias = bars[2:4], bars[4:6]
+    assert [b.get_height() for b in gate] == pytest.approx([0.7, -0.1])
+    assert bias[0].get_y() == 0 and bias[1].get_y() == pytest.approx(-0.1)
+    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([0.5, -0.2])
+    with pytest.raises(PrefixInterpError, match="frames is empty"):
+        elicitation_figure({})
+
+
+def test_patches_are_drawn_as_what_they_recover():
+    values = {"log_prob": torch.tensor([[[0.0, 1.0], [2.0, 3.0]], [[4.0, 5.0], [6.0, 7.0]]])}
+    values = {"log_prob": values["log_prob"][..., None].expand(2, 2, 2, 3)}
+    ends = {"log_prob": torch.full((3,), 10.0)}, {"log_prob": torch.zeros(3)}
+    grid = PatchGrid("denoise", "z", ("layer", "head", "pos"), values, *ends)
+    figure = patch_figure({"a": grid})
+    shown = figure.axes[0].images[0].get_array().filled()
+    assert shown.flatten().tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+    labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert labels == ["0.0", "0.1", "1.0", "1.1"]
+    other = PatchGrid("denoise", "z", ("layer", "head"), values, *ends)
+    with pytest.raises(PrefixInterpError, match="by_position=True"):
+        patch_figure({"a": other})
+    with pytest.raises(PrefixInterpError, match="grids is empty"):
+        patch_figure({})
+
+
+def test_a_real_sweep_can_be_drawn():
+    model = pi.build_toy(pi.ToyConfig(n_layers=1, n_heads=2, d_model=8))
+    prefix = pi.Prefix.random(model, 1)
+    grid = pi.patch_heads(model, prefix, "add_one", by_position=True, n=3, progress=False)
+    assert patch_figure({"a": grid, "b": grid, "c": grid}).axes
+
+
+def test_copying_points_are_filled_where_elicited():
+    heads = pd.DataFrame(
+        {"tuned_on": ["x", "x", "y"], "copy": [0.1, 0.9, 0.5], "gate_first": [1.0, 0.0, 0.3],
+         "elicited": [True, False, True]}
+    )  # fmt: skip
+    figure = copying_figure(heads)
+    assert [ax.get_title() for ax in figure.axes] == ["x", "y"]
+    filled, empty = figure.axes[0].lines
+    assert filled.get_xdata().tolist() == [0.1] and empty.get_xdata().tolist() == [0.9]
+    with pytest.raises(PrefixInterpError, match="heads is empty"):
+        copying_figure(heads[:0])
