@@ -22,6 +22,7 @@ from prefix_interp.experiments.heads_summary import (
     circuit_rows,
     copying_rows,
     elicited_rows,
+    gating_rows,
     heads_frame,
 )
 from prefix_interp.results import Result
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> Result:
     result, stem = reproduce("heads", argv, __doc__)
     tables = {
         "elicited heads": elicited_rows(result),
+        "the prefix at one head": gating_rows(result),
         "controls": calibration_rows(result),
         "gates and copying": copying_rows(result),
         "circuits": circuit_rows(result),

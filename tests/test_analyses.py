@@ -43,7 +43,7 @@ def test_table2(tmp_path, capsys, monkeypatch):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    return zoo_table2(tmp_path_factory.mktemp("models"))
+    return zoo_table2(tmp_path_factory.mktemp("models"), seeds=(0,))
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,9 @@ def models(tmp_path_factory):
 )
 def test_what_is_measured_on_table2(script, name, pictures, models, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(heads.PROTOCOLS, "smoke", Protocol(n=4, n_random=2, n_random_circuits=2))
-    arguments = ["--preset", "smoke", "--seeds", "2", "--out", tmp_path, "--table2-work", models]
+    arguments = ["--preset", "smoke", "--seeds", "1", "--out", tmp_path, "--table2-work", models]
     result = _run(script, *arguments, "--work", tmp_path / "work")
-    assert result.name == name and list(result.seeds) == [0, 1]
+    assert result.name == name and list(result.seeds) == [0]
     for end in pictures:
         assert (tmp_path / f"{name}-smoke{end}.png").stat().st_size > 10_000
     assert "residual" in capsys.readouterr().out

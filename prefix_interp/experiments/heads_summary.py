@@ -148,6 +148,31 @@ def circuit_rows(result: Result) -> Rows:
     return rows
 
 
+def gating_rows(result: Result) -> Rows:
+    """Return what is left if the prefix is kept, or dropped, at the one head where it counts most.
+
+    Keys: ``parameterization``, ``tuned_on``, ``seeds`` and, as mean exact match over seeds,
+    ``kept_at_one`` (the prefix at its best head alone) and ``dropped_at_one`` (everywhere but at
+    the head where that costs most).
+
+    Args:
+        result: from `heads`.
+    """
+    frame = _frame(result, "gating")
+    frame = frame[frame["metric"] == "exact_match"]
+    rows = []
+    for (kind, task), own in frame.groupby(["parameterization", "tuned_on"], sort=False):
+        by_seed = {d: part.groupby("seed")["value"] for d, part in own.groupby("direction")}
+        rows.append(
+            {
+                "parameterization": kind, "tuned_on": task, "seeds": own["seed"].nunique(),
+                "kept_at_one": float(by_seed["denoise"].max().mean()),
+                "dropped_at_one": float(by_seed["noise"].min().mean()),
+            }
+        )  # fmt: skip
+    return rows
+
+
 def _frame(result: Result, record: str) -> pd.DataFrame:
     frame = result.to_dataframe()
     return frame[frame["record"] == record].dropna(axis=1, how="all").reset_index(drop=True)

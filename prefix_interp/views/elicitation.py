@@ -24,6 +24,7 @@ def elicitation_figure(
 
     A panel an entry of `frames`, a bar a head: gate, bias and propagated stacked up and down from
     0, a diamond with its interval at their sum, and a grey band for the norm-matched controls.
+    The axis is that of the effects: where random prefixes do more harm, their band runs out of it.
 
     Args:
         frames: from `head_elicitation`, by name.
@@ -43,9 +44,16 @@ def elicitation_figure(
             ax.set_title(name)
             ax.set_xlabel("layer.head")
         axes[0].set_ylabel(f"effect ({unit})")
+        low = min(float(f[_columns(gate_column)].min(axis=None)) for f in frames.values())
+        high = max(float(f[_columns(gate_column)].max(axis=None)) for f in frames.values())
+        axes[0].set_ylim(low - 0.15 * (high - low), high + 0.15 * (high - low))
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
+
+
+def _columns(gate_column: str) -> list[str]:
+    return [gate_column, "bias", "propagated", "effect", "low", "high"]
 
 
 def _bars(ax: Axes, frame: pd.DataFrame, gate_column: str) -> None:
@@ -70,7 +78,7 @@ def _bars(ax: Axes, frame: pd.DataFrame, gate_column: str) -> None:
         label="total, 95% interval",
     )  # fmt: skip
     ax.axhline(0, color="black", linewidth=0.8)
-    ax.set_xticks(at, [f"{r.layer}.{r.head}" for r in frame.itertuples()])
+    ax.set_xticks(at, [f"{int(r.layer)}.{int(r.head)}" for r in frame.itertuples()])
     ax.grid(visible=False, axis="x")
 
 

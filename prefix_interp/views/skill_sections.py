@@ -14,6 +14,7 @@ from prefix_interp.experiments.heads_summary import (
     circuit_rows,
     copying_rows,
     elicited_rows,
+    gating_rows,
     heads_frame,
 )
 from prefix_interp.experiments.skills import Skills
@@ -198,8 +199,9 @@ def elicitation_section(skills: Skills, result: Result) -> Section:
                 f"{result.settings['n']} test sequences), heads of layer 0, residual prefixes, "
                 "masked baseline. Gate and bias are Shapley values, which add up to the total "
                 "(diamond, 95% bootstrap interval over sequences). Grey: the range over "
-                f"{result.settings['n_random']} norm-matched random prefixes; a head outside of "
-                "it is elicited at the 95% level.",
+                f"{result.settings['n_random']} norm-matched random prefixes, which "
+                "runs out of the picture where they do more harm. A head above it whose interval "
+                "is above 0 (or both below) is elicited at the 95% level of one head.",
                 own.drop(columns=["record", "parameterization", "direction"]),
             )
         )
@@ -239,12 +241,16 @@ def elicitation_section(skills: Skills, result: Result) -> Section:
     )
     tables = {
         "elicited": pd.DataFrame(elicited_rows(result)),
+        "gating": pd.DataFrame(gating_rows(result)),
         "controls": pd.DataFrame(calibration_rows(result)),
         "agreement": pd.DataFrame(agreement_rows(result)),
     }
     parts += [
         Words("How many heads", "Over all seeds: heads whose effect lies outside of all random "
               "prefixes, and how their effect splits.", frame_table(tables["elicited"])),
+        Words("The prefix at one head", "Exact match with the prefix kept at its best head alone, "
+              "and with the prefix dropped at the one head where that costs most, by gating its "
+              "attention mass; mean over seeds.", frame_table(tables["gating"])),
         Words("Controls", "The total effect of one head, mean over heads and seeds, under the "
               "prefix itself and under others.", frame_table(tables["controls"])),
         Words("Estimates by gradients", "Rank correlation with exact patches, median and range "
@@ -264,9 +270,11 @@ def _elicitation_findings(result: Result) -> list[str]:
     found = []
     for row in copying_rows(result):
         found.append(
-            f"{SKILL_WORDS[row['tuned_on']]}: the head that copies most has a mean gate of "
-            f"{row['copying_gate']:.2f} at output 0 ({row['low']:.2f} to {row['high']:.2f} over "
-            f"{row['seeds']} seeds), the other heads {row['other_gate']:.2f}."
+            f"Prefix for {SKILL_WORDS[row['tuned_on']]}: at output 0 it takes "
+            f"{percent(row['copying_gate'])} % of the attention (95% interval over "
+            f"{row['seeds']} seeds {percent(row['low'])} to {percent(row['high'])} %) of the head "
+            "that copies inputs to outputs in the pretrained model, and "
+            f"{percent(row['other_gate'])} % of that of the other heads."
         )
     return found
 

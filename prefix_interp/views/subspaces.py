@@ -56,7 +56,9 @@ def slots_figure(result: Result) -> Figure:
     """Return effective rank and the range of slot attention against the number of slots.
 
     Thick lines are means over seeds, tasks and heads. Thin lines are single heads (or layers) of
-    the tuned prefixes, each of one seed, averaged over tasks. The dashed line is the bound.
+    the tuned prefixes, each of one seed, averaged over tasks. The dashed line is the bound. Slot
+    shares are those of the last input position's attention to the slots; their range reaches
+    from the 1st to the 99th percentile over inputs.
 
     Args:
         result: from `long_prefixes`.
@@ -82,7 +84,7 @@ def slots_figure(result: Result) -> Figure:
                 ax.set_title(f"{kind}: {_LEVELS[level]}")
             _slot_lines(axes[2], own, "head", "slot_range")
             _single_heads(axes[2], result, kind, "head", "slot_range")
-            axes[2].set(title=f"{kind}: range of a slot's share, 1st to 99th %", ylim=(-0.02, 1.02))
+            axes[2].set(title=f"{kind}: range of slot shares", ylim=(-0.02, 1.02))
             for ax in axes:
                 ax.set_xscale("log", base=2)
                 ax.set_xticks(sorted({r["n_prefix"] for r in own}))

@@ -15,6 +15,7 @@ from prefix_interp.experiments.heads_summary import (
     circuit_rows,
     copying_rows,
     elicited_rows,
+    gating_rows,
     heads_frame,
 )
 from prefix_interp.models.sites import Site
@@ -104,3 +105,12 @@ def test_summaries_are_those_of_the_records(measured):
     for row in copying_rows(result):
         assert row["seeds"] == 2 and 0 <= row["copying_gate"] <= 1
         assert not math.isnan(row["other_gate"])
+    gating = next(r for r in gating_rows(result) if r["tuned_on"] == "add_two")
+    lowest = [
+        min(r["value"] for r in result.records
+            if r["record"] == "gating" and r["seed"] == seed and r["tuned_on"] == "add_two"
+            and r["direction"] == "noise" and r["metric"] == "exact_match"
+            and r["parameterization"] == gating["parameterization"])
+        for seed in (0, 1)
+    ]  # fmt: skip
+    assert gating["dropped_at_one"] == pytest.approx(sum(lowest) / 2) and gating["seeds"] == 2
