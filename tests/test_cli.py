@@ -87,7 +87,7 @@ INSPECT = ["inspect", "--model", TOY, "--prefix"]
 BAD = {
     "unknown task": ["tune", "--model", TOY, "--task", "sort_descendin"],
     "unknown preset": ["reproduce", "table1", "--preset", "fats"],
-    "unknown experiment": ["reproduce", "table", "--preset", "smoke"],
+    "unknown experiment": ["reproduce", "tabel1", "--preset", "smoke"],
     "unknown toy": ["tune", "--model", "sort-ascending-1l2h", "--task", "add_one"],
     "unknown device": [*INSPECT, "sort_descending", "--device", "cupu"],
     "layers": [*INSPECT, "{}/deep"],

@@ -222,6 +222,8 @@ class Contrast:
                 own = [] if slots is None else [slots[layer][which][None]]
                 if first_pos:
                     seen = self.activation(base, site, layer)[:, :first_pos]
+                    # Where the model ungroups them, keys and values stand once a head.
+                    own = [x.repeat_interleave(seen.shape[2] // x.shape[2], dim=2) for x in own]
                     own = [x.expand(len(seen), -1, -1, -1) for x in own] + [seen]
                 both = torch.cat(own, dim=1)
                 parts.append(both.repeat(n_stack, 1, 1, 1) if len(both) > 1 else both)

@@ -167,8 +167,18 @@ def _interactive(view: AttentionView, index: int) -> Interactive:
             "follows, renormalised. Padded to a square: the first two rows are no queries."
             if view.slots.shape[-1] else "No prefix (masked baseline): rows sum to 1 as they are."
         ),
-        frame_table(view.to_dataframe(), 2),
+        frame_table(_all_heads(view), 2),
     )  # fmt: skip
+
+
+def _all_heads(view: AttentionView) -> pd.DataFrame:
+    n_layers, n_heads = view.slots.shape[:2]
+    frames = [
+        view.to_dataframe(layer, head).assign(layer=layer, head=head)
+        for layer in range(n_layers) for head in range(n_heads)
+    ]  # fmt: skip
+    whole = pd.concat(frames, ignore_index=True)
+    return whole[["layer", "head", *whole.columns[:-2]]]
 
 
 def elicitation_section(skills: Skills, result: Result) -> Section:

@@ -10,6 +10,7 @@ ARCHITECTURES = {
     "rotary-grouped": dict(
         positional_embedding_type="rotary", rotary_dim=4, n_key_value_heads=1, clip_qkv=1.0
     ),
+    "ungrouped": dict(n_key_value_heads=1, ungroup_grouped_query_attention=True),
     "parallel": dict(parallel_attn_mlp=True, use_split_qkv_input=True),
     "attention-only": dict(attn_only=True, normalization_type=None, use_attn_result=True),
     "bidirectional": dict(attention_dir="bidirectional"),

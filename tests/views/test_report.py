@@ -146,7 +146,7 @@ def test_in_a_browser_everything_is_drawn_offline(folder, html, scripts):
         if scripts:
             page.evaluate("window.prefixInterp.drawAll()")
             page.wait_for_function(
-                "n => document.querySelectorAll('[data-drawn=yes] canvas').length >= n",
+                "n => document.querySelectorAll('.pi-attention[data-drawn=yes]').length >= n",
                 arg=expected,
                 timeout=60_000,
             )
