@@ -37,10 +37,11 @@ def subspaces_section(result: Result) -> Section:
             "bias subspace, random ones of equal rank, other tasks' and the strongest content "
             "directions.",
             f"Exact match with a subspace taken out of every head's output in layer 0, {n} seeds. "
-            "Own: the bias subspace of the prefix itself (rank 1 a head with one slot). Output: "
-            "the whole output is projected. Restore: its component in the subspace is put back to "
-            "what it is without the prefix. Isolate: only that component is kept from the "
-            "prefix. Bias: the bias alone is removed, the gate stays. Baseline: masked.",
+            "Blue: that of the prefix's own bias (rank 1 a head with one slot). Output projected "
+            "out: nothing is left in the subspace, of the content neither. Plain run's inside it: "
+            "the part in the subspace is that of the run without prefix, the rest stays. Plain "
+            "run's outside it: the other way round, only the part in the subspace is the "
+            "prefix's. Bias projected out: the bias goes, the gate stays. Baseline: masked.",
             removal,
         ),
         picture(
@@ -105,7 +106,8 @@ def long_prefixes_section(result: Result) -> Section:
             slots_figure(result),
             "Effective rank of the bias, by head and by layer, and the range of attention over "
             "the slots, against the number of slots, tuned and random prefixes.",
-            f"Prefixes of 1 to 32 slots for each of the four tasks, {len(result.seeds)} seeds. "
+            "Prefixes of 1 to 32 slots for each of the four tasks, layer 0, "
+            f"{len(result.seeds)} seed{'s' if len(result.seeds) > 1 else ''}. "
             "Effective rank of the bias (exp of the entropy of its singular values) beside the "
             "bound n_s. Right: the paper's statistic of appendix B at every head: 99th less 1st "
             "percentile over inputs of the attention over the slots, renormalised, mean over "
