@@ -214,7 +214,7 @@ def integrated_gradients(
         over: ``"gates"``, ``"z"`` or ``"z_direct"``.
         tolerance: largest error of an example's sum, as a share of the largest change of any
             example (or of 1, if that is more).
-        max_steps: gradients on a path at most.
+        max_steps: gradients on a path at most; 32 are always taken.
         n: examples.
         seed: chooses the examples.
         metric: a name in `METRICS`, or one function by name.
