@@ -40,3 +40,35 @@ def test_the_table_is_the_committed_result():
             for task in (OLD, NEW):
                 score = row[task]["exact_match"]
                 assert f"{score['mean'] * 100:.1f} ± {score['sd'] * 100:.1f}" in text, row
+
+
+def test_table_2_and_what_is_said_of_it_are_the_committed_results():
+    import pandas as pd
+
+    from docs.update_readme import table2
+    from prefix_interp.experiments.heads_summary import copying_rows, elicited_rows
+    from prefix_interp.experiments.subspace_summary import subspace_rows
+    from prefix_interp.results import committed_result
+
+    text = (ROOT / "README.md").read_text()
+    assert table2() in text
+    result = committed_result("heads", "fast")
+    rows = pd.DataFrame(elicited_rows(result)).query("parameterization == 'residual'")
+    denoise, noise = (rows[rows["direction"] == d] for d in ("denoise", "noise"))
+    assert f"{denoise['elicited'].sum()} of {denoise['heads'].sum()} heads" in text
+    assert f"only {noise['elicited'].sum()} do" in text
+    largest = denoise["largest"]
+    assert f"up to {100 * largest.max():.0f} %" in text
+    assert f"as little as {100 * largest.min():.0f} %" in text
+    gates = {row["tuned_on"]: row for row in copying_rows(result)}
+    assert gates["sort_ascending"]["seeds_above_half"] == 9 and "in nine seeds" in text
+    others = [gates[t]["other_gate"] for t in ("add_one", "add_two")]
+    assert "{:.0f} and {:.0f} % of the others'".format(*(100 * x for x in others)) in text
+    out = {
+        (r["space"], r["remove"]): r["exact_match"]["mean"]
+        for r in subspace_rows(committed_result("subspaces", "fast"))
+        if r["part"] == "removal" and r["task"] is None and r["parameterization"] == "residual"
+        and r["run"] == "on" and r["level"] == "head"
+    }  # fmt: skip
+    assert f"leaves {100 * out['own', 'output']:.0f} %" in text
+    assert f"a random line {100 * out['random', 'output']:.1f} %" in text

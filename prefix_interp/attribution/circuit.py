@@ -18,7 +18,7 @@ from prefix_interp.attribution.circuit_runs import (
     share_interval,
 )
 from prefix_interp.attribution.contrast import Contrast
-from prefix_interp.errors import PrefixInterpError, check_choice, check_keys
+from prefix_interp.errors import PrefixInterpError, check_choice, check_keys, check_number
 from prefix_interp.estimates import Estimate
 from prefix_interp.models.toy import model_id
 from prefix_interp.storage import read_json, to_json, write_file
@@ -118,6 +118,9 @@ class Circuit:
     provenance: Mapping[str, Any]
 
     def __post_init__(self) -> None:
+        check_number("threshold", self.threshold, 0.0, low_open=True)
+        if not isinstance(self.metric, str) or not self.metric:
+            raise PrefixInterpError(f"metric={self.metric!r} must be a name; make it again")
         names = {node.name for node in self.all_nodes}
         inside = {node.name for node in self.nodes}
         sizes = [len(p.nodes) for p in self.sizes]

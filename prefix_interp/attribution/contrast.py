@@ -22,7 +22,7 @@ from prefix_interp.attribution.metrics import Metric, Target, choose_metrics
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair, run_pair
-from prefix_interp.prefixes.guard import check_free
+from prefix_interp.prefixes.guard import check_bare, check_free
 from prefix_interp.prefixes.inject import mixture_hooks
 from prefix_interp.prefixes.layout import Hook, answer_rows_hooks
 from prefix_interp.prefixes.prefix import Prefix
@@ -282,9 +282,12 @@ def contrast(
 
     Raises:
         PrefixInterpError: prefix and model do not fit, unknown names, tokens outside vocabulary
-            or context, or half precision.
+            or context, answers that do not fit the tokens, half precision, hooks that stand on
+            the model, or activations that are not finite.
     """
     chosen = choose_metrics(metrics)
+    check_free(model)
+    check_bare(model)
     if not isinstance(task, Batch):
         check_positive("n", n)
         task = get_task(task) if isinstance(task, str) else task
@@ -294,11 +297,40 @@ def contrast(
             f"model is {model.W_E.dtype}, too coarse to compare runs; convert it with "
             "to_dtype(model, torch.float32)"
         )
+    _check_answers(model, task)
     device = model.W_E.device
     answers = task.answers.to(device)
     pair = run_pair(model, prefix, task.tokens.to(device))
+    _check_finite(pair)
     n_out = answers.shape[1]
     target = Target(answers, pair.logits_on[:, -n_out:], pair.logits_off[:, -n_out:])
     on = {name: metric(target.logits_on, target) for name, metric in chosen.items()}
     off = {name: metric(target.logits_off, target) for name, metric in chosen.items()}
     return Contrast(pair, target, chosen, on, off)
+
+
+def _check_answers(model: HookedTransformer, batch: Batch) -> None:
+    answers, shape = batch.answers, tuple(batch.tokens.shape)
+    fits = answers.ndim == 2 and len(shape) == 2 and len(answers) == shape[0]
+    if not fits or not 1 <= answers.shape[1] <= shape[1]:
+        raise PrefixInterpError(
+            f"answers have shape {tuple(answers.shape)} but tokens {shape}; give a row of answers "
+            "for each row of tokens, one for each of the last positions"
+        )
+    whole = not answers.is_floating_point() and answers.dtype != torch.bool
+    if not whole or int(answers.min()) < 0 or int(answers.max()) >= model.cfg.d_vocab:
+        raise PrefixInterpError(
+            f"answers must be integers from 0 to {model.cfg.d_vocab - 1}, the vocabulary; they "
+            f"are {answers.dtype} from {answers.min().item()} to {answers.max().item()}"
+        )
+
+
+def _check_finite(pair: RunPair) -> None:
+    """Raise on NaN: TransformerLens takes a row of NaN scores for one without any attention."""
+    for layer in range(pair.model.cfg.n_layers):
+        for site in (Site.Q, Site.K, Site.V, Site.RESID_POST):
+            if not bool(torch.isfinite(pair.on[site.at(layer)]).all()):
+                raise PrefixInterpError(
+                    f"model has NaN or infinity at {site.at(layer)!r}; its weights, or the "
+                    "prefix, cannot be attributed to"
+                )

@@ -120,7 +120,8 @@ def attribution_patch(
     activation; `agreement` says how far it is from exact patches. Of the site ``"gate"`` it
     estimates `patch_slots` with axes layer and head. Beware of its denoise form: the slope at gate
     0 is a slot's exp(score) over the content's, not its attention, and overstates slots that take
-    most of it without bound. Take noise there, or `integrated_gradients`.
+    most of it without bound; its noise form misses them, for there the slope is near 0. Both rank
+    heads badly where attention is saturated: `integrated_gradients` does not.
 
     Args:
         model: a supported HookedTransformer.

@@ -134,6 +134,9 @@ def patch_sites(
         PrefixInterpError: as `contrast`, or a site that the model lacks.
     """
     check_choice("direction", direction, ("denoise", "noise"))
+    if sites is not None and not isinstance(sites, str) and not sites:
+        raise PrefixInterpError(f"sites=() is empty; name one of {', '.join(STREAM_SITES)}")
+    sites = [sites] if isinstance(sites, str) else sites
     for name in sites or ():
         check_choice("sites", name, STREAM_SITES)
     pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metrics)

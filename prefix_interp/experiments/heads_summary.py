@@ -102,8 +102,9 @@ def copying_rows(result: Result) -> Rows:
     """Return, for each task, the gate at output 0 of the head that copies most, and of the rest.
 
     Keys: ``tuned_on``, ``seeds``, ``copying_gate`` with its 95% t interval over seeds ``low`` and
-    ``high``, ``other_gate`` (mean over the other heads), ``copy`` (mean attention of that head
-    from output i to input i without a prefix). Residual prefixes.
+    ``high``, its ``median`` and ``seeds_above_half``, ``other_gate`` (mean over the other heads),
+    ``copy`` (mean attention of that head from output i to input i without a prefix). Residual
+    prefixes.
 
     Args:
         result: from `heads`.
@@ -118,6 +119,8 @@ def copying_rows(result: Result) -> Rows:
             {
                 "tuned_on": task, "seeds": int(is_top.sum()), "copying_gate": mean.value,
                 "low": mean.low, "high": mean.high,
+                "median": float(own[is_top]["gate_first"].median()),
+                "seeds_above_half": int((own[is_top]["gate_first"] > 0.5).sum()),
                 "other_gate": float(own[~is_top]["gate_first"].mean()),
                 "copy": float(own[is_top]["copy"].mean()),
             }

@@ -64,8 +64,8 @@ class Protocol:
 
 
 PROTOCOLS = {
-    # Without ln_1 a slot's norm counts. From N(0, 1) about half of the starts end in a bad
-    # optimum, from N(0, 0.1^2) none was seen: the third trial keeps that on record.
+    # Without ln_1 a slot's norm counts. From N(0, 1) a fifth of the runs end in a bad
+    # optimum, from N(0, 0.1^2) one in a hundred: the third trial keeps that on record.
     "fast": Protocol(8000, 2e-3, 500, (
         Trial("residual", 0.1, 3, (3e-2, 1e-1)),
         Trial("kv", 0.1, 2, (3e-2, 1e-1)),

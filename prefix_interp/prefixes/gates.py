@@ -28,6 +28,8 @@ def check_gates(
     if gates is None:
         return None
     heads = (model.cfg.n_layers, model.cfg.n_heads)
+    if not isinstance(gates, Tensor):
+        raise PrefixInterpError(f"gates={gates!r} must be a tensor with axes layer, head[, slot]")
     if tuple(gates.shape) not in (heads, (*heads, n_prefix)):
         raise PrefixInterpError(
             f"gates have shape {tuple(gates.shape)}; give {heads} (layer, head) or "

@@ -27,6 +27,20 @@ def check_free(model: HookedTransformer) -> None:
         )
 
 
+def check_bare(model: HookedTransformer) -> None:
+    """Raise if hooks stand on `model`: a resumed run would act through them twice.
+
+    Raises:
+        PrefixInterpError: hooks of the user's own, for the forward or the backward pass.
+    """
+    standing = [name for name, p in model.hook_dict.items() if p.fwd_hooks or p.bwd_hooks]
+    if standing:
+        raise PrefixInterpError(
+            f"model has a hook at {standing[0]!r}, which attribution would apply twice; take it "
+            "off first (model.reset_hooks())"
+        )
+
+
 class Guard:
     """Torch-level hooks that watch over an `attach` block; `reset_hooks` does not remove them."""
 

@@ -153,7 +153,13 @@ def heads_section(skills: Skills) -> Section:
         "all-heads-section", "All heads", "All heads under each prefix",
         "The prefix of each task draws attention at some heads and leaves others alone.",
         [grid, plane, *shown],
-        {"gates": records(gates), "outputs": records(outputs.to_dataframe())},
+        {
+            "gates": records(gates),
+            "outputs": records(outputs.to_dataframe()),
+            "attention": [
+                row for view in views for row in records(_all_heads(view).assign(model=view.name))
+            ],
+        },
     )  # fmt: skip
 
 
@@ -281,9 +287,9 @@ def _elicitation_findings(result: Result) -> list[str]:
     for row in copying_rows(result):
         found.append(
             f"Prefix for {SKILL_WORDS[row['tuned_on']]}: at output 0 it takes "
-            f"{percent(row['copying_gate'])} % of the attention (95% interval over "
-            f"{row['seeds']} seeds {percent(row['low'])} to {percent(row['high'])} %) of the head "
-            "that copies inputs to outputs in the pretrained model, and "
+            f"{percent(row['median'])} % of the attention (median; more than half in "
+            f"{row['seeds_above_half']} of {row['seeds']} seeds) of the head that copies inputs to "
+            "outputs in the pretrained model, and on average "
             f"{percent(row['other_gate'])} % of that of the other heads."
         )
     return found
@@ -304,7 +310,7 @@ def circuits_section(skills: Skills, result: Result | None) -> Section:
                   "on sequences that the search did not see (held out).",
                   frame_table(pd.DataFrame(sizes)))
         )  # fmt: skip
-    rows, curves = [], []
+    rows, curves, edges = [], [], []
     for task in FOUR_SKILLS:
         name = SKILL_WORDS[task]
         circuit = find_circuit(skills.model, skills.prefixes[task], task, progress=False)
@@ -322,12 +328,13 @@ def circuits_section(skills: Skills, result: Result | None) -> Section:
         )
         rows += records(circuit.to_dataframe().assign(prefix=name))
         curves += records(circuit.curves().assign(prefix=name))
+        edges += records(circuit.edge_dataframe().assign(prefix=name))
     return Section(
         "circuits", "Circuits", "From heads to a circuit",
         "The smallest set of heads, MLPs and slots that keeps 95 % of what the prefix does, by "
         "trying every set. A head or MLP that is out keeps its output of the run without prefix; "
         "a slot that is out loses its mass.",
-        parts, {"nodes": rows, "curves": curves, "sizes": sizes},
+        parts, {"nodes": rows, "curves": curves, "edges": edges, "sizes": sizes},
     )  # fmt: skip
 
 

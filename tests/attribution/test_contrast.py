@@ -8,7 +8,7 @@ from prefix_interp.attribution import contrast as contrast_module
 from prefix_interp.attribution.contrast import contrast
 from prefix_interp.prefixes.baselines import masked_hooks
 from tests.attribution.made_up import ARCHITECTURES, batch_for, log_prob
-from tests.helpers import architectures, assert_close, forward_hooks, raw_model, toy
+from tests.helpers import architectures, assert_close, forward_hooks, raw_model, tokens_for, toy
 
 Site = pi.Site
 
@@ -173,3 +173,36 @@ def test_bad_input(unchecked):
     half = pi.to_dtype(toy(), torch.bfloat16)
     with pytest.raises(pi.PrefixInterpError, match="too coarse"):
         contrast(half, pi.Prefix.random(half, 2), batch_for(half))
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (torch.zeros(1, 2).long(), "answers have shape"),
+        (torch.zeros(3, 9).long(), "answers have shape"),
+        (torch.zeros(3, 0).long(), "answers have shape"),
+        (torch.zeros(3).long(), "answers have shape"),
+        (torch.full((3, 2), 99), "the vocabulary"),
+        (torch.full((3, 2), -100), "the vocabulary"),
+        (torch.zeros(3, 2), "the vocabulary"),
+    ],
+)
+def test_answers_that_do_not_fit_are_refused(answers, message, unchecked):
+    model = raw_model(n_layers=1)
+    batch = pi.Batch(tokens_for(model, 3, 5), answers, torch.zeros(3).long())
+    with pytest.raises(pi.PrefixInterpError, match=message):
+        contrast(model, pi.Prefix.random(model, 1), batch)
+
+
+def test_what_would_be_silently_wrong_is_refused():
+    model = raw_model(n_layers=1)
+    prefix = pi.Prefix.random(model, 1)
+    batch = pi.Batch(tokens_for(model, 3, 5), torch.zeros(3, 2).long(), torch.zeros(3).long())
+    with model.hooks(fwd_hooks=[(Site.Z.at(0), lambda z, hook: z * 0)]):
+        with pytest.raises(pi.PrefixInterpError, match="would apply twice"):
+            contrast(model, prefix, batch)
+    contrast(model, prefix, batch)
+    with torch.no_grad():
+        model.blocks[0].attn.W_Q[0, 0, 0] = torch.nan
+    with pytest.raises(pi.PrefixInterpError, match="NaN or infinity"):
+        contrast(model, prefix.unbound(), batch)
