@@ -35,7 +35,7 @@ def elicited_rows(result: Result) -> Rows:
     """
     rows = []
     grouped = heads_frame(result).groupby(["parameterization", "direction", "tuned_on"], sort=False)
-    for (kind, direction, task), own in grouped:
+    for (kind, direction, task), own in grouped:  # type: ignore[misc]
         parts = own[["gate_effect", "bias", "propagated"]].abs().groupby(own["seed"]).sum()
         shares = parts.div(parts.sum(axis=1), axis=0).mean()
         rows.append(
@@ -64,7 +64,7 @@ def calibration_rows(result: Result) -> Rows:
     columns = ["parameterization", "direction", "control", "seed", "effect"]
     both = pd.concat([tuned[columns], controls[columns]])
     rows = []
-    for (kind, direction, name), own in both.groupby(columns[:3], sort=False):
+    for (kind, direction, name), own in both.groupby(columns[:3], sort=False):  # type: ignore[misc]
         mean = seed_interval(own.groupby("seed")["effect"].mean().tolist())
         rows.append(
             {
@@ -87,7 +87,7 @@ def agreement_rows(result: Result) -> Rows:
     """
     rows = []
     grouped = _frame(result, "agreement").groupby(["estimate", "direction"], sort=False)
-    for (name, direction), own in grouped:
+    for (name, direction), own in grouped:  # type: ignore[misc]
         values = own["spearman"].dropna().tolist()
         rows.append(
             {
@@ -164,7 +164,7 @@ def gating_rows(result: Result) -> Rows:
     frame = _frame(result, "gating")
     frame = frame[frame["metric"] == "exact_match"]
     rows = []
-    for (kind, task), own in frame.groupby(["parameterization", "tuned_on"], sort=False):
+    for (kind, task), own in frame.groupby(["parameterization", "tuned_on"], sort=False):  # type: ignore[misc]
         by_seed = {d: part.groupby("seed")["value"] for d, part in own.groupby("direction")}
         rows.append(
             {
@@ -178,4 +178,4 @@ def gating_rows(result: Result) -> Rows:
 
 def _frame(result: Result, record: str) -> pd.DataFrame:
     frame = result.to_dataframe()
-    return frame[frame["record"] == record].dropna(axis=1, how="all").reset_index(drop=True)
+    return frame[frame["record"] == record].dropna(axis=1, how="all").reset_index(drop=True)  # type: ignore[return-value]

@@ -184,7 +184,7 @@ def _all_heads(view: AttentionView) -> pd.DataFrame:
         for layer in range(n_layers) for head in range(n_heads)
     ]  # fmt: skip
     whole = pd.concat(frames, ignore_index=True)
-    return whole[["layer", "head", *whole.columns[:-2]]]
+    return whole.reindex(columns=["layer", "head", *whole.columns[:-2]])
 
 
 def elicitation_section(skills: Skills, result: Result) -> Section:
