@@ -35,6 +35,12 @@ def check_positive(argument: str, value: object) -> None:
         raise PrefixInterpError(f"{argument}={value!r} must be a whole number of at least 1")
 
 
+def check_index(argument: str, value: object, size: int) -> None:
+    """Raise unless `value` is an integer from 0 to `size` - 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < size:
+        raise PrefixInterpError(f"{argument}={value!r} must be between 0 and {size - 1}")
+
+
 def check_number(
     argument: str,
     value: object,

@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 import pandas as pd
 import torch
 
+from prefix_interp.attribution.circuit_dot import dot_text
+from prefix_interp.attribution.circuit_parts import LOGITS, Edge, SizePoint
 from prefix_interp.attribution.circuit_runs import (
     Node,
     circuit_metrics,
@@ -25,47 +27,11 @@ from prefix_interp.storage import read_json, to_json, write_file
 
 Search = Literal["exhaustive", "backward"]
 SEARCHES = get_args(Search)
-LOGITS = "logits"
 SCORES = ("faithfulness", "completeness")
 _KEYS = (
     "format", "metric", "threshold", "search", "on", "off", "faithfulness", "completeness",
     "nodes", "sizes", "edges", "provenance",
 )  # fmt: skip
-_COLOURS = ("#0072B2", "#D55E00")  # for an effect with the prefix's, and against it
-
-
-@dataclass(frozen=True)
-class Edge:
-    """A direct connection inside a circuit.
-
-    Attributes:
-        source: name of the node that writes.
-        target: name of the node that reads, or ``"logits"``.
-        effect: the faithfulness that is lost when this edge alone is cut.
-    """
-
-    source: str
-    target: str
-    effect: float
-
-
-@dataclass(frozen=True)
-class SizePoint:
-    """The best circuit of one size beside random ones with as many nodes of each kind.
-
-    Attributes:
-        nodes: of the best that the search found.
-        faithfulness: of these nodes.
-        completeness: of these nodes.
-        random_faithfulness: one a random circuit.
-        random_completeness: one a random circuit.
-    """
-
-    nodes: tuple[Node, ...]
-    faithfulness: float
-    completeness: float
-    random_faithfulness: tuple[float, ...]
-    random_completeness: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -285,38 +251,9 @@ class Circuit:
         Node labels give the minimality; edge width and label the edge's effect, dashed and
         orange where it works against the prefix.
         """
-        lines = [
-            "digraph circuit {",
-            f"  label={_quote(self.caption())}; labelloc=t; rankdir=BT;",
-            '  node [shape=circle, fontname="Helvetica", fontsize=10, style=filled, '
-            'fillcolor="#eaf2f8"];',
-            '  edge [fontname="Helvetica", fontsize=9];',
-        ]
-        shapes = {"head": "circle", "mlp": "box", "slot": "diamond"}
         lost = dict(zip(self.nodes, self.minimality, strict=True))
-        for layer in sorted({node.layer for node in self.nodes}):
-            for kind, shape in shapes.items():
-                own = [
-                    n for n in self.all_nodes if n in lost and (n.layer, n.kind) == (layer, kind)
-                ]
-                if own:
-                    lines.append("  { rank=same;")
-                    for node in own:
-                        label = f"{node.name}\n{lost[node]:.2f}"
-                        lines.append(
-                            f"    {_quote(node.name)} [label={_quote(label)}, shape={shape}];"
-                        )
-                    lines.append("  }")
-        lines.append(f'  {_quote(LOGITS)} [shape=box, fillcolor="#ffffff"];')
-        for edge in self.edges:
-            width = 0.5 + 5 * min(abs(edge.effect), 1.0)
-            look = "solid" if edge.effect >= 0 else "dashed"
-            lines.append(
-                f"  {_quote(edge.source)} -> {_quote(edge.target)} "
-                f'[label="{edge.effect:.2f}", penwidth={width:.2f}, style={look}, '
-                f'color="{_COLOURS[edge.effect < 0]}"];'
-            )
-        return "\n".join([*lines, "}"]) + "\n"
+        ordered = {node: lost[node] for node in self.all_nodes if node in lost}
+        return dot_text(self.caption(), ordered, self.edges)
 
     def caption(self) -> str:
         """Return one line: task, size, faithfulness and completeness."""
@@ -387,9 +324,3 @@ def _number(x: object) -> float:
 
 def _numbers(xs: Iterable[object]) -> tuple[float, ...]:
     return tuple(_number(x) for x in xs)
-
-
-def _quote(text: str) -> str:
-    """Return a quoted string of the DOT language."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'

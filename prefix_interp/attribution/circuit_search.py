@@ -11,8 +11,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from prefix_interp.attribution.circuit import LOGITS, SEARCHES, Circuit, Edge, Search, SizePoint
+from prefix_interp.attribution.circuit import SEARCHES, Circuit, Search
 from prefix_interp.attribution.circuit_edges import circuit_links, cut_links
+from prefix_interp.attribution.circuit_parts import LOGITS, Edge, SizePoint
 from prefix_interp.attribution.circuit_runs import (
     KINDS,
     Node,

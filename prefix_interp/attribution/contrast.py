@@ -173,6 +173,7 @@ class Contrast:
         """
         check_choice("base", base, ("on", "off"))
         check_free(self.model)
+        check_bare(self.model)
         first_pos = self.resume(first_pos)
         resid = self.activation(base, Site.RESID_PRE, layer)
         n_late = min(self.n_out, resid.shape[1] - first_pos)
@@ -304,6 +305,13 @@ def contrast(
     _check_finite(pair)
     n_out = answers.shape[1]
     target = Target(answers, pair.logits_on[:, -n_out:], pair.logits_off[:, -n_out:])
+    for name, metric in chosen.items():
+        shape = tuple(metric(target.logits_on.expand(2, *target.logits_on.shape), target).shape)
+        if shape != (2, len(answers)):
+            raise PrefixInterpError(
+                f"metrics[{name!r}] gives shape {shape} for a stack of 2 runs on {len(answers)} "
+                f"examples; it must keep the leading axes: {(2, len(answers))}"
+            )
     on = {name: metric(target.logits_on, target) for name, metric in chosen.items()}
     off = {name: metric(target.logits_off, target) for name, metric in chosen.items()}
     return Contrast(pair, target, chosen, on, off)

@@ -139,6 +139,8 @@ def patch_sites(
     sites = [sites] if isinstance(sites, str) else sites
     for name in sites or ():
         check_choice("sites", name, STREAM_SITES)
+    if sites is not None and len(set(sites)) != len(sites):
+        raise PrefixInterpError(f"sites={list(sites)!r} names a site twice; give each once")
     pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metrics)
     if sites is None:
         cache = pair.pair.on.cache_dict

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from prefix_interp.errors import PrefixInterpError, check_positive
+from prefix_interp.errors import PrefixInterpError, check_index, check_positive
 from prefix_interp.models.toy import ToyConfig, build_toy, model_id, to_dtype
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.seeds import derive_generator
@@ -67,10 +67,7 @@ class Planted:
             PrefixInterpError: no such skill, or `n` below 1.
         """
         check_positive("n", n)
-        if not 0 <= skill < len(self.heads):
-            raise PrefixInterpError(
-                f"skill={skill!r} must be between 0 and {len(self.heads) - 1}, one of the planted"
-            )
+        check_index("skill", skill, len(self.heads))
         rng = derive_generator(seed, "planted", "batch")
         inputs = torch.randint(self.n_tokens, (n, self.n_in), generator=rng)
         answers = (inputs + skill) % self.n_tokens

@@ -7,9 +7,9 @@ input i, which is what adding needs and sorting does not.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,9 @@ from prefix_interp.attribution.gradients import (
     integrated_gradients,
 )
 from prefix_interp.attribution.patching import patch_heads, patch_slots
-from prefix_interp.errors import check_choice, check_positive
-from prefix_interp.experiments.seed_runs import Rows, finished_seed
-from prefix_interp.experiments.subspaces import table2_toy
-from prefix_interp.experiments.table2 import NAME
+from prefix_interp.errors import check_choice
+from prefix_interp.experiments.seed_runs import Rows, finished_seed, measure_seeds, seed_folder
+from prefix_interp.experiments.table2 import NAME, table2_toy
 from prefix_interp.models.sites import Site
 from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.baselines import run_pair
@@ -38,7 +37,6 @@ from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.results import Result
 from prefix_interp.storage import read_json
 from prefix_interp.tasks import FOUR_SKILLS, Task, get_task
-from prefix_interp.tuning.parallel import run_parallel
 
 DIRECTIONS = ("denoise", "noise")
 KINDS = ("residual", "kv")
@@ -94,32 +92,23 @@ def heads(
         PrefixInterpError: an unknown preset, or models that are missing.
     """
     check_choice("preset", preset, PROTOCOLS)
-    check_positive("number of seeds", len(seeds))
     for seed in seeds:
         table2_toy(seed, preset, table2_work)  # missing ones are named before the work begins
-    began = time.perf_counter()
-    per_seed = run_parallel(
-        heads_seed,
-        list(seeds),
-        preset=preset,
-        work=None if work is None else str(work),
-        table2_work=None if table2_work is None else str(table2_work),
-        n_jobs=n_jobs,
-        progress=progress,
-        description=f"heads, {preset}",
-    )
-    wall = time.perf_counter() - began
-    timing = {"wall_s": round(wall, 1), "core_s": round(sum(s["seconds"] for s in per_seed), 1)}
-    records = [record for one in per_seed for record in one["records"]]
     settings = {**asdict(PROTOCOLS[preset]), "models": f"table2-{preset}", "baseline": "masked"}
-    return Result("heads", preset, list(seeds), settings, records, timing=timing)
+    run_seed = partial(heads_seed, preset=preset, work=work, table2_work=table2_work)
+    return measure_seeds(
+        "heads", preset, seeds, run_seed, settings, n_jobs=n_jobs, progress=progress
+    )
 
 
 def heads_seed(
-    seed: int, preset: str = "fast", work: str | None = None, table2_work: str | None = None
+    seed: int,
+    preset: str = "fast",
+    work: str | Path | None = None,
+    table2_work: str | Path | None = None,
 ) -> dict[str, Any]:
     """Return one seed's records and its seconds; finished work in `work` is taken from there."""
-    folder = None if work is None else Path(work) / f"seed-{seed}"
+    folder = seed_folder(work, seed)
     toy, protocol = table2_toy(seed, preset, table2_work), PROTOCOLS[preset]
     # Other weights make other work: their checksum is part of the key.
     key = {"protocol": asdict(protocol), "model": read_json(toy / "model.json")["sha256"]}

@@ -7,9 +7,9 @@ bias itself: its rank, its effective rank and how many directions carry most of 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from prefix_interp.errors import check_choice, check_positive
-from prefix_interp.experiments.seed_runs import Rows, finished_seed
-from prefix_interp.experiments.subspaces import table2_toy
-from prefix_interp.experiments.table2 import NAME
+from prefix_interp.errors import check_choice
+from prefix_interp.experiments.seed_runs import Rows, finished_seed, measure_seeds, seed_folder
+from prefix_interp.experiments.table2 import NAME, table2_toy
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import clone, to_dtype
 from prefix_interp.models.zoo import load_toy
@@ -32,11 +31,9 @@ from prefix_interp.results import Result
 from prefix_interp.seeds import derive_generator
 from prefix_interp.storage import read_json
 from prefix_interp.tasks import FOUR_SKILLS, get_task
-from prefix_interp.theory.projection import bias_subspaces
-from prefix_interp.theory.subspace import BiasSubspace
-from prefix_interp.tuning.parallel import run_parallel
+from prefix_interp.theory.subspace import BiasSubspace, bias_subspaces
+from prefix_interp.tuning.prefixes import sweep_prefixes
 from prefix_interp.tuning.presets import get_preset
-from prefix_interp.tuning.train import sweep_prefixes
 
 CARRIED = (0.95, 0.99)  # shares of the squared norm that directions are counted for
 
@@ -104,24 +101,18 @@ def long_prefixes(
         PrefixInterpError: an unknown preset, or a seed that Table 2 has not finished.
     """
     check_choice("preset", preset, PROTOCOLS)
-    check_positive("number of seeds", len(seeds))
     for seed in seeds:
         table2_toy(seed, preset, table2_work)
-    began = time.perf_counter()
-    per_seed = run_parallel(
-        long_prefixes_seed,
-        list(seeds),
-        preset=preset,
-        work=None if work is None else str(work),
-        table2_work=None if table2_work is None else str(table2_work),
+    run_seed = partial(long_prefixes_seed, preset=preset, work=work, table2_work=table2_work)
+    return measure_seeds(
+        "long-prefixes",
+        preset,
+        seeds,
+        run_seed,
+        _settings(preset),
         n_jobs=n_jobs,
         progress=progress,
-        description=f"long prefixes, {preset}",
     )
-    wall = time.perf_counter() - began
-    timing = {"wall_s": round(wall, 1), "core_s": round(sum(s["seconds"] for s in per_seed), 1)}
-    records = [record for one in per_seed for record in one["records"]]
-    return Result("long-prefixes", preset, list(seeds), _settings(preset), records, timing=timing)
 
 
 def _settings(preset: str) -> dict[str, Any]:
@@ -131,11 +122,14 @@ def _settings(preset: str) -> dict[str, Any]:
 
 
 def long_prefixes_seed(
-    seed: int, preset: str = "fast", work: str | None = None, table2_work: str | None = None
+    seed: int,
+    preset: str = "fast",
+    work: str | Path | None = None,
+    table2_work: str | Path | None = None,
 ) -> dict[str, Any]:
     """Return one seed's records and its seconds; finished work in `work` is taken from there."""
     toy = table2_toy(seed, preset, table2_work)
-    folder = None if work is None else Path(work) / f"seed-{seed}"
+    folder = seed_folder(work, seed)
     key = _settings(preset) | {"model": read_json(toy / "model.json")["sha256"]}
     return finished_seed(folder, key, _Seed(seed, preset, folder, load_toy(toy)).run)
 

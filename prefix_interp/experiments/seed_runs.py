@@ -1,4 +1,4 @@
-"""What the experiments share: one seed's finished work kept in a folder, and rows of scores."""
+"""What the experiments share: seeds side by side, finished ones kept, and rows of scores."""
 
 from __future__ import annotations
 
@@ -9,21 +9,74 @@ from typing import Any
 
 from transformer_lens import HookedTransformer
 
+from prefix_interp.errors import check_positive
 from prefix_interp.models.toy import save_toy
 from prefix_interp.prefixes.baselines import Baseline
 from prefix_interp.prefixes.prefix import Prefix
-from prefix_interp.results import package_versions
+from prefix_interp.prefixes.soft_prompt import SoftPrompt
+from prefix_interp.results import Result, package_versions
 from prefix_interp.storage import read_json, to_json, write_file
 from prefix_interp.tuning.evaluate import evaluate
+from prefix_interp.tuning.parallel import run_parallel
 from prefix_interp.tuning.train import ModelFit
 
 Rows = list[dict[str, Any]]
 
 
+def measure_seeds(
+    name: str,
+    preset: str,
+    seeds: Sequence[int],
+    run_seed: Callable[[int], dict[str, Any]],
+    settings: Mapping[str, Any],
+    *,
+    n_jobs: int | None = None,
+    progress: bool = True,
+) -> Result:
+    """Return the records of all seeds, measured side by side.
+
+    ``timing`` has ``wall_s``, ``core_s`` (summed over seeds, whenever they ran) and
+    ``seeds_from_work``: how many were finished before, so that ``wall_s`` leaves them out.
+
+    Args:
+        name: of the experiment.
+        preset: its name.
+        seeds: at least one.
+        run_seed: importable; returns what `finished_seed` does.
+        settings: sizes and recipes, for the result.
+        n_jobs: processes; by default one a core.
+        progress: show a bar.
+
+    Raises:
+        PrefixInterpError: no seeds, or `n_jobs` is not positive.
+    """
+    check_positive("number of seeds", len(seeds))
+    began = time.perf_counter()
+    per_seed = run_parallel(
+        run_seed,
+        list(seeds),
+        n_jobs=n_jobs,
+        progress=progress,
+        description=f"{name}, {preset}",
+    )
+    timing = {
+        "wall_s": round(time.perf_counter() - began, 1),
+        "core_s": round(sum(one["seconds"] for one in per_seed), 1),
+        "seeds_from_work": sum(one["from_work"] for one in per_seed),
+    }
+    records = [record for one in per_seed for record in one["records"]]
+    return Result(name, preset, list(seeds), settings, records, timing=timing)
+
+
+def seed_folder(work: str | Path | None, seed: int) -> Path | None:
+    """Return where one seed's work is kept; None if `work` keeps nothing."""
+    return None if work is None else Path(work) / f"seed-{seed}"
+
+
 def finished_seed(
     folder: Path | None, key: Mapping[str, Any], run: Callable[[], Rows]
 ) -> dict[str, Any]:
-    """Return one seed's ``records`` and ``seconds``, taken from `folder` if it has them.
+    """Return one seed's ``records`` and ``seconds``, and whether they were ``from_work``.
 
     Args:
         folder: where ``records.json`` is kept; None keeps nothing.
@@ -35,32 +88,32 @@ def finished_seed(
     if file is not None and file.exists():
         done = read_json(file)
         if done.pop("key", None) == key:
-            return done
+            return done | {"from_work": True}
     began = time.perf_counter()
     records = run()
     finished = {"seconds": time.perf_counter() - began, "records": records}
     if file is not None:
         write_file(file, to_json({**finished, "key": key}))
-    return finished
+    return finished | {"from_work": False}
 
 
 def score_rows(
     about: Mapping[str, Any],
     model: HookedTransformer,
     tasks: Sequence[str],
-    prefix: Prefix | None = None,
+    prefix: Prefix | SoftPrompt | None = None,
     *,
     baseline: Baseline | str,
     n: int,
     train_loss: float | None = None,
 ) -> Rows:
-    """Return one row a task: how well `model` does it, with `prefix` or without.
+    """Return one row a task: how well `model` does it, with a context or without.
 
     Args:
         about: what every row says of itself: seed, method, rate and so on.
         model: frozen.
         tasks: names.
-        prefix: None for the model alone.
+        prefix: a prefix or soft prompt; None for the model alone.
         baseline: what "no prefix" means.
         n: test sequences; the same for all models and seeds, so that they differ in nothing else.
         train_loss: of what is scored, if it was trained.
@@ -69,8 +122,7 @@ def score_rows(
     return [
         {
             **about,
-            "parameterization": None if prefix is None else prefix.parameterization,
-            "n_prefix": None if prefix is None else prefix.n_prefix,
+            **_shape(prefix),
             "task": task,
             "baseline": baseline if prefix is None else "prefix",
             "train_loss": None if train_loss is None else float(train_loss),
@@ -78,6 +130,14 @@ def score_rows(
         }
         for task, score in zip(tasks, scores, strict=True)
     ]
+
+
+def _shape(context: Prefix | SoftPrompt | None) -> dict[str, Any]:
+    if isinstance(context, SoftPrompt):
+        return {"after": context.after, "level": context.level}
+    if context is None:
+        return {"parameterization": None, "n_prefix": None}
+    return {"parameterization": context.parameterization, "n_prefix": context.n_prefix}
 
 
 def keep_toy(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from prefix_interp.estimates import seed_interval
+from prefix_interp.experiments.grouping import summarise
 from prefix_interp.results import Result
 
 # What each kind of record is summarised by, and what of it; numbers lie within the limits.
@@ -44,57 +43,8 @@ def subspace_rows(result: Result) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for part, keys, metrics in _SUMMARIES:
         own = [record for record in result.records if record["part"] == part]
-        rows += _summarise(own, part, keys, metrics)
+        rows += [{"part": part, **row} for row in summarise(own, keys, metrics)]
     return rows
-
-
-def _summarise(
-    records: Sequence[Mapping[str, Any]],
-    part: str,
-    keys: tuple[str, ...],
-    metrics: Mapping[str, float],
-) -> list[dict[str, Any]]:
-    """Return a row a combination of `keys`, and a row over all tasks of each."""
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    pooled = [{**record, "task": None} for record in records] if "task" in keys else []
-    for record in [*records, *pooled]:
-        groups.setdefault(tuple(record[key] for key in keys), []).append(record)
-    return [
-        {
-            "part": part,
-            **dict(zip(keys, group, strict=True)),
-            "n_seeds": len({record["seed"] for record in found}),
-            **{metric: over_seeds(found, metric, top) for metric, top in metrics.items()},
-        }
-        for group, found in groups.items()
-    ]
-
-
-def over_seeds(
-    records: Sequence[Mapping[str, Any]], metric: str, top: float = math.inf
-) -> dict[str, float | None]:
-    """Return the spread over seeds of a metric, averaged within each seed.
-
-    Args:
-        records: with ``seed`` and the metric, a number or one with its interval.
-        metric: its key.
-        top: largest possible value.
-    """
-    by_seed: dict[int, list[float]] = {}
-    for record in records:
-        value = record[metric]
-        number = value["value"] if isinstance(value, Mapping) else value
-        by_seed.setdefault(record["seed"], []).append(float(number))
-    values = [statistics.fmean(own) for own in by_seed.values()]
-    mean = seed_interval(values, low=0.0, high=top)
-    return {
-        "mean": mean.value,
-        "sd": statistics.stdev(values) if len(values) > 1 else None,
-        "low": mean.low,
-        "high": mean.high,
-        "min": min(values),
-        "max": max(values),
-    }
 
 
 def long_prefix_rows(result: Result) -> list[dict[str, Any]]:
@@ -114,9 +64,11 @@ def long_prefix_rows(result: Result) -> list[dict[str, Any]]:
     ]
     biases = [r for r in result.records if r["part"] == "bias"]
     common = ("parameterization", "n_prefix", "task")
-    rows += _summarise(tunings, "tuning", common, {"exact_match": 1.0, "loss": math.inf})
+    metrics = {"exact_match": 1.0, "loss": math.inf}
+    rows += [{"part": "tuning", **row} for row in summarise(tunings, common, metrics)]
     for level, more in (("head", {"slot_range": 1.0, "top_slot": 1.0}), ("layer", {})):
         own = [r for r in biases if r["level"] == level]
         counts = dict.fromkeys(("bound", "rank", "effective_rank", "n_95", "n_99"), math.inf)
-        rows += _summarise(own, "bias", ("method", "level", *common), {**counts, **more})
+        found = summarise(own, ("method", "level", *common), {**counts, **more})
+        rows += [{"part": "bias", **row} for row in found]
     return rows

@@ -10,17 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformer_lens import HookedTransformer
 
-from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
+from prefix_interp.errors import check_choice
 from prefix_interp.experiments.projecting_out import removal_rows, removals
-from prefix_interp.experiments.seed_runs import Rows, finished_seed
+from prefix_interp.experiments.seed_runs import Rows, finished_seed, measure_seeds, seed_folder
 from prefix_interp.experiments.subspace_angles import Measured, angle_rows
-from prefix_interp.experiments.table2 import NAME
+from prefix_interp.experiments.table2 import NAME, table2_toy
 from prefix_interp.models.toy import clone, to_dtype
 from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.baselines import run_pair
@@ -31,9 +32,7 @@ from prefix_interp.seeds import derive_generator
 from prefix_interp.storage import read_json
 from prefix_interp.tasks import Batch, get_task, tasks
 from prefix_interp.theory.decompose import Decomposition, decompose_attention
-from prefix_interp.theory.projection import subspaces_of
-from prefix_interp.theory.subspace import BiasSubspace
-from prefix_interp.tuning.parallel import run_parallel
+from prefix_interp.theory.subspace import BiasSubspace, subspaces_of
 
 
 @dataclass(frozen=True)
@@ -99,24 +98,12 @@ def subspaces(
         PrefixInterpError: an unknown preset, or a seed that Table 2 has not finished.
     """
     check_choice("preset", preset, PROTOCOLS)
-    check_positive("number of seeds", len(seeds))
     for seed in seeds:
         table2_toy(seed, preset, table2_work)
-    began = time.perf_counter()
-    per_seed = run_parallel(
-        subspaces_seed,
-        list(seeds),
-        preset=preset,
-        work=None if work is None else str(work),
-        table2_work=None if table2_work is None else str(table2_work),
-        n_jobs=n_jobs,
-        progress=progress,
-        description=f"subspaces, {preset}",
+    run_seed = partial(subspaces_seed, preset=preset, work=work, table2_work=table2_work)
+    return measure_seeds(
+        "subspaces", preset, seeds, run_seed, _settings(preset), n_jobs=n_jobs, progress=progress
     )
-    wall = time.perf_counter() - began
-    timing = {"wall_s": round(wall, 1), "core_s": round(sum(s["seconds"] for s in per_seed), 1)}
-    records = [record for one in per_seed for record in one["records"]]
-    return Result("subspaces", preset, list(seeds), _settings(preset), records, timing=timing)
 
 
 def _settings(preset: str) -> dict[str, Any]:
@@ -125,7 +112,10 @@ def _settings(preset: str) -> dict[str, Any]:
 
 
 def subspaces_seed(
-    seed: int, preset: str = "fast", work: str | None = None, table2_work: str | None = None
+    seed: int,
+    preset: str = "fast",
+    work: str | Path | None = None,
+    table2_work: str | Path | None = None,
 ) -> dict[str, Any]:
     """Return one seed's records and its seconds; finished work in `work` is taken from there."""
     toy, protocol = table2_toy(seed, preset, table2_work), PROTOCOLS[preset]
@@ -145,27 +135,7 @@ def subspaces_seed(
         starts = [prefix for path, prefix in found if path.parent.name == "starts"]
         return subspace_records(load_toy(toy), best, starts, protocol=protocol, seed=seed)
 
-    return finished_seed(None if work is None else Path(work) / f"seed-{seed}", key, run)
-
-
-def table2_toy(seed: int, preset: str, table2_work: str | Path | None = None) -> Path:
-    """Return the folder of one seed's model of Table 2, its prefixes beneath it.
-
-    Args:
-        seed: which one.
-        preset: of Table 2.
-        table2_work: what `table2` was given as `work`; by default ``work/table2-<preset>``.
-
-    Raises:
-        PrefixInterpError: that seed is not finished there.
-    """
-    root = Path("work") / f"table2-{preset}" if table2_work is None else Path(table2_work)
-    if not (root / f"seed-{seed}" / "records.json").exists():
-        raise PrefixInterpError(
-            f"table2_work={str(root)!r} holds no finished seed {seed}; make it with prefix-interp "
-            f"reproduce table2 --preset {preset}, or name the folder that has it"
-        )
-    return root / f"seed-{seed}" / NAME
+    return finished_seed(seed_folder(work, seed), key, run)
 
 
 def toy_subspaces(

@@ -6,32 +6,31 @@ answer for a prefix is 0 +- 0 %, with one slot in the residual parameterization.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformer_lens import HookedTransformer
 
-from prefix_interp.errors import check_positive
-from prefix_interp.experiments.seed_runs import Rows, finished_seed, keep_toy, score_rows
+from prefix_interp.experiments.seed_runs import (
+    Rows,
+    finished_seed,
+    keep_toy,
+    measure_seeds,
+    score_rows,
+    seed_folder,
+)
 from prefix_interp.models.toy import ToyConfig, read_toy, save_toy
 from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.prefix import Parameterization, Prefix
 from prefix_interp.results import Result
 from prefix_interp.seeds import derive_generator
 from prefix_interp.tuning.objective import has_fast_bfloat16
-from prefix_interp.tuning.parallel import run_parallel
+from prefix_interp.tuning.prefixes import PrefixFit, sweep_prefixes, tune_prefix
 from prefix_interp.tuning.presets import get_preset
-from prefix_interp.tuning.train import (
-    ModelFit,
-    PrefixFit,
-    fine_tune,
-    pretrain,
-    sweep_prefixes,
-    tune_prefix,
-)
+from prefix_interp.tuning.train import ModelFit, fine_tune, pretrain
 
 MODEL = ToyConfig(n_layers=1, n_heads=1, d_model=96, n_prefix=1)
 OLD, NEW = "sort_ascending", "sort_descending"
@@ -93,17 +92,6 @@ def table1(
         progress: show a bar.
     """
     chosen = get_preset(preset)
-    check_positive("number of seeds", len(seeds))
-    began = time.perf_counter()
-    per_seed = run_parallel(
-        table1_seed,
-        list(seeds),
-        preset=preset,
-        work=None if work is None else str(work),
-        n_jobs=n_jobs,
-        progress=progress,
-        description=f"table 1, {preset}",
-    )
     settings = {
         "model": asdict(MODEL),
         "preset": asdict(chosen),
@@ -111,15 +99,15 @@ def table1(
         "bfloat16_used": has_fast_bfloat16() and chosen.pretrain.precision == "bfloat16",
         "test_sequences": TEST_SEQUENCES[preset],
     }
-    wall = time.perf_counter() - began
-    timing = {"wall_s": round(wall, 1), "core_s": round(sum(s["seconds"] for s in per_seed), 1)}
-    records = [record for one in per_seed for record in one["records"]]
-    return Result("table1", preset, list(seeds), settings, records, timing=timing)
+    run_seed = partial(table1_seed, preset=preset, work=work)
+    return measure_seeds(
+        "table1", preset, seeds, run_seed, settings, n_jobs=n_jobs, progress=progress
+    )
 
 
-def table1_seed(seed: int, preset: str = "fast", work: str | None = None) -> dict[str, Any]:
+def table1_seed(seed: int, preset: str = "fast", work: str | Path | None = None) -> dict[str, Any]:
     """Return one seed's records and its seconds; finished work in `work` is taken from there."""
-    folder = None if work is None else Path(work) / f"seed-{seed}"
+    folder = seed_folder(work, seed)
     key = {"preset": asdict(get_preset(preset)), "sweeps": _sweeps(preset)}
     return finished_seed(folder, key, _Seed(seed, preset, folder).run)
 

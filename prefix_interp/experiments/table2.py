@@ -7,16 +7,23 @@ about 25 % without, at most 1 % on the other tasks.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformer_lens import HookedTransformer
 
-from prefix_interp.errors import check_positive
-from prefix_interp.experiments.seed_runs import Rows, finished_seed, keep_toy, score_rows
+from prefix_interp.errors import PrefixInterpError
+from prefix_interp.experiments.seed_runs import (
+    Rows,
+    finished_seed,
+    keep_toy,
+    measure_seeds,
+    score_rows,
+    seed_folder,
+)
 from prefix_interp.models.toy import ToyConfig, read_toy, save_toy
 from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.prefix import Parameterization, Prefix
@@ -24,9 +31,9 @@ from prefix_interp.results import Result
 from prefix_interp.seeds import derive_generator
 from prefix_interp.tasks import FOUR_SKILLS
 from prefix_interp.tuning.objective import has_fast_bfloat16
-from prefix_interp.tuning.parallel import run_parallel
+from prefix_interp.tuning.prefixes import PrefixFit, sweep_prefixes
 from prefix_interp.tuning.presets import get_preset
-from prefix_interp.tuning.train import PrefixFit, pretrain, sweep_prefixes
+from prefix_interp.tuning.train import pretrain
 
 MODEL = ToyConfig(n_layers=1, n_heads=4, d_model=256, n_prefix=1, skip_ln1=True)
 MIXTURE, NAME = "four_skills", "four-skills-1l4h"
@@ -105,22 +112,11 @@ def table2(
         progress: show a bar.
     """
     get_preset(preset)
-    check_positive("number of seeds", len(seeds))
-    began = time.perf_counter()
-    per_seed = run_parallel(
-        table2_seed,
-        list(seeds),
-        preset=preset,
-        work=None if work is None else str(work),
-        n_jobs=n_jobs,
-        progress=progress,
-        description=f"table 2, {preset}",
-    )
-    wall = time.perf_counter() - began
-    timing = {"wall_s": round(wall, 1), "core_s": round(sum(s["seconds"] for s in per_seed), 1)}
-    records = [record for one in per_seed for record in one["records"]]
     settings = _settings(preset) | {"bfloat16_used": has_fast_bfloat16() and preset != "paper"}
-    return Result("table2", preset, list(seeds), settings, records, timing=timing)
+    run_seed = partial(table2_seed, preset=preset, work=work)
+    return measure_seeds(
+        "table2", preset, seeds, run_seed, settings, n_jobs=n_jobs, progress=progress
+    )
 
 
 def _settings(preset: str) -> dict[str, Any]:
@@ -129,9 +125,9 @@ def _settings(preset: str) -> dict[str, Any]:
     return {"model": asdict(MODEL), "preset": asdict(get_preset(preset)), "protocol": protocol}
 
 
-def table2_seed(seed: int, preset: str = "fast", work: str | None = None) -> dict[str, Any]:
+def table2_seed(seed: int, preset: str = "fast", work: str | Path | None = None) -> dict[str, Any]:
     """Return one seed's records and its seconds; finished work in `work` is taken from there."""
-    folder = None if work is None else Path(work) / f"seed-{seed}"
+    folder = seed_folder(work, seed)
     return finished_seed(folder, _settings(preset), _Seed(seed, preset, folder).run)
 
 
@@ -211,6 +207,26 @@ class _Seed:
 
     def _file(self, name: str) -> Path | None:
         return None if self.folder is None else self.folder / "checkpoints" / f"{name}.safetensors"
+
+
+def table2_toy(seed: int, preset: str, table2_work: str | Path | None = None) -> Path:
+    """Return the folder of one seed's model of Table 2, its prefixes beneath it.
+
+    Args:
+        seed: which one.
+        preset: of Table 2.
+        table2_work: what `table2` was given as `work`; by default ``work/table2-<preset>``.
+
+    Raises:
+        PrefixInterpError: that seed is not finished there.
+    """
+    root = Path("work") / f"table2-{preset}" if table2_work is None else Path(table2_work)
+    if not (root / f"seed-{seed}" / "records.json").exists():
+        raise PrefixInterpError(
+            f"table2_work={str(root)!r} holds no finished seed {seed}; make it with prefix-interp "
+            f"reproduce table2 --preset {preset}, or name the folder that has it"
+        )
+    return root / f"seed-{seed}" / NAME
 
 
 def export_zoo(work: str | Path, zoo: str | Path, seed: int = 0) -> list[Path]:

@@ -7,17 +7,15 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import ActivationCache, HookedTransformer
 
-from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.errors import PrefixInterpError, check_choice, check_index
 from prefix_interp.models.sites import Site
-from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.seeds import derive_generator
-from prefix_interp.theory.decompose import Decomposition, decompose_attention
 from prefix_interp.theory.subspace import BiasSubspace
 
 Removal = Literal["output", "restore", "isolate", "bias"]
@@ -156,9 +154,9 @@ def _check_spaces(model: HookedTransformer, spaces: Sequence[BiasSubspace]) -> N
     places: set[tuple[int, int | None]] = set()
     for space in spaces:
         check_choice("level", space.level, ("head", "layer"))
-        _check_index("layer", space.layer, model.cfg.n_layers)
+        check_index("layer", space.layer, model.cfg.n_layers)
         if space.level == "head":
-            _check_index("head", space.head, model.cfg.n_heads)
+            check_index("head", space.head, model.cfg.n_heads)
         elif getattr(model.cfg, "use_normalization_before_and_after", False):
             raise PrefixInterpError(
                 "spaces hold a layer's, but this model has a norm behind its attention, before "
@@ -183,54 +181,6 @@ def _check_spaces(model: HookedTransformer, spaces: Sequence[BiasSubspace]) -> N
                 "head, or one for the whole layer"
             )
         places.add(place)
-
-
-def bias_subspaces(
-    model: HookedTransformer, prefix: Prefix, tokens: Int[Tensor, "batch pos"], layer: int = 0
-) -> list[BiasSubspace]:
-    """Return `bias_subspace` of every head of a layer, and last that of the layer itself.
-
-    All come from one pair of runs.
-
-    Args:
-        model: a supported HookedTransformer, float32 or float64.
-        prefix: a prefix that fits it.
-        tokens: content; with more positions than slots, or the rank says nothing.
-        layer: 0-based.
-
-    Raises:
-        PrefixInterpError: a layer out of range, or bad prefix or tokens (see `run_pair`).
-    """
-    _check_index("layer", layer, model.cfg.n_layers)
-    parts = decompose_attention(run_pair(model, prefix, tokens))
-    return subspaces_of(parts, model, prefix.n_prefix, layer)
-
-
-def subspaces_of(
-    parts: Decomposition, model: HookedTransformer, n_prefix: int, layer: int = 0
-) -> list[BiasSubspace]:
-    """Return the bias's subspace at every head of a layer, and last at the layer itself.
-
-    Args:
-        parts: of a run with a prefix.
-        model: whose W_O leads from heads to the layer.
-        n_prefix: slots, for the bounds.
-        layer: 0-based.
-    """
-    cfg, w_o = model.cfg, model.blocks[layer].attn.W_O.detach()
-    moved = (parts.output - parts.scaled_base)[layer].transpose(0, 1).flatten(1, 2)
-    whole = parts.output[layer].transpose(0, 1).flatten(1, 2)  # head row d_head
-    _, s, vh = torch.linalg.svd(moved, full_matrices=False)
-    scales = torch.linalg.matrix_norm(whole, 2).tolist()
-    n_rows, bound = moved.shape[1], min(cfg.d_head, n_prefix)
-    found = [
-        BiasSubspace("head", layer, h, bound, s[h], vh[h], n_rows, scales[h])
-        for h in range(cfg.n_heads)
-    ]
-    _, s, vh = torch.linalg.svd(torch.einsum("hrd,hdm->rm", moved, w_o), full_matrices=False)
-    scale = float(torch.linalg.matrix_norm(torch.einsum("hrd,hdm->rm", whole, w_o), 2))
-    bound = min(cfg.d_model, n_prefix * cfg.n_heads)
-    return [*found, BiasSubspace("layer", layer, None, bound, s, vh, n_rows, scale)]
 
 
 def random_subspace_like(space: BiasSubspace, seed: int) -> BiasSubspace:
@@ -273,8 +223,3 @@ def through_output(model: HookedTransformer, space: BiasSubspace) -> BiasSubspac
         s, vh = s.new_zeros(1), vh.new_zeros(1, model.cfg.d_model)
     bound = min(space.bound, model.cfg.d_model)
     return BiasSubspace("layer", space.layer, space.head, bound, s, vh, space.n_rows)
-
-
-def _check_index(argument: str, value: int | None, size: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < size:
-        raise PrefixInterpError(f"{argument}={value!r} must be between 0 and {size - 1}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -11,10 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from prefix_interp.errors import PrefixInterpError
+from prefix_interp.errors import PrefixInterpError, check_index
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.prefix import Prefix
-from prefix_interp.theory.decompose import decompose_attention
+from prefix_interp.theory.decompose import Decomposition, decompose_attention
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,32 +128,90 @@ def bias_subspace(
     Raises:
         PrefixInterpError: a layer or head out of range, or bad prefix or tokens (see `run_pair`).
     """
-    _check_index("layer", layer, model.cfg.n_layers)
     if head is not None:
-        _check_index("head", head, model.cfg.n_heads)
+        check_index("head", head, model.cfg.n_heads)
+    parts = _measured(model, prefix, tokens, layer)
+    if head is None:
+        return _of_layer(parts, model, prefix.n_prefix, layer)
+    return _of_heads(parts, prefix.n_prefix, layer, [head])[0]
+
+
+def bias_subspaces(
+    model: HookedTransformer, prefix: Prefix, tokens: Int[Tensor, "batch pos"], layer: int = 0
+) -> list[BiasSubspace]:
+    """Return `bias_subspace` of every head of a layer, and last that of the layer itself.
+
+    All come from one pair of runs.
+
+    Args:
+        model: a supported HookedTransformer, float32 or float64.
+        prefix: a prefix that fits it.
+        tokens: content; with more positions than slots, or the rank says nothing.
+        layer: 0-based.
+
+    Raises:
+        PrefixInterpError: a layer out of range, or bad prefix or tokens (see `run_pair`).
+    """
+    parts = _measured(model, prefix, tokens, layer)
+    return subspaces_of(parts, model, prefix.n_prefix, layer)
+
+
+def subspaces_of(
+    parts: Decomposition, model: HookedTransformer, n_prefix: int, layer: int = 0
+) -> list[BiasSubspace]:
+    """Return the bias's subspace at every head of a layer, and last at the layer itself.
+
+    Args:
+        parts: of a run with a prefix.
+        model: whose W_O leads from heads to the layer.
+        n_prefix: slots, for the bounds.
+        layer: 0-based.
+    """
+    heads = _of_heads(parts, n_prefix, layer, range(model.cfg.n_heads))
+    return [*heads, _of_layer(parts, model, n_prefix, layer)]
+
+
+def _measured(
+    model: HookedTransformer, prefix: Prefix, tokens: Int[Tensor, "batch pos"], layer: int
+) -> Decomposition:
+    check_index("layer", layer, model.cfg.n_layers)
     if model.W_E.dtype not in (torch.float32, torch.float64):
         raise PrefixInterpError(
             f"model is {model.W_E.dtype}, too coarse for a rank; convert it with "
             "to_dtype(model, torch.float32) or torch.float64"
         )
-    parts = decompose_attention(run_pair(model, prefix, tokens))
+    return decompose_attention(run_pair(model, prefix, tokens))
 
-    def rows(z: Float[Tensor, "batch head query d_head"]) -> Float[Tensor, "row dim"]:
-        if head is not None:
-            return z[:, head].flatten(0, 1)
-        w_o = model.blocks[layer].attn.W_O.detach()
-        return torch.einsum("bhqd,hdm->bqm", z, w_o).flatten(0, 1)
 
-    if head is None:
-        level, bound = "layer", min(model.cfg.d_model, prefix.n_prefix * model.cfg.n_heads)
-    else:
-        level, bound = "head", min(model.cfg.d_head, prefix.n_prefix)
-    moved = rows((parts.output - parts.scaled_base)[layer])
+def _of_heads(
+    parts: Decomposition, n_prefix: int, layer: int, heads: Sequence[int]
+) -> list[BiasSubspace]:
+    moved, whole = (x.flatten(1, 2)[list(heads)] for x in _moved_and_whole(parts, layer))
     _, s, vh = torch.linalg.svd(moved, full_matrices=False)
-    scale = float(torch.linalg.matrix_norm(rows(parts.output[layer]), 2))
-    return BiasSubspace(level, layer, head, bound, s, vh, len(moved), scale)
+    scales = torch.linalg.matrix_norm(whole, 2).tolist()
+    bound = min(moved.shape[-1], n_prefix)
+    return [
+        BiasSubspace("head", layer, head, bound, s[i], vh[i], moved.shape[1], scales[i])
+        for i, head in enumerate(heads)
+    ]
 
 
-def _check_index(argument: str, value: int, size: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < size:
-        raise PrefixInterpError(f"{argument}={value!r} must be between 0 and {size - 1}")
+def _of_layer(
+    parts: Decomposition, model: HookedTransformer, n_prefix: int, layer: int
+) -> BiasSubspace:
+    w_o = model.blocks[layer].attn.W_O.detach()
+    moved, whole = (
+        torch.einsum("hbqd,hdm->bqm", x, w_o).flatten(0, 1) for x in _moved_and_whole(parts, layer)
+    )
+    _, s, vh = torch.linalg.svd(moved, full_matrices=False)
+    bound = min(model.cfg.d_model, n_prefix * model.cfg.n_heads)
+    scale = float(torch.linalg.matrix_norm(whole, 2))
+    return BiasSubspace("layer", layer, None, bound, s, vh, len(moved), scale)
+
+
+def _moved_and_whole(
+    parts: Decomposition, layer: int
+) -> tuple[Float[Tensor, "head batch query d_head"], Float[Tensor, "head batch query d_head"]]:
+    """Return z_pt - (1 - g) t, and z_pt itself."""
+    moved, whole = parts.output - parts.scaled_base, parts.output
+    return moved[layer].transpose(0, 1), whole[layer].transpose(0, 1)

@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from prefix_interp.errors import PrefixInterpError
+from prefix_interp.errors import PrefixInterpError, check_index
 from prefix_interp.experiments.claims import baseline_pattern
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair
@@ -125,8 +125,7 @@ def attention_figure(
     """
     n_layers, n_heads, n_query, n_slots = view.slots.shape
     for argument, value, size in (("layer", layer, n_layers), ("head", head, n_heads)):
-        if not 0 <= value < size:
-            raise PrefixInterpError(f"{argument}={value!r} must be between 0 and {size - 1}")
+        check_index(argument, value, size)
     with look():
         width = 3.6 + 0.16 * n_slots
         figure = Figure(figsize=(width, 3.7), layout="constrained")
@@ -216,8 +215,7 @@ def _ticks(tokens: Sequence[str]) -> tuple[list[int], list[str]]:
 def _labels(
     tokens: Int[Tensor, "batch pos"], sequence: int, labels: Sequence[str]
 ) -> tuple[str, ...]:
-    if not 0 <= sequence < len(tokens):
-        raise PrefixInterpError(f"sequence={sequence!r} must be between 0 and {len(tokens) - 1}")
+    check_index("sequence", sequence, len(tokens))
     if labels and len(labels) != tokens.shape[1]:
         raise PrefixInterpError(
             f"labels has {len(labels)} entries but the sequence has {tokens.shape[1]} positions; "

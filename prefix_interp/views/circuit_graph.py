@@ -9,7 +9,8 @@ from xml.sax.saxutils import escape, quoteattr
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from prefix_interp.attribution.circuit import LOGITS, SCORES, Circuit, Edge
+from prefix_interp.attribution.circuit import SCORES, Circuit
+from prefix_interp.attribution.circuit_parts import LOGITS, Edge
 from prefix_interp.attribution.circuit_runs import Node
 from prefix_interp.errors import check_number
 from prefix_interp.views.style import COLOURS, MARKERS, look

@@ -19,7 +19,7 @@ from typing import ClassVar
 import torch
 from markupsafe import Markup
 
-from prefix_interp.errors import PrefixInterpError
+from prefix_interp.errors import PrefixInterpError, check_index
 from prefix_interp.prefixes.baselines import RunPair
 from prefix_interp.views.attention import AttentionView, attention_figure, attention_view
 from prefix_interp.views.style import data_uri
@@ -111,8 +111,7 @@ def attention_div(
         PrefixInterpError: no such layer.
     """
     n_layers, n_heads, n_query, n_slots = view.slots.shape
-    if not 0 <= layer < n_layers:
-        raise PrefixInterpError(f"layer={layer!r} must be between 0 and {n_layers - 1}")
+    check_index("layer", layer, n_layers)
     apart = f"{n_slots} prefix column{'' if n_slots == 1 else 's'} set apart on the left, "
     text = (
         f"Attention of {view.name}, layer {layer}, {n_query} queries; "
@@ -215,6 +214,5 @@ def show_attention(
     """
     if isinstance(shown, RunPair):
         shown = attention_view(shown, sequence, name or "with the prefix")
-    if not 0 <= layer < len(shown.content):
-        raise PrefixInterpError(f"layer={layer!r} must be between 0 and {len(shown.content) - 1}")
+    check_index("layer", layer, len(shown.content))
     return AttentionDisplay(shown, layer)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from prefix_interp.errors import PrefixInterpError
+from prefix_interp.errors import PrefixInterpError, check_index
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair
 from prefix_interp.seeds import derive_generator
@@ -40,8 +40,7 @@ def heads_figure(views: Sequence[AttentionView], layer: int = 0, max_value: floa
     if not views:
         raise PrefixInterpError("views is empty; give at least one")
     n_layers, n_heads, n_query, _ = views[0].slots.shape
-    if not 0 <= layer < n_layers:
-        raise PrefixInterpError(f"layer={layer!r} must be between 0 and {n_layers - 1}")
+    check_index("layer", layer, n_layers)
     with look():
         size = (2.3 * n_heads + 0.9, 1.95 * len(views) + 0.4)
         figure = Figure(figsize=size, layout="constrained")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -100,3 +100,24 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return a DataFrame as plain JSON values; what is missing becomes None."""
     plain = frame.astype(object).where(frame.notna(), None)
     return [{str(k): v for k, v in row.items()} for row in plain.to_dict("records")]
+
+
+def spread_frame(rows: Iterable[Mapping[str, Any]], metrics: Sequence[str]) -> pd.DataFrame:
+    """Return summarised rows with the mean of each metric and its interval over seeds.
+
+    Args:
+        rows: plain values, and for each metric its spread (see `summarise`); other spreads are
+            left out, and so is a metric that a row lacks.
+        metrics: their keys.
+    """
+    flat = []
+    for row in rows:
+        cells = {k: v for k, v in row.items() if not isinstance(v, Mapping)}
+        for metric in metrics:
+            spread = row.get(metric)
+            if spread is None:
+                continue
+            cells |= {metric: spread["mean"]}
+            cells |= {f"{metric} {end}": spread[end] for end in ("low", "high")}
+        flat.append(cells)
+    return pd.DataFrame(flat)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from prefix_interp.experiments.subspace_summary import long_prefix_rows, subspace_rows
 from prefix_interp.results import Result
-from prefix_interp.views.sections import Section, Words, picture, records
+from prefix_interp.views.sections import Section, Words, picture, records, spread_frame
 from prefix_interp.views.subspaces import angles_figure, removal_figure, slots_figure
 from prefix_interp.views.tables import frame_table, percent
 
@@ -143,17 +143,5 @@ def _long_findings(bias: pd.DataFrame) -> list[str]:
 
 
 def _frame(rows: Iterable[Mapping[str, Any]], part: str, metrics: Sequence[str]) -> pd.DataFrame:
-    """Return the rows of one part with the mean of each metric and its interval over seeds."""
-    flat = []
-    for row in rows:
-        if row["part"] != part:
-            continue
-        cells = {k: v for k, v in row.items() if not isinstance(v, Mapping) and k != "part"}
-        for metric in metrics:
-            spread = row.get(metric)
-            if spread is None:
-                continue
-            cells |= {metric: spread["mean"]}
-            cells |= {f"{metric} {end}": spread[end] for end in ("low", "high")}
-        flat.append(cells)
-    return pd.DataFrame(flat)
+    own = [row for row in rows if row["part"] == part]
+    return spread_frame(own, metrics).drop(columns="part")

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import prefix_interp as pi
-from prefix_interp.attribution.circuit import LOGITS, Circuit
+from prefix_interp.attribution.circuit import Circuit
 from prefix_interp.attribution.circuit_edges import Link, circuit_links, cut_links
+from prefix_interp.attribution.circuit_parts import LOGITS
 from prefix_interp.attribution.circuit_runs import (
     Node,
     circuit_metrics,

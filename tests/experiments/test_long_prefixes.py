@@ -13,7 +13,7 @@ from prefix_interp.experiments.long_prefixes import (
     slot_range,
 )
 from prefix_interp.experiments.subspace_summary import long_prefix_rows
-from prefix_interp.experiments.subspaces import table2_toy
+from prefix_interp.experiments.table2 import table2_toy
 from prefix_interp.tasks import FOUR_SKILLS
 from tests.experiments.made_up_table2 import made_up_table2
 from tests.helpers import assert_close, raw_model, tokens_for

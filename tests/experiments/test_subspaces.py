@@ -7,18 +7,18 @@ import pytest
 import torch
 
 import prefix_interp as pi
+from prefix_interp.experiments.grouping import over_seeds
 from prefix_interp.experiments.projecting_out import Removal, removal_rows
 from prefix_interp.experiments.subspace_angles import _isotropic_chance
-from prefix_interp.experiments.subspace_summary import over_seeds, subspace_rows
+from prefix_interp.experiments.subspace_summary import subspace_rows
 from prefix_interp.experiments.subspaces import (
     PROTOCOLS,
     subspace_records,
     subspaces,
     subspaces_seed,
-    table2_toy,
     toy_subspaces,
 )
-from prefix_interp.experiments.table2 import NAME
+from prefix_interp.experiments.table2 import NAME, table2_toy
 from prefix_interp.tuning.evaluate import answer_logits
 from tests.experiments.made_up_table2 import made_up_table2
 from tests.helpers import toy

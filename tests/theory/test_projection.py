@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 import prefix_interp as pi
 from prefix_interp.prefixes.layout import offset_hooks
 from prefix_interp.theory.projection import (
-    bias_subspaces,
     projection_hooks,
     random_subspace_like,
     through_output,
 )
+from prefix_interp.theory.subspace import bias_subspaces
 from tests.helpers import architectures, assert_close, assert_far, raw_model, tokens_for
 
 Site = pi.Site

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import prefix_interp as pi
-from prefix_interp.attribution.circuit import LOGITS, Edge
+from prefix_interp.attribution.circuit_parts import LOGITS, Edge
 from prefix_interp.attribution.circuit_search import find_circuit
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.views.circuit_graph import circuit_curves_figure, circuit_svg
