@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -48,7 +51,21 @@ def svg(figure: Figure) -> str:
     buffer = io.BytesIO()
     with look():
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue().decode()
+    return _clips_by_content(buffer.getvalue().decode())
+
+
+def _clips_by_content(text: str) -> str:
+    """Name clip paths by what they hold.
+
+    Matplotlib counts them by the identity of an object, so that now and then two renderings of
+    one figure differ in these names.
+    """
+    seen: Counter[str] = Counter()
+    for name, held in re.findall(r'<clipPath id="(p[0-9a-f]{10})">(.*?)</clipPath>', text, re.S):
+        seen[held] += 1
+        digest = hashlib.sha256(f"{seen[held]} {held}".encode()).hexdigest()
+        text = text.replace(name, f"clip-{digest[:12]}")
+    return text
 
 
 def data_uri(figure: Figure) -> str:
