@@ -34,6 +34,9 @@ from prefix_interp.prefixes.inject import prefix_cache as prefix_cache
 from prefix_interp.prefixes.inject import prefix_hooks as prefix_hooks
 from prefix_interp.prefixes.prefix import Prefix as Prefix
 from prefix_interp.prefixes.prefix import load_prefixes as load_prefixes
+from prefix_interp.prefixes.soft_inject import attach_soft as attach_soft
+from prefix_interp.prefixes.soft_inject import soft_hooks as soft_hooks
+from prefix_interp.prefixes.soft_prompt import SoftPrompt as SoftPrompt
 from prefix_interp.results import Result as Result
 from prefix_interp.tasks import Batch as Batch
 from prefix_interp.tasks import Task as Task
@@ -46,9 +49,11 @@ from prefix_interp.theory.subspace import bias_subspace as bias_subspace
 from prefix_interp.tuning.evaluate import Evaluation as Evaluation
 from prefix_interp.tuning.evaluate import evaluate as evaluate
 from prefix_interp.tuning.evaluate import greedy_answers as greedy_answers
+from prefix_interp.tuning.prefixes import sweep_prefixes as sweep_prefixes
+from prefix_interp.tuning.prefixes import tune_prefix as tune_prefix
+from prefix_interp.tuning.soft_prompts import sweep_soft_prompts as sweep_soft_prompts
+from prefix_interp.tuning.soft_prompts import tune_soft_prompt as tune_soft_prompt
 from prefix_interp.tuning.train import fine_tune as fine_tune
 from prefix_interp.tuning.train import pretrain as pretrain
-from prefix_interp.tuning.train import sweep_prefixes as sweep_prefixes
-from prefix_interp.tuning.train import tune_prefix as tune_prefix
 
 __version__ = _version("prefix-interp")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
 from prefix_interp.prefixes.prefix import Prefix
+from prefix_interp.prefixes.soft_prompt import SoftPrompt
+
+Context = TypeVar("Context", Prefix, SoftPrompt)
 
 
-def norm_matched(prefix: Prefix, rng: torch.Generator) -> Prefix:
-    """Return a prefix of random directions in which every vector keeps its norm.
+def norm_matched(prefix: Context, rng: torch.Generator) -> Context:
+    """Return a prefix or soft prompt of random directions in which every vector keeps its norm.
 
     Args:
         prefix: whose norms to keep; each slot's vector in each layer (and head, for ``"kv"``).

@@ -44,8 +44,16 @@ def check_bare(model: HookedTransformer) -> None:
 class Guard:
     """Torch-level hooks that watch over an `attach` block; `reset_hooks` does not remove them."""
 
-    def __init__(self, model: HookedTransformer, n_prefix: int, extra_rows: int) -> None:
+    def __init__(
+        self,
+        model: HookedTransformer,
+        n_prefix: int,
+        extra_rows: int,
+        *,
+        may_be_empty: bool = False,
+    ) -> None:
         self.model, self.n_prefix, self.extra_rows = model, n_prefix, extra_rows
+        self.may_be_empty = may_be_empty
         self.n_content: int | None = None  # known from the embedding to the first block
         self.layers_written: set[int] = set()
         self.handles: list[Any] = []
@@ -69,7 +77,7 @@ class Guard:
             handle.remove()
 
     def _check_input(self, module: object, args: tuple[Tensor, ...]) -> None:
-        check_tokens(self.model, args[0], self.n_prefix)
+        check_tokens(self.model, args[0], self.n_prefix, may_be_empty=self.may_be_empty)
         self.n_content = args[0].shape[1]
         self.layers_written.clear()  # left over if the last call ended in an error
 

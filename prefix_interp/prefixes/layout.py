@@ -32,25 +32,38 @@ def content_start(model: HookedTransformer, n_prefix: int) -> int:
     return n_prefix if reserved is None else reserved
 
 
-def check_tokens(model: HookedTransformer, tokens: Int[Tensor, "batch pos"], n_prefix: int) -> None:
+def check_tokens(
+    model: HookedTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    n_prefix: int,
+    *,
+    may_be_empty: bool = False,
+) -> None:
     """Raise unless `tokens` are in the vocabulary and fit the context behind `n_prefix` slots."""
     whole = not tokens.is_floating_point() and tokens.dtype != torch.bool
-    if not whole or tokens.ndim != 2 or 0 in tokens.shape:
+    empty = 0 in tokens.shape[: 1 if may_be_empty else 2]
+    if not whole or tokens.ndim != 2 or empty:
         raise PrefixInterpError(
             f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}; give integers "
             "with axes batch, pos"
         )
-    low, high = int(tokens.min()), int(tokens.max())
-    if low < 0 or high >= model.cfg.d_vocab:
-        raise PrefixInterpError(
-            f"tokens hold {low if low < 0 else high}, outside the vocabulary of "
-            f"{model.cfg.d_vocab}; allowed are 0 to {model.cfg.d_vocab - 1}"
-        )
+    if tokens.numel():
+        check_vocabulary(model, tokens)
     room = model.cfg.n_ctx - content_start(model, n_prefix)
     if tokens.shape[1] > room:
         raise PrefixInterpError(
             f"tokens have {tokens.shape[1]} positions, more than the context of "
             f"{model.cfg.n_ctx} holds behind the slots; give at most {room}"
+        )
+
+
+def check_vocabulary(model: HookedTransformer, tokens: Int[Tensor, "*any"]) -> None:
+    """Raise unless all `tokens`, at least one, are in the vocabulary of `model`."""
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= model.cfg.d_vocab:
+        raise PrefixInterpError(
+            f"tokens hold {low if low < 0 else high}, outside the vocabulary of "
+            f"{model.cfg.d_vocab}; allowed are 0 to {model.cfg.d_vocab - 1}"
         )
 
 

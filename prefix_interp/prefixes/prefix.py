@@ -71,7 +71,7 @@ class Prefix:
                     f"floating point with {ndim} axes of at least 1: layer, slot, "
                     f"{'d_model' if ndim == 3 else 'kv_head, d_head'}"
                 )
-            _check_finite(name, tensor)
+            check_finite(name, tensor)
         if self.keys is not None and self.values is not None:
             if self.keys.shape != self.values.shape:
                 raise PrefixInterpError(
@@ -153,7 +153,7 @@ class Prefix:
         check_supported(model)
         expected = prefix_shapes(model, self.n_prefix, self.parameterization)
         for name, tensor in self.tensors.items():
-            _check_finite(name, tensor)  # again: tensors can be written into
+            check_finite(name, tensor)  # again: tensors can be written into
             if tuple(tensor.shape) != expected[name]:
                 raise PrefixInterpError(
                     f"prefix.{name} has shape {tuple(tensor.shape)} but this model needs "
@@ -214,7 +214,8 @@ class Prefix:
         )
 
 
-def _check_finite(name: str, tensor: Tensor) -> None:
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise if `tensor` holds NaN or infinity."""
     if not bool(torch.isfinite(tensor).all()):
         raise PrefixInterpError(
             f"{name} holds NaN or infinity; a prefix must be finite: tune it again with a smaller "

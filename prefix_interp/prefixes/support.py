@@ -114,17 +114,27 @@ def project_keys_values(
     Float[Tensor, "*stack slot kv_head d_head"], Float[Tensor, "*stack slot kv_head d_head"]
 ]:
     """Return keys and values that `layer` makes of attention inputs `x` (before its norm)."""
+    return project(model, layer, x, "K"), project(model, layer, x, "V")
+
+
+def project(
+    model: HookedTransformer, layer: int, x: Float[Tensor, "*stack slot d_model"], what: str
+) -> Float[Tensor, "*stack slot any_head d_head"]:
+    """Return the queries, keys or values that `layer` makes of attention inputs (before its norm).
+
+    Args:
+        model: a supported model.
+        layer: 0-based.
+        x: attention inputs.
+        what: ``"Q"``, ``"K"`` or ``"V"``; queries have all heads, the others key-value heads.
+    """
     block = model.blocks[layer]
     with without_hooks(block.ln1):
         normed = block.ln1(x)
-    weights = {}
-    for name in ("W_K", "W_V", "b_K", "b_V"):
-        # With grouped queries the plain name is expanded to all heads; the underscored is not.
-        weights[name] = getattr(block.attn, f"_{name}", None)
-        if weights[name] is None:
-            weights[name] = getattr(block.attn, name)
-
-    def project(w: Tensor, b: Tensor) -> Tensor:
-        return torch.einsum("...sd,hdk->...shk", normed, w) + b
-
-    return project(weights["W_K"], weights["b_K"]), project(weights["W_V"], weights["b_V"])
+    # With grouped queries the plain name is expanded to all heads; the underscored is not.
+    w, b = (
+        own if (own := getattr(block.attn, f"_{name}", None)) is not None
+        else getattr(block.attn, name)
+        for name in (f"W_{what}", f"b_{what}")
+    )  # fmt: skip
+    return torch.einsum("...sd,hdk->...shk", normed, w) + b

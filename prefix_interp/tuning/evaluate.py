@@ -20,6 +20,8 @@ from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.inject import attach
 from prefix_interp.prefixes.layout import check_tokens
 from prefix_interp.prefixes.prefix import Prefix
+from prefix_interp.prefixes.soft_inject import attach_soft
+from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.tasks import Task, get_task
 
 
@@ -61,7 +63,7 @@ def as_task(task: Task | str) -> Task:
 def evaluate(
     model: HookedTransformer,
     task: Task | str,
-    prefix: Prefix | None = None,
+    prefix: Prefix | SoftPrompt | None = None,
     n: int = 3200,
     seed: int = 0,
     baseline: Baseline | str = "masked",
@@ -75,7 +77,7 @@ def evaluate(
     Args:
         model: a HookedTransformer.
         task: a task or its name.
-        prefix: None for no prefix, in the sense of `baseline`.
+        prefix: a prefix or soft prompt; None for neither, in the sense of `baseline`.
         n: sequences from the test split (the paper uses 3,200).
         seed: chooses the sequences.
         baseline: ``"masked"``, ``"placeholder"`` or ``"unshifted"``; not used with a prefix. A
@@ -111,7 +113,7 @@ def answer_logits(
     model: HookedTransformer,
     task: Task,
     tokens: Int[Tensor, "batch pos"],
-    prefix: Prefix | None = None,
+    prefix: Prefix | SoftPrompt | None = None,
     baseline: Baseline | str = "masked",
 ) -> Float[Tensor, "batch n_out d_vocab"]:
     """Return the logits of a task's outputs (those at the last `task.length` positions)."""
@@ -123,6 +125,8 @@ def answer_logits(
             check_tokens(model, tokens, n_prefix)
             tokens, hooks = fast_baseline(model, n_prefix, tokens, baseline)
             stack.enter_context(model.hooks(fwd_hooks=hooks))
+        elif isinstance(prefix, SoftPrompt):
+            stack.enter_context(attach_soft(model, prefix))
         else:
             stack.enter_context(attach(model, prefix))
         return model(tokens)[:, -task.length :]
@@ -132,7 +136,7 @@ def greedy_answers(
     model: HookedTransformer,
     task: Task | str,
     inputs: Int[Tensor, "batch n_in"],
-    prefix: Prefix | None = None,
+    prefix: Prefix | SoftPrompt | None = None,
     baseline: Baseline | str = "masked",
 ) -> Int[Tensor, "batch n_out"]:
     """Return the outputs that `model` generates greedily, one token after the other.

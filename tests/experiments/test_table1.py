@@ -45,7 +45,7 @@ def test_the_chosen_rate_has_the_lowest_training_loss(smoke):
 
 
 def test_a_finished_seed_is_taken_from_the_work_folder(smoke, work):
-    assert table1_seed(0, "smoke", str(work)) == smoke
+    assert table1_seed(0, "smoke", str(work)) == smoke | {"from_work": True}
     # Without the final file the checkpoints of each stage give the same rows again.
     (work / "seed-0" / "records.json").unlink()
     again = table1_seed(0, "smoke", str(work))

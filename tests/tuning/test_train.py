@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 
 import prefix_interp as pi
-from prefix_interp.tuning.train import frozen, sweep_prefixes
+from prefix_interp.tuning.prefixes import sweep_prefixes
+from prefix_interp.tuning.sweep import frozen
 
 SMALL = pi.ToyConfig(n_heads=2, d_model=32)
 

@@ -1,0 +1,148 @@
+"""Prompts of real tokens: all of them where there are few, else a greedy coordinate search."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from prefix_interp.errors import PrefixInterpError, check_positive
+from prefix_interp.prefixes.guard import check_free
+from prefix_interp.prefixes.soft_inject import soft_hooks
+from prefix_interp.prefixes.soft_prompt import SoftPrompt
+from prefix_interp.seeds import derive_generator
+from prefix_interp.tasks import Batch, Task
+from prefix_interp.tuning.evaluate import Evaluation, as_task, evaluate
+from prefix_interp.tuning.objective import check_room, sequence_losses
+from prefix_interp.tuning.presets import adjusted, get_preset
+
+Search = Literal["exhaustive", "coordinate"]
+_SEQUENCES = 4096  # a pass; more is not faster on a CPU and takes memory
+
+
+@dataclass(frozen=True)
+class HardPromptFit:
+    """The best prompt of real tokens that a search found.
+
+    Attributes:
+        tokens: the prompt.
+        prompt: its embeddings, to attach.
+        train_loss: on the sequences that the search saw, in nats.
+        evaluation: on unseen inputs.
+        search: ``"exhaustive"`` (no prompt of this length has a lower `train_loss`) or
+            ``"coordinate"`` (no change of a single token lowers it).
+        n_tried: prompts whose loss was measured.
+    """
+
+    tokens: tuple[int, ...]
+    prompt: SoftPrompt
+    train_loss: float
+    evaluation: Evaluation
+    search: Search
+    n_tried: int
+
+
+def search_hard_prompt(
+    model: HookedTransformer,
+    task: Task | str,
+    n_slots: int = 1,
+    *,
+    after: int = 0,
+    n: int = 64,
+    restarts: int = 3,
+    max_exhaustive: int = 1000,
+    seed: int = 0,
+) -> HardPromptFit:
+    """Return the prompt of `n_slots` real tokens with the lowest loss on `task`.
+
+    All prompts are tried if there are at most `max_exhaustive`. Otherwise each token in turn is
+    replaced by the best one, until no replacement helps, from `restarts` random prompts.
+
+    Args:
+        model: a supported HookedTransformer.
+        task: a task or its name.
+        n_slots: tokens, at least 1.
+        after: input tokens in front of them.
+        n: sequences of the train split that prompts are compared on.
+        restarts: random prompts to start from.
+        max_exhaustive: most prompts to try one by one.
+        seed: chooses sequences and starts.
+
+    Raises:
+        PrefixInterpError: unknown names, values out of range, an unsupported model.
+    """
+    task = as_task(task)
+    for name, value in (("n_slots", n_slots), ("n", n), ("restarts", restarts)):
+        check_positive(name, value)
+    check_free(model)
+    check_room(model, task)
+    if not 0 <= after <= task.length:
+        raise PrefixInterpError(f"after={after!r} must be between 0 and {task.length}")
+    d_vocab = model.cfg.d_vocab
+    batch = task.sample(n, split="train", seed=seed)
+    if d_vocab**n_slots <= max_exhaustive:
+        search: Search = "exhaustive"
+        every = torch.tensor(list(itertools.product(range(d_vocab), repeat=n_slots)))
+        losses = prompt_losses(model, task, every, batch, after)
+        tokens, loss, tried = every[losses.argmin()], float(losses.min()), len(every)
+    else:
+        search = "coordinate"
+        rng = derive_generator(seed, "hard-prompt", task.name, n_slots)
+        starts = torch.randint(d_vocab, (restarts, n_slots), generator=rng)
+        found = [_descend(model, task, start, batch, after) for start in starts]
+        tokens, loss, _ = min(found, key=lambda each: each[1])
+        tried = sum(each[2] for each in found)
+    prompt = SoftPrompt.from_tokens(model, tokens, after)
+    score = evaluate(model, task, prompt, seed=seed)
+    return HardPromptFit(tuple(tokens.tolist()), prompt, loss, score, search, tried)
+
+
+def prompt_losses(
+    model: HookedTransformer,
+    task: Task,
+    prompts: Int[Tensor, "prompt slot"],
+    batch: Batch,
+    after: int = 0,
+) -> Float[Tensor, " prompt"]:
+    """Return the mean loss of each prompt of real tokens on the same batch, in nats.
+
+    Args:
+        model: a supported HookedTransformer.
+        task: says how many of the last positions are outputs.
+        prompts: token numbers.
+        batch: sequences.
+        after: input tokens in front of them.
+    """
+    recipe = adjusted(get_preset("fast").prefix, precision="float32")
+    losses = []
+    with torch.no_grad():
+        for part in prompts.split(max(1, _SEQUENCES // len(batch.tokens))):
+            vectors = model.embed(part.to(model.W_E.device))[:, None]  # stack layer slot d_model
+            repeated = Batch(*(x.repeat(len(part), *[1] * (x.ndim - 1)) for x in batch))
+            hooks = soft_hooks(model, vectors, after, read=False)
+            each = sequence_losses(model, task, repeated, recipe, hooks)
+            losses.append(each.unflatten(0, (len(part), -1)).mean(dim=-1))
+    return torch.cat(losses).cpu()
+
+
+def _descend(
+    model: HookedTransformer, task: Task, start: Int[Tensor, " slot"], batch: Batch, after: int
+) -> tuple[Int[Tensor, " slot"], float, int]:
+    """Return the prompt that no change of one token improves, its loss, and how many were tried."""
+    tokens, loss, tried = start.clone(), float("inf"), 0
+    while True:
+        before = loss
+        for i in range(len(tokens)):
+            candidates = tokens.repeat(model.cfg.d_vocab, 1)
+            candidates[:, i] = torch.arange(model.cfg.d_vocab)
+            losses = prompt_losses(model, task, candidates, batch, after)
+            tried += len(candidates)
+            if float(losses.min()) < loss:
+                tokens, loss = candidates[losses.argmin()], float(losses.min())
+        if loss == before:
+            return tokens, loss, tried
