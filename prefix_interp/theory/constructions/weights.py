@@ -1,0 +1,181 @@
+"""Weights set by hand: a transformer of zeros, and the parts that the constructions are made of.
+
+Every part reads some coordinates of the residual stream and writes into others that nothing wrote
+before, so that what a later part reads holds nothing else.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+from prefix_interp.errors import PrefixInterpError, check_choice, check_number
+
+Decoder = Literal["parabola", "distance"]
+Places = Mapping[str, Int[Tensor, " coordinate"]]
+MARGIN = 5.0  # of the default temperature over the smallest: the leak is e^5 = 148 times smaller
+LARGEST = 2**28  # weights of a model
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head of the first block.
+
+    Attributes:
+        name: what it is called.
+        looks: for each position that is read, the one position that it attends to.
+        brings: the coordinates that it copies from there into ``selected``.
+    """
+
+    name: str
+    looks: Mapping[int, int]
+    brings: str
+
+
+def check_settings(decoder: str, temperature: float | None) -> None:
+    """Raise unless there is such a decoder and the temperature is None, or finite and not < 0."""
+    check_choice("decoder", decoder, get_args(Decoder))
+    if temperature is not None:
+        check_number("temperature", temperature)
+
+
+def write_model(
+    sizes: Mapping[str, int],
+    heads: Sequence[Head],
+    temperature: float,
+    *,
+    n_tokens: int,
+    n_blocks: int,
+    decoder: Decoder | str,
+) -> tuple[HookedTransformer, Places]:
+    """Return a model in float64 with positions, heads and decoder, and its coordinates by name.
+
+    Positions are one-hot in ``position``. The heads of block 0 write into ``selected``, as wide
+    as ``token``; the decoder reads ``number``. The rest is 0 and for the caller to write.
+
+    Args:
+        sizes: coordinates of each name, ``number`` and those of the decoder excepted.
+        heads: of block 0.
+        temperature: T, the score of the position that is looked at; all others score 0.
+        n_tokens: V.
+        n_blocks: without the decoder's.
+        decoder: ``"parabola"`` is the unembedding alone, ``"distance"`` has a block of its own.
+
+    Raises:
+        PrefixInterpError: more weights than 2 GB hold.
+    """
+    far = decoder == "distance"
+    wide, n_ctx = sizes["token"], sizes["position"]
+    names = {**sizes, "number": 1} | ({"distance": n_tokens} if far else {})
+    total = sum(names.values())
+    d_head, d_mlp = max(wide, n_ctx), max(wide, 2 * n_tokens if far else 0)
+    in_block = 4 * len(heads) * total * d_head + 2 * total * d_mlp
+    _check_room(n_tokens, (n_blocks + far) * in_block + 2 * n_tokens * total)
+    at = dict(zip(names, torch.arange(total).split(list(names.values())), strict=True))
+    with warnings.catch_warnings():
+        # TransformerLens 3.9 announces the removal of HookedTransformer in 4.0 at every call.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model = HookedTransformer(
+            HookedTransformerConfig(
+                n_layers=n_blocks + far,
+                n_heads=len(heads),
+                d_model=total,
+                d_head=d_head,
+                d_mlp=d_mlp,
+                n_ctx=n_ctx,
+                d_vocab=n_tokens,
+                act_fn="relu",
+                normalization_type=None,
+                use_attn_scale=False,  # scores are products of queries and keys: T is in W_Q
+                init_weights=False,
+                default_prepend_bos=False,
+                device="cpu",
+                dtype=torch.float64,
+            )
+        )
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        model.pos_embed.W_pos[range(n_ctx), at["position"]] = 1
+        _write_heads(model, at, heads, temperature)
+        (_write_distance if far else _write_parabola)(model, at)
+    return model, at
+
+
+def _check_room(n_tokens: int, n_weights: int) -> None:
+    if n_weights > LARGEST:
+        raise PrefixInterpError(
+            f"n_tokens={n_tokens} takes {n_weights:.2g} weights, with what else was asked for; "
+            f"allowed are {LARGEST:.2g}, 2 GB in float64: take fewer tokens or outputs, or "
+            "decoder='parabola'"
+        )
+
+
+def _write_heads(
+    model: HookedTransformer, at: Places, heads: Sequence[Head], temperature: float
+) -> None:
+    attn, position = model.blocks[0].attn, at["position"]
+    for index, head in enumerate(heads):
+        wide = len(at[head.brings])
+        for query, key in head.looks.items():
+            attn.W_Q[index, position[query], key] = temperature
+            attn.W_K[index, position[key], key] = 1
+        attn.W_V[index, at[head.brings], range(wide)] = 1
+        attn.W_O[index, range(wide), at["selected"]] = 1
+
+
+def write_selection(
+    model: HookedTransformer,
+    block: int,
+    reads: Sequence[tuple[Int[Tensor, " coordinate"], float]],
+    into: int,
+    gain: float = 1.0,
+) -> None:
+    """Let a block's MLP write ``gain * sum_i ReLU(h_i - 1)`` into one coordinate.
+
+    With h_i = a_i + e_i for numbers a_i below 1 and a one-hot code e that is the one a_i that e
+    points to. This is how a construction reads one entry of a vector.
+
+    Args:
+        model: to write into.
+        block: which.
+        reads: h is the sum of these, each times its weight.
+        into: the coordinate.
+        gain: see above.
+    """
+    mlp = model.blocks[block].mlp
+    for coordinates, weight in reads:
+        wide = len(coordinates)
+        mlp.W_in[coordinates, range(wide)] = weight
+        mlp.b_in[:wide] = -1
+        mlp.W_out[:wide, into] = gain
+
+
+def _write_parabola(model: HookedTransformer, at: Places) -> None:
+    """The paper's: logit i is ``(2 c_i - 1) z + 1/4 - c_i^2`` with ``c_i = i / V``.
+
+    That is ``(z - 1/2)^2 - (z - c_i)^2``, so that the nearest c_i wins. Neighbours differ by
+    1 / V^2, which rounding drowns for V near 1 / sqrt(machine epsilon).
+    """
+    n_tokens = model.cfg.d_vocab
+    grid = torch.arange(n_tokens, dtype=torch.float64) / n_tokens
+    model.unembed.W_U[at["number"][0]] = 2 * grid - 1
+    model.unembed.b_U[:] = 1 / 4 - grid.square()
+
+
+def _write_distance(model: HookedTransformer, at: Places) -> None:
+    """Logit i is ``-|V z - i|``, from two hidden units each; neighbours differ by 1."""
+    n_tokens, mlp = model.cfg.d_vocab, model.blocks[-1].mlp
+    codes = torch.arange(n_tokens, dtype=torch.float64)
+    for sign, units in ((1, slice(0, n_tokens)), (-1, slice(n_tokens, 2 * n_tokens))):
+        mlp.W_in[at["number"][0], units] = sign * n_tokens
+        mlp.b_in[units] = -sign * codes
+        mlp.W_out[units, at["distance"]] = torch.eye(n_tokens, dtype=torch.float64)
+    model.unembed.W_U[at["distance"]] = -torch.eye(n_tokens, dtype=torch.float64)
