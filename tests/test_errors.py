@@ -3,6 +3,7 @@ import pytest
 from prefix_interp.errors import (
     PrefixInterpError,
     check_choice,
+    check_index,
     check_keys,
     check_number,
     check_positive,
@@ -30,6 +31,14 @@ def test_choice():
     for bad in ("A", None, 3, ["a"]):
         with pytest.raises(PrefixInterpError, match=r"x=.*choose one of 'a', 'b'"):
             check_choice("x", bad, ["a", "b"])
+
+
+@pytest.mark.parametrize("bad", [-1, 2, 1.0, True, "1", None])
+def test_index(bad):
+    check_index("layer", 0, 2)
+    check_index("layer", 1, 2)
+    with pytest.raises(PrefixInterpError, match=f"layer={bad!r} must be between 0 and 1"):
+        check_index("layer", bad, 2)
 
 
 @pytest.mark.parametrize("bad", [0, -1, 1.0, True, "1", None])

@@ -201,7 +201,13 @@ def test_what_would_be_silently_wrong_is_refused():
     with model.hooks(fwd_hooks=[(Site.Z.at(0), lambda z, hook: z * 0)]):
         with pytest.raises(pi.PrefixInterpError, match="would apply twice"):
             contrast(model, prefix, batch)
-    contrast(model, prefix, batch)
+    pair = contrast(model, prefix, batch)
+    with model.hooks(fwd_hooks=[(Site.Z.at(0), lambda z, hook: z * 0)]):
+        with pytest.raises(pi.PrefixInterpError, match="would apply twice"):
+            pair.run("on", 1, lambda _: [])
+    for shapeless in (lambda logits, _: logits.mean(), lambda logits, _: logits[..., 0, 0].mT):
+        with pytest.raises(pi.PrefixInterpError, match=r"metrics\['mine'\] gives shape"):
+            contrast(model, prefix, batch, metrics={"mine": shapeless})
     with torch.no_grad():
         model.blocks[0].attn.W_Q[0, 0, 0] = torch.nan
     with pytest.raises(pi.PrefixInterpError, match="NaN or infinity"):

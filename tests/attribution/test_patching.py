@@ -290,6 +290,8 @@ def test_bad_input(unchecked):
             sweep(model, prefix, batch, direction="denoising", progress=False)
     with pytest.raises(pi.PrefixInterpError, match="site='out' is unknown"):
         patch_heads(model, prefix, batch, site="out", progress=False)
+    with pytest.raises(pi.PrefixInterpError, match="names a site twice"):
+        patch_sites(model, prefix, batch, sites=["attn_out", "attn_out"], progress=False)
     with pytest.raises(pi.PrefixInterpError, match="sites='z' is unknown"):
         patch_sites(model, prefix, batch, sites=["z"], progress=False)
     with pytest.raises(pi.PrefixInterpError, match="axes="):
