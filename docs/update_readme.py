@@ -79,6 +79,33 @@ def table2() -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def constructions() -> str:
+    """Return what was counted on the paper's constructions, in Markdown."""
+    names = {
+        "any_sequence": "Theorem 1, any sequence", "any_map": "Theorem 2, any map",
+        "any_map_to_sequences": "longer responses", "any_map_of_pairs": "maps of two tokens",
+    }  # fmt: skip
+    lines = [["", "V", "outputs", "virtual tokens", "behaviours", "rows of outputs right"]]
+    lines.append(["---"] * len(lines[0]))
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for row in committed_result("constructions", "fast").records:
+        if row["part"] == "right":
+            groups.setdefault((row["construction"], row["n_out"], row["n"]), []).append(row)
+    for (name, n_out, n), rows in groups.items():
+        sizes = sorted({row["n_tokens"] for row in rows})
+        tried = f"{rows[0]['behaviours']:,}" + ("" if n else " (all)")
+        right, checked = (sum(row[key] for row in rows) for key in ("right", "checked"))
+        lines.append(
+            [names[name], f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
+             str(n_out or 1), str(rows[0]["n_slots"]),
+             tried + (" each" if len(sizes) > 1 else ""), f"{right:,} of {checked:,}"]
+        )  # fmt: skip
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+BLOCKS = {"table 1": table1, "table 2": table2, "constructions": constructions}
+
+
 def main() -> None:
     """Replace all blocks in place."""
     text = README.read_text(encoding="utf-8")
@@ -86,10 +113,10 @@ def main() -> None:
     assert code, "the README lost its example"
     output = "```text\n" + printed(code[1]).rstrip() + "\n```"
     text = re.sub(r"```text\n.*?```", lambda _: output, text, flags=re.S)
-    table = "<!-- table 1 -->\n" + table1() + "\n<!-- end -->"
-    text = re.sub(r"<!-- table 1 -->.*?<!-- end -->", lambda _: table, text, flags=re.S)
-    table = "<!-- table 2 -->\n" + table2() + "\n<!-- end 2 -->"
-    text = re.sub(r"<!-- table 2 -->.*?<!-- end 2 -->", lambda _: table, text, flags=re.S)
+    for name, table in BLOCKS.items():
+        block = f"<!-- {name} -->\n{table()}\n<!-- end {name} -->"
+        pattern = f"<!-- {name} -->.*?<!-- end {name} -->"
+        text = re.sub(pattern, lambda _, block=block: block, text, flags=re.S)
     README.write_text(text, encoding="utf-8")
 
 

@@ -14,9 +14,13 @@ from transformer_lens import HookedTransformer
 from prefix_interp import __version__
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.experiments import table1, table2
+from prefix_interp.experiments.capacity import capacity
+from prefix_interp.experiments.constructions import constructions
 from prefix_interp.experiments.heads import heads
+from prefix_interp.experiments.ladder import ladder
 from prefix_interp.experiments.long_prefixes import long_prefixes
 from prefix_interp.experiments.subspaces import subspaces
+from prefix_interp.experiments.universality import universality
 from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.prefix import Prefix, load_prefixes
@@ -25,8 +29,8 @@ from prefix_interp.storage import check_writable
 from prefix_interp.tasks import get_task
 from prefix_interp.theory.decompose import decompose_attention
 from prefix_interp.tuning.evaluate import evaluate
+from prefix_interp.tuning.prefixes import tune_prefix
 from prefix_interp.tuning.presets import get_preset
-from prefix_interp.tuning.train import tune_prefix
 
 EXPERIMENTS: dict[str, Callable[..., Result]] = {
     "table1": table1.table1,
@@ -34,8 +38,19 @@ EXPERIMENTS: dict[str, Callable[..., Result]] = {
     "heads": heads,
     "subspaces": subspaces,
     "long-prefixes": long_prefixes,
+    "ladder": ladder,
+    "capacity": capacity,
+    "universality": universality,
+    "constructions": constructions,
 }
-# Experiments whose trained models can go into a zoo; the others measure those of table2.
+# Experiments that measure the models of another: what their folder is called.
+MODELS_OF = {
+    "heads": "table2_work",
+    "subspaces": "table2_work",
+    "long-prefixes": "table2_work",
+    "capacity": "ladder_work",
+}
+# Experiments whose trained models can go into a zoo.
 EXPORTS = {"table1": table1.export_zoo, "table2": table2.export_zoo}
 
 
@@ -84,9 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--seeds", type=int, default=10, help="how many, from --seed on (10)")
     again.add_argument("--jobs", type=int, help="processes (one a core)")
     again.add_argument("--work", type=Path, help="checkpoints to resume from (work/NAME-PRESET)")
-    again.add_argument(
-        "--table2-work", type=Path, help="models to measure (work/table2-PRESET); not for tables"
-    )
+    for source in ("table2", "ladder"):
+        users = ", ".join(k for k, v in MODELS_OF.items() if v == f"{source}_work")
+        again.add_argument(
+            f"--{source}-work", type=Path, help=f"models for {users} (work/{source}-PRESET)"
+        )
     again.add_argument("--zoo", type=Path, help="also write the first seed's models here")
 
     tune = command("tune", _tune, "tune a prefix for a toy", "prefix")
@@ -151,9 +168,11 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     for folder in (work, arguments.zoo or work):
         check_writable(folder)
     models: dict[str, Any] = {}
-    if arguments.table2_work is not None:
-        check_choice("--table2-work with name", arguments.name, set(EXPERIMENTS) - set(EXPORTS))
-        models = {"table2_work": arguments.table2_work}
+    for key in sorted(set(MODELS_OF.values())):
+        if (folder := getattr(arguments, key)) is not None:
+            users = [name for name, need in MODELS_OF.items() if need == key]
+            check_choice(f"--{key.replace('_', '-')} with name", arguments.name, users)
+            models = {key: folder}
     result = EXPERIMENTS[arguments.name](
         arguments.preset,
         range(arguments.seed, arguments.seed + arguments.seeds),
@@ -173,8 +192,8 @@ def reproduce(
 ) -> tuple[Result, Path]:
     """Run one experiment for a script with a command line of its own; return result and stem.
 
-    The script takes ``--preset``, ``--seeds``, ``--out``, ``--work`` and ``--table2-work`` as
-    `prefix-interp reproduce` does, and leaves with its code on bad input.
+    The script takes ``--preset``, ``--seeds``, ``--out``, ``--work``, ``--table2-work`` and
+    ``--ladder-work`` as `prefix-interp reproduce` does, and leaves with its code on bad input.
 
     Args:
         name: of the experiment.
@@ -187,6 +206,7 @@ def reproduce(
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--table2-work", type=Path)
+    parser.add_argument("--ladder-work", type=Path)
     arguments = parser.parse_args(argv)
     command = ["reproduce", name]
     for key, value in vars(arguments).items():

@@ -7,9 +7,10 @@ import joblib
 import pytest
 
 import prefix_interp as pi
-from prefix_interp.experiments import heads, table2
+from prefix_interp.experiments import heads, ladder, table2
 from prefix_interp.experiments.heads import Protocol
 from tests.experiments.made_up_table2 import zoo_table2
+from tests.experiments.test_ladder import SMALL
 from tests.experiments.test_table2 import TINY
 
 FOLDER = Path(__file__).parent.parent / "analyses"
@@ -62,6 +63,18 @@ def test_what_is_measured_on_table2(script, name, pictures, models, tmp_path, ca
     for end in pictures:
         assert (tmp_path / f"{name}-smoke{end}.png").stat().st_size > 10_000
     assert "residual" in capsys.readouterr().out
+
+
+def test_ladder_and_capacity(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(ladder.PROTOCOLS, "smoke", SMALL)
+    arguments = ["--preset", "smoke", "--seeds", "1", "--out", tmp_path]
+    result = _run("ladder_of_contexts", *arguments, "--work", tmp_path / "ladder")
+    assert result.name == "ladder" and "soft suffix" in capsys.readouterr().out
+    more = ["--work", tmp_path / "capacity", "--ladder-work", tmp_path / "ladder"]
+    result = _run("capacity", *arguments, *more)
+    assert result.name == "capacity" and "searched" in capsys.readouterr().out
+    for picture in ("ladder-smoke", "ladder-smoke-suffixes", "capacity-smoke"):
+        assert (tmp_path / f"{picture}.png").stat().st_size > 10_000
 
 
 def test_circuits(tmp_path, capsys):

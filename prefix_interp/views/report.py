@@ -30,9 +30,15 @@ from prefix_interp.views.skill_sections import (
 )
 from prefix_interp.views.subspace_sections import long_prefixes_section, subspaces_section
 from prefix_interp.views.tables import Table
+from prefix_interp.views.theory_sections import constructions_section, universality_section
 
 PRESETS = ("fast", "paper")
 SKILL_RESULTS = ("table2", "heads", "subspaces", "long-prefixes")
+# Sections that need nothing but a shipped result, in the order of the page.
+RESULT_SECTIONS = {
+    "constructions": constructions_section,
+    "universality": universality_section,
+}
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -57,15 +63,15 @@ def write_report(
     check_writable(out)
     claims = measure_claims(seed, device, progress)
     table1 = {preset: shipped_result("table1", preset) for preset in PRESETS}
-    sections = skill_sections(seed, device, progress)
+    sections = all_sections(seed, device, progress)
     page = render_report(claims, table1, load_zoo(seed, device), sections, progress)
     record = report_record(claims, table1, sections)
     write_file(out / "report.json", to_json(record))
     return write_file(out / "report.html", page)
 
 
-def skill_sections(seed: int = 0, device: str = "cpu", progress: bool = True) -> list[Section]:
-    """Return the sections on elicited skills, from the four-skill toy and the shipped results.
+def all_sections(seed: int = 0, device: str = "cpu", progress: bool = True) -> list[Section]:
+    """Return the sections behind Table 1, from the four-skill toy and the shipped results.
 
     Args:
         seed: chooses the test sequences.
@@ -73,7 +79,7 @@ def skill_sections(seed: int = 0, device: str = "cpu", progress: bool = True) ->
         progress: show a bar.
     """
     skills = load_skills(seed, device)
-    results = {name: shipped_result(name, "fast") for name in SKILL_RESULTS}
+    results = {name: shipped_result(name, "fast") for name in (*SKILL_RESULTS, *RESULT_SECTIONS)}
     made: list[Section] = []
     with tqdm(total=2 + len(results), desc="sections", disable=not progress) as bar:
 
@@ -91,6 +97,8 @@ def skill_sections(seed: int = 0, device: str = "cpu", progress: bool = True) ->
         add(None, lambda: circuits_section(skills, results["heads"]))
         add("subspaces", subspaces_section)
         add("long-prefixes", long_prefixes_section)
+        for name, make in RESULT_SECTIONS.items():
+            add(name, make)
     return made
 
 
@@ -110,7 +118,7 @@ def report_record(
     Args:
         claims: from `measure_claims`.
         table1: by preset, None where it is not shipped.
-        sections: from `skill_sections`.
+        sections: from `all_sections`.
     """
     return {
         "format": 1,
@@ -139,7 +147,7 @@ def render_report(
         claims: from `measure_claims`.
         table1: by preset, None where it is not shipped.
         zoo: from `load_zoo`, with the sequences the claims were measured on.
-        sections: from `skill_sections`.
+        sections: from `all_sections`.
         progress: show a bar.
     """
     with tqdm(total=4, desc="figures", disable=not progress) as bar:

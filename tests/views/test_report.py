@@ -25,16 +25,13 @@ def html(folder):
     return (folder / "report.html").read_text()
 
 
-def test_two_reports_are_equal_but_for_their_timing(monkeypatch, tmp_path):
-    # Without the sections on skills: their float32 sums may differ in the last digit.
-    monkeypatch.setattr(report_module, "skill_sections", lambda *_: [])
-    folders = tmp_path / "one", tmp_path / "made" / "here"
-    pages = [write_report(folder, progress=False).read_text() for folder in folders]
-    assert pages[0] == pages[1]
-    first, second = (json.loads((p / "report.json").read_text()) for p in folders)
+def test_two_reports_are_equal_but_for_their_timing(folder, html, tmp_path):
+    other = tmp_path / "made" / "here"
+    assert write_report(other, progress=False).read_text() == html
+    first, second = (json.loads((p / "report.json").read_text()) for p in (folder, other))
     assert first.pop("timing").keys() == second.pop("timing").keys()
     assert first == second
-    assert sorted(p.name for p in folders[1].iterdir()) == ["report.html", "report.json"]
+    assert sorted(p.name for p in other.iterdir()) == ["report.html", "report.json"]
 
 
 def test_the_page_asks_for_nothing_outside_itself(html):
@@ -68,14 +65,14 @@ def test_json_holds_the_claims(folder):
 
 def test_json_holds_the_numbers_of_every_section(folder, html):
     sections = json.loads((folder / "report.json").read_text())["sections"]
-    assert len(sections) == 6
+    assert len(sections) == 6 + len(report_module.RESULT_SECTIONS)
     for name, numbers in sections.items():
         assert f'id="{name}"' in html and f'href="#{name}"' in html
         assert numbers and all(rows for rows in numbers.values()), name
 
 
 def _use(monkeypatch, result):
-    monkeypatch.setattr(report_module, "skill_sections", lambda *_: [])  # they take a while
+    monkeypatch.setattr(report_module, "all_sections", lambda *_: [])  # they take a while
     for module in (claims_module, report_module):
         monkeypatch.setattr(
             module, "shipped_result", lambda name, preset: result if preset == "fast" else None
@@ -103,8 +100,8 @@ def test_a_result_that_is_not_shipped_leaves_a_sentence(monkeypatch):
     monkeypatch.setattr(report_module, "shipped_result", lambda name, preset: None)
     monkeypatch.setattr(report_module, "heads_section", lambda _: report_module._missing("x"))
     monkeypatch.setattr(report_module, "circuits_section", lambda *_: report_module._missing("y"))
-    sections = report_module.skill_sections(progress=False)
-    assert len(sections) == 6
+    sections = report_module.all_sections(progress=False)
+    assert len(sections) == 6 + len(report_module.RESULT_SECTIONS)
     heads = next(s for s in sections if s.nav == "heads")
     assert "prefix-interp reproduce heads" in heads.intro
 
@@ -121,7 +118,7 @@ def test_a_failure_leaves_nothing_half_written(monkeypatch, tmp_path):
         raise PrefixInterpError("the template is broken")
 
     monkeypatch.setattr(report_module, "measure_claims", lambda *_: None)
-    monkeypatch.setattr(report_module, "skill_sections", lambda *_: [])
+    monkeypatch.setattr(report_module, "all_sections", lambda *_: [])
     monkeypatch.setattr(report_module, "render_report", fail)
     with pytest.raises(PrefixInterpError, match="broken"):
         write_report(tmp_path / "out", progress=False)

@@ -1,0 +1,311 @@
+"""The ladder of contexts: what each kind of context can make the same frozen toys do.
+
+From real tokens (hard prompts, examples) over soft prompts to prefixes at every layer, and the
+suffixes that the paper leaves open: the same vectors behind the input instead of in front of it.
+The toys know three skills; two tasks are new to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.experiments.seed_runs import (
+    Rows,
+    finished_seed,
+    keep_toy,
+    measure_seeds,
+    score_rows,
+    seed_folder,
+)
+from prefix_interp.models.toy import ToyConfig
+from prefix_interp.prefixes.controls import norm_matched
+from prefix_interp.prefixes.examples import examples_prompt
+from prefix_interp.prefixes.prefix import Prefix
+from prefix_interp.prefixes.soft_prompt import SoftPrompt
+from prefix_interp.results import Result
+from prefix_interp.seeds import derive_generator, derive_seed
+from prefix_interp.tasks import Task, get_task
+from prefix_interp.tuning.evaluate import answer_logits
+from prefix_interp.tuning.hard_prompts import search_hard_prompt
+from prefix_interp.tuning.prefixes import PrefixFit, sweep_prefixes
+from prefix_interp.tuning.presets import get_preset
+from prefix_interp.tuning.soft_prompts import SoftPromptFit, sweep_soft_prompts
+from prefix_interp.tuning.train import pretrain
+
+SKILLS = Task("three_skills", ("sort_ascending", "add_one", "add_two"))
+# What each task asks of a toy that has the three skills.
+TASKS = {
+    "sort_ascending": "known",
+    "sort_ascending_add_one": "combined",
+    "sort_descending": "new",
+    "double_histogram": "new",
+}
+# Contexts that are tuned, in the order in which they are shown.
+TUNED = ("soft prompt", "prefix, residual", "prefix, kv", "suffix at every layer", "soft suffix")
+CONTEXTS = ("none", "hard prompt", "examples", *TUNED)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One preset's sizes.
+
+    Attributes:
+        depths: layers of the toys.
+        d_model: their width; four heads each.
+        pretrain_steps: on the mixture.
+        n_slots: of each tuned context.
+        steps: of each tuning.
+        lrs: each tuned context is tuned at all of them, the lowest training loss counts.
+        hard_slots: real tokens a prompt.
+        n_examples: in-context examples a prompt.
+        draws: of examples.
+        n_test: test sequences.
+    """
+
+    depths: tuple[int, ...] = (1, 2)
+    d_model: int = 128
+    pretrain_steps: int = 4000
+    n_slots: tuple[int, ...] = (10,)
+    steps: int = 400
+    lrs: tuple[float, ...] = (3e-2, 3e-1)
+    hard_slots: tuple[int, ...] = (1, 2, 4)
+    n_examples: tuple[int, ...] = (1, 4)
+    draws: int = 3
+    n_test: int = 800
+
+
+PROTOCOLS = {
+    "fast": Protocol(),
+    "smoke": Protocol(
+        depths=(1, 2), d_model=16, pretrain_steps=5, n_slots=(2,), steps=3, lrs=(1e-2,),
+        hard_slots=(1, 2), n_examples=(1,), draws=1, n_test=50,
+    ),
+}  # fmt: skip
+
+
+def ladder(
+    preset: str = "fast",
+    seeds: Sequence[int] = range(3),
+    *,
+    work: str | Path | None = None,
+    n_jobs: int | None = None,
+    progress: bool = True,
+) -> Result:
+    """Return how well the same toys do each task with each kind of context.
+
+    Each record has ``seed``, ``depth``, ``context`` (one of `CONTEXTS`), ``n_slots`` (rows), the
+    ``task`` it is tested on, the one it was ``tuned_on`` (None for a control or no context),
+    ``method`` (``context``, or a control: ``random``, the untuned start, and ``norm-matched``,
+    random directions with the tuned norms), ``lr``, ``chosen`` (the lowest training loss of its
+    sweep), ``train_loss``, ``evaluation``, and ``by_output``: the share of right answers at each
+    output, which tells the first output, read at the last slot of a suffix, from the others.
+    Contexts that were chosen are tested on all tasks, others on their own alone.
+
+    Args:
+        preset: ``"fast"`` or ``"smoke"``.
+        seeds: each a set of toys of its own.
+        work: folder for checkpoints, toys and finished seeds, to resume after an interruption.
+        n_jobs: processes; by default one a core.
+        progress: show a bar.
+
+    Raises:
+        PrefixInterpError: an unknown preset.
+    """
+    check_choice("preset", preset, PROTOCOLS)
+    run_seed = partial(ladder_seed, preset=preset, work=work)
+    return measure_seeds(
+        "ladder", preset, seeds, run_seed, _settings(preset), n_jobs=n_jobs, progress=progress
+    )
+
+
+def _settings(preset: str) -> dict[str, Any]:
+    sizes = asdict(PROTOCOLS[preset])
+    protocol = {k: list(v) if isinstance(v, tuple) else v for k, v in sizes.items()}
+    return {"skills": list(SKILLS.rules), "tasks": TASKS, "protocol": protocol,
+            "preset": asdict(get_preset(preset))}  # fmt: skip
+
+
+def ladder_seed(seed: int, preset: str = "fast", work: str | Path | None = None) -> dict[str, Any]:
+    """Return one seed's records and its seconds; finished work in `work` is taken from there."""
+    folder = seed_folder(work, seed)
+    return finished_seed(folder, _settings(preset), _Seed(seed, preset, folder).run)
+
+
+class _Seed:
+    """One seed's toys, contexts in order, and the rows they give."""
+
+    def __init__(self, seed: int, preset: str, folder: Path | None) -> None:
+        self.seed, self.preset, self.folder = seed, preset, folder
+        self.protocol = PROTOCOLS[preset]
+        self.rows: Rows = []
+
+    def run(self) -> Rows:
+        for depth in self.protocol.depths:
+            model = self._toy(depth)
+            for task in TASKS:
+                self._real_tokens(model, depth, task)
+                for context in TUNED:
+                    for n_slots in self.protocol.n_slots:
+                        self._tuned(model, depth, task, context, n_slots)
+        return self.rows
+
+    def _toy(self, depth: int) -> HookedTransformer:
+        cfg = ToyConfig(n_layers=depth, n_heads=4, d_model=self.protocol.d_model)
+        fit = pretrain(
+            cfg, SKILLS, preset=self.preset, seed=self.seed, steps=self.protocol.pretrain_steps,
+            checkpoint=self._file(f"{depth}-layers-pretrain"), progress=False,
+        )  # fmt: skip
+        rows = self._score(fit.model, list(TASKS), None, depth=depth, context="none", n_slots=0,
+                           train_loss=float(fit.history["loss"].iloc[-1]))  # fmt: skip
+        if self.folder is not None:
+            keep_toy(self.folder / toy_name(depth), fit, SKILLS.name, self.preset, self.seed, rows)
+        return fit.model
+
+    def _real_tokens(self, model: HookedTransformer, depth: int, task: str) -> None:
+        for n_slots in self.protocol.hard_slots:
+            hard = search_hard_prompt(model, task, n_slots, seed=self.seed)
+            self._score(model, [task], hard.prompt, depth=depth, context="hard prompt",
+                        n_slots=n_slots, tuned_on=task, train_loss=hard.train_loss)  # fmt: skip
+        for n_examples in self.protocol.n_examples:
+            for draw in range(self.protocol.draws):
+                own = get_task(task).sample(n_examples, split="train", seed=1000 + draw)
+                whole = torch.cat([own.tokens, own.answers[:, -1:]], dim=1)
+                prompt = examples_prompt(model, whole)
+                self._score(model, [task], prompt, depth=depth, context="examples",
+                            n_slots=prompt.n_slots, tuned_on=task, draw=draw)  # fmt: skip
+
+    def _tuned(
+        self, model: HookedTransformer, depth: int, task: str, context: str, n_slots: int
+    ) -> None:
+        name = f"{depth}-layers-{task}-{context.replace(', ', '-').replace(' ', '-')}-{n_slots}"
+        fits = _sweep(context, get_task(task))(
+            model, task, n_slots, self.protocol.lrs, preset=self.preset, seed=self.seed,
+            steps=self.protocol.steps, checkpoint=self._file(name), progress=False,
+        )  # fmt: skip
+        best = min(fits, key=lambda fit: fit.train_loss)
+        own: dict[str, Any] = {
+            "depth": depth,
+            "context": context,
+            "n_slots": n_slots,
+            "tuned_on": task,
+        }
+        for fit in fits:
+            self._score(
+                model, list(TASKS) if fit is best else [task], vectors_of(fit), **own,
+                lr=fit.recipe.lr, chosen=fit is best, train_loss=fit.train_loss,
+            )  # fmt: skip
+        tuned = vectors_of(best)
+        if self.folder is not None:
+            tuned.save(self.folder / toy_name(depth) / "contexts" / name)
+        rng = derive_generator(self.seed, "norm-matched", name)
+        self._score(model, [task], norm_matched(tuned, rng), **own, method="norm-matched")
+        self._score(model, [task], self._start(model, tuned, task), **own, method="random")
+
+    def _start(
+        self, model: HookedTransformer, tuned: Prefix | SoftPrompt, task: str
+    ) -> Prefix | SoftPrompt:
+        seed = derive_seed(self.seed, "random", task)
+        if isinstance(tuned, Prefix):
+            return Prefix.random(model, tuned.n_prefix, seed, tuned.parameterization)
+        return SoftPrompt.random(model, tuned.n_slots, seed, after=tuned.after, level=tuned.level)
+
+    def _score(
+        self,
+        model: HookedTransformer,
+        tasks: Sequence[str],
+        context_vectors: Prefix | SoftPrompt | None,
+        *,
+        depth: int,
+        context: str,
+        n_slots: int,
+        method: str = "context",
+        tuned_on: str | None = None,
+        lr: float | None = None,
+        chosen: bool = True,
+        draw: int | None = None,
+        train_loss: float | None = None,
+    ) -> Rows:
+        about = {
+            "seed": self.seed, "depth": depth, "context": context, "n_slots": n_slots,
+            "method": method, "tuned_on": tuned_on, "lr": lr, "chosen": chosen, "draw": draw,
+        }  # fmt: skip
+        rows = score_rows(
+            about, model, tasks, context_vectors, baseline="masked", n=self.protocol.n_test,
+            train_loss=train_loss,
+        )  # fmt: skip
+        for row in rows:
+            shares = output_accuracy(
+                model, get_task(row["task"]), context_vectors, n=self.protocol.n_test
+            )
+            row["by_output"] = [round(x, 6) for x in shares.tolist()]
+        self.rows += rows
+        return rows
+
+    def _file(self, name: str) -> Path | None:
+        return None if self.folder is None else self.folder / "checkpoints" / f"{name}.safetensors"
+
+
+def ladder_toys(seed: int, preset: str, ladder_work: str | Path | None = None) -> dict[int, Path]:
+    """Return the folders of one seed's toys by depth.
+
+    Args:
+        seed: which one.
+        preset: of the ladder.
+        ladder_work: what `ladder` was given as `work`; by default ``work/ladder-<preset>``.
+
+    Raises:
+        PrefixInterpError: that seed is not finished there.
+    """
+    root = Path("work") / f"ladder-{preset}" if ladder_work is None else Path(ladder_work)
+    if not (root / f"seed-{seed}" / "records.json").exists():
+        raise PrefixInterpError(
+            f"ladder_work={str(root)!r} holds no finished seed {seed}; make it with prefix-interp "
+            f"reproduce ladder --preset {preset}, or name the folder that has it"
+        )
+    return {d: root / f"seed-{seed}" / toy_name(d) for d in PROTOCOLS[preset].depths}
+
+
+def toy_name(depth: int) -> str:
+    """Return the folder name of a ladder toy."""
+    return f"three-skills-{depth}l4h"
+
+
+def vectors_of(fit: PrefixFit | SoftPromptFit) -> Prefix | SoftPrompt:
+    """Return what was tuned."""
+    return fit.prefix if isinstance(fit, PrefixFit) else fit.prompt
+
+
+def output_accuracy(
+    model: HookedTransformer, task: Task, context: Prefix | SoftPrompt | None, n: int
+) -> Float[Tensor, " n_out"]:
+    """Return the share of right answers at each output under teacher forcing, 0 to 1.
+
+    Args:
+        model: frozen.
+        task: what is asked for.
+        context: a prefix or soft prompt; None for none (masked baseline).
+        n: test sequences, the same as those of `evaluate`.
+    """
+    batch = task.sample(n, split="test", seed=0)
+    logits = answer_logits(model, task, batch.tokens, context)
+    return (logits.argmax(dim=-1) == batch.answers.to(logits.device)).double().mean(dim=0)
+
+
+def _sweep(context: str, task: Task) -> Callable[..., Sequence[PrefixFit | SoftPromptFit]]:
+    """Return what tunes a context of this kind."""
+    kind, _, detail = context.partition(", ")
+    if kind == "prefix":
+        return partial(sweep_prefixes, parameterization=detail)
+    after = 0 if context == "soft prompt" else task.length
+    level = "layers" if context == "suffix at every layer" else "embedding"
+    return partial(sweep_soft_prompts, after=after, level=level)

@@ -1,0 +1,209 @@
+"""How many behaviours one token can call up: real tokens, random ones, and searched soft tokens.
+
+A vocabulary of V tokens calls up at most V continuations with one hard token. Soft tokens are not
+counted out by that; how many targets a search reaches is a lower bound of what they can do.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens import HookedTransformer
+
+from prefix_interp.errors import PrefixInterpError, check_number, check_positive
+from prefix_interp.models.toy import reserved_slots
+from prefix_interp.prefixes.guard import check_free
+from prefix_interp.prefixes.layout import check_vocabulary
+from prefix_interp.prefixes.soft_inject import soft_hooks
+from prefix_interp.prefixes.support import check_supported
+from prefix_interp.seeds import derive_generator
+
+_SEQUENCES = 1024  # prompts a pass
+
+
+@dataclass(frozen=True, eq=False)
+class SoftSearch:
+    """Soft tokens, each optimised to make the model emit one target.
+
+    Attributes:
+        vectors: one soft token a target.
+        targets: what each should make the model emit.
+        emitted: what it does, by greedy decoding.
+        losses: last training loss of each, mean over tokens in nats (teacher forcing).
+        steps: of the optimiser.
+    """
+
+    vectors: Float[Tensor, "target slot d_model"]
+    targets: Int[Tensor, "target n_out"]
+    emitted: Int[Tensor, "target n_out"]
+    losses: Float[Tensor, " target"]
+    steps: int
+
+    @property
+    def reached(self) -> int:
+        """Return how many targets are emitted exactly."""
+        return int((self.emitted == self.targets).all(dim=1).sum())
+
+    @property
+    def distinct(self) -> int:
+        """Return how many different continuations the soft tokens call up."""
+        return count_distinct(self.emitted)
+
+
+def count_distinct(continuations: Int[Tensor, "prompt n_out"]) -> int:
+    """Return the number of different rows."""
+    return len(torch.unique(continuations, dim=0))
+
+
+def hard_continuations(
+    model: HookedTransformer, n_out: int, tokens: Int[Tensor, " prompt"] | None = None
+) -> Int[Tensor, "prompt n_out"]:
+    """Return what the model emits after each single token, by greedy decoding.
+
+    Args:
+        model: a supported HookedTransformer.
+        n_out: tokens to emit, at least 1.
+        tokens: which; None for the whole vocabulary.
+
+    Raises:
+        PrefixInterpError: tokens outside the vocabulary, or more outputs than the context holds.
+    """
+    every = torch.arange(model.cfg.d_vocab) if tokens is None else tokens
+    check_vocabulary(model, every)
+    with torch.no_grad():
+        vectors = model.embed(every.to(model.W_E.device)[:, None])
+    return soft_continuations(model, vectors, n_out)
+
+
+def soft_continuations(
+    model: HookedTransformer, vectors: Float[Tensor, "prompt slot d_model"], n_out: int
+) -> Int[Tensor, "prompt n_out"]:
+    """Return what the model emits after each soft prompt alone, by greedy decoding.
+
+    Args:
+        model: a supported HookedTransformer.
+        vectors: soft prompts, as they stand at the embedding.
+        n_out: tokens to emit, at least 1.
+
+    Raises:
+        PrefixInterpError: more outputs than the context holds.
+    """
+    _check(model, n_out, vectors.shape[1])
+    parts = []
+    with torch.no_grad():
+        for part in vectors.to(model.W_E).split(_SEQUENCES):
+            hooks = soft_hooks(model, part[:, None], first=True)
+            emitted = torch.zeros(len(part), 0, dtype=torch.long, device=part.device)
+            for _ in range(n_out):
+                logits = model.run_with_hooks(emitted, fwd_hooks=hooks)
+                emitted = torch.cat([emitted, logits[:, -1:].argmax(dim=-1)], dim=1)
+            parts.append(emitted.cpu())
+    return torch.cat(parts)
+
+
+def search_soft_tokens(
+    model: HookedTransformer,
+    targets: Int[Tensor, "target n_out"],
+    *,
+    n_slots: int = 1,
+    steps: int = 500,
+    lr: float = 0.1,
+    init_std: float = 1.0,
+    seed: int = 0,
+    progress: bool = True,
+) -> SoftSearch:
+    """Return one soft token a target, optimised to make the frozen model emit it.
+
+    Adam on the teacher-forced cross-entropy, all targets of a pass at once, each with its own
+    clipping (norm 1) and moments, so that it ends as it would alone up to rounding; the learning
+    rate falls to 5 % along a cosine. Success is then judged by greedy decoding.
+
+    Args:
+        model: a supported HookedTransformer; its weights stay as they are.
+        targets: tokens to emit.
+        n_slots: rows a soft prompt, at least 1.
+        steps: of the optimiser.
+        lr: peak learning rate.
+        init_std: standard deviation of the normal start.
+        seed: of the starts.
+        progress: show a bar.
+
+    Raises:
+        PrefixInterpError: targets outside the vocabulary or longer than the context, or a loss
+            that is not finite.
+    """
+    for name, value in (("n_slots", n_slots), ("steps", steps)):
+        check_positive(name, value)
+    check_number("lr", lr, low_open=True)
+    check_number("init_std", init_std, low_open=True)
+    if targets.ndim != 2 or not targets.numel():
+        raise PrefixInterpError(
+            f"targets have shape {tuple(targets.shape)}; give at least one row of tokens"
+        )
+    check_vocabulary(model, targets)
+    _check(model, targets.shape[1], n_slots)
+    rng = derive_generator(seed, "soft-search", n_slots)
+    start = torch.randn(len(targets), n_slots, model.cfg.d_model, generator=rng) * init_std
+    found, losses = [], []
+    for part in torch.arange(len(targets)).split(_SEQUENCES):
+        vectors, loss = _optimise(
+            model,
+            start[part].to(model.W_E),
+            targets[part].to(model.W_E.device),
+            steps,
+            lr,
+            progress,
+        )
+        found.append(vectors)
+        losses.append(loss)
+    vectors = torch.cat(found)
+    emitted = soft_continuations(model, vectors, targets.shape[1])
+    return SoftSearch(vectors.cpu(), targets.cpu(), emitted, torch.cat(losses).cpu(), steps)
+
+
+def _optimise(
+    model: HookedTransformer,
+    start: Float[Tensor, "target slot d_model"],
+    targets: Int[Tensor, "target n_out"],
+    steps: int,
+    lr: float,
+    progress: bool,
+) -> tuple[Float[Tensor, "target slot d_model"], Float[Tensor, " target"]]:
+    vectors = start.clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([vectors], lr=lr, betas=(0.9, 0.95))
+    losses = start.new_zeros(len(start))
+    for step in tqdm(range(steps), desc="soft tokens", disable=not progress):
+        optimiser.param_groups[0]["lr"] = lr * (
+            0.05 + 0.475 * (1 + math.cos(math.pi * step / steps))
+        )
+        hooks = soft_hooks(model, vectors[:, None], first=True)
+        logits = model.run_with_hooks(targets[:, :-1], fwd_hooks=hooks)
+        losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(dim=1)
+        # Only the vectors: the weights may want gradients of their own.
+        (gradient,) = torch.autograd.grad(losses.sum(), vectors)
+        norms = gradient.flatten(1).norm(dim=1).clamp_min(1.0)
+        vectors.grad = gradient / norms[:, None, None]
+        optimiser.step()
+    if not bool(torch.isfinite(losses).all()):
+        raise PrefixInterpError(f"lr={lr!r} made a loss NaN or infinite; choose a smaller one")
+    return vectors.detach(), losses.detach()
+
+
+def _check(model: HookedTransformer, n_out: int, n_slots: int) -> None:
+    check_supported(model)
+    check_free(model)
+    check_positive("n_out", n_out)
+    start = reserved_slots(model)
+    # The last token that is emitted is never fed.
+    room = model.cfg.n_ctx - (n_slots if start is None else start) + 1
+    if n_out > room:
+        raise PrefixInterpError(
+            f"n_out={n_out!r} is more than the context of {model.cfg.n_ctx} holds behind the "
+            f"slots; give at most {room}"
+        )

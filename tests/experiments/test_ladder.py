@@ -1,0 +1,161 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+import prefix_interp as pi
+from prefix_interp.experiments.capacity import PROTOCOLS as CAPACITY
+from prefix_interp.experiments.capacity import capacity
+from prefix_interp.experiments.ladder import (
+    CONTEXTS,
+    PROTOCOLS,
+    TASKS,
+    TUNED,
+    ladder,
+    ladder_seed,
+    ladder_toys,
+    output_accuracy,
+)
+from prefix_interp.experiments.ladder_summary import (
+    distinct_rows,
+    ladder_rows,
+    length_rows,
+    longest_rows,
+    suffix_rows,
+)
+from prefix_interp.views.ladder import capacity_figure, ladder_figure, suffix_figure
+from prefix_interp.views.ladder_sections import capacity_section, ladder_section
+
+SMALL = replace(PROTOCOLS["smoke"], depths=(1,), hard_slots=(1,))
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("ladder")
+
+
+@pytest.fixture(scope="module")
+def result(work):
+    return ladder("smoke", [0], work=work, n_jobs=1, progress=False)
+
+
+def test_every_context_is_there_for_every_task_and_depth(result):
+    rows = ladder_rows(result)
+    found = {(r["depth"], r["context"], r["task"]) for r in rows if r["method"] == "context"}
+    depths = PROTOCOLS["smoke"].depths
+    assert found == {(d, c, t) for d in depths for c in CONTEXTS for t in TASKS}
+    for method in ("random", "norm-matched"):
+        assert {r["context"] for r in rows if r["method"] == method} == set(TUNED)
+    for row in result.records:
+        shares = row["by_output"]
+        accuracy = row["evaluation"]["token_accuracy"]["value"]
+        assert len(shares) == 10 and math.fsum(shares) / 10 == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_a_finished_seed_is_taken_from_the_work_folder(result, work):
+    again = ladder_seed(0, "smoke", work)
+    assert again["from_work"] and again["records"] == list(result.records)
+    assert result.timing["seeds_from_work"] == 0
+
+
+def test_what_was_saved_scores_as_recorded(work, result):
+    folder = ladder_toys(0, "smoke", work)[2]
+    model = pi.load_toy(folder)
+    (saved,) = (folder / "contexts").glob("2-layers-sort_descending-soft-suffix-2")
+    prompt = pi.SoftPrompt.load(saved)
+    (row,) = [
+        r for r in result.records
+        if (r["depth"], r["context"], r["task"], r["tuned_on"], r["method"])
+        == (2, "soft suffix", "sort_descending", "sort_descending", "context")
+    ]  # fmt: skip
+    assert (prompt.after, prompt.level) == (10, "embedding")
+    score = pi.evaluate(model, "sort_descending", prompt, n=PROTOCOLS["smoke"].n_test)
+    assert row["evaluation"] == score.to_dict()
+
+
+def test_by_output_against_a_loop():
+    model, task = pi.build_toy(pi.ToyConfig(n_heads=2, d_model=16)), pi.get_task("add_one")
+    found = output_accuracy(model, task, None, n=7)
+    batch = task.sample(7, split="test", seed=0)
+    answers = pi.greedy_answers(model, task, batch.tokens[:, :10])
+    # Greedy and teacher forcing agree up to the first mistake, so at the first output.
+    assert (
+        float(found[0])
+        == sum(int(a == b) for a, b in zip(answers[:, 0], batch.answers[:, 0], strict=True)) / 7
+    )
+
+
+def _made_up(values):
+    """A ladder in which the exact match of each context is known, five seeds."""
+    records = []
+    for seed in range(5):
+        for context, value in values.items():
+            for task in TASKS:
+                score = {"value": value + 0.01 * seed, "low": 0.0, "high": 1.0}
+                records.append({
+                    "seed": seed, "depth": 1, "context": context, "n_slots": 10,
+                    "method": "context", "task": task, "tuned_on": task, "chosen": True,
+                    "evaluation": dict.fromkeys(("exact_match", "token_accuracy", "loss"), score),
+                    "by_output": [1.0] + [0.5] * 9,
+                })  # fmt: skip
+    return pi.Result("ladder", "fast", range(5), {}, records)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "verdict"),
+    [(0.9, "suffix better"), (0.1, "front better"), (0.49, "no difference shown")],
+)
+def test_the_verdict_on_suffixes_compares_intervals(suffix, verdict):
+    values = {c: 0.2 for c in TUNED} | {"prefix, kv": 0.5, "soft suffix": suffix}
+    row = next(r for r in suffix_rows(_made_up(values)) if r["suffix"] == "soft suffix")
+    assert row["verdict"] == verdict and row["front"] == "prefix, kv"
+    assert row["suffix_first_output"]["mean"] == 1.0
+    assert row["suffix_later_outputs"]["mean"] == 0.5
+
+
+def test_capacity_counts_what_it_says(work, result, tmp_path):
+    found = capacity("smoke", [0], work=tmp_path, ladder_work=work, n_jobs=1, progress=False)
+    sizes = CAPACITY["smoke"]
+    rows = distinct_rows(found)
+    assert {(r["depth"], r["trained"], r["kind"]) for r in rows} == {
+        (d, t, k) for d in (1, 2) for t in (True, False) for k in ("hard", "random", "searched")
+    }
+    hard = [r for r in rows if r["kind"] == "hard"]
+    assert all(r["tried"]["mean"] == 11 and r["distinct"]["mean"] <= 11 for r in hard)
+    assert {r["length"] for r in length_rows(found)} == set(sizes.lengths)
+    assert {r["any"] for r in longest_rows(found)} <= {0, *sizes.lengths}
+    assert len(capacity_figure(found).axes) == 2
+    section = capacity_section(found)
+    assert len(section.numbers["distinct"]) == len(rows) and len(section.findings) == 2
+    with pytest.raises(pi.PrefixInterpError, match="holds no finished seed 5"):
+        capacity("smoke", [5], ladder_work=work)
+
+
+def test_figures_show_every_rung(result):
+    figure = ladder_figure(result)
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert "soft suffix, 2 slots" in labels and "no context" in labels
+    assert len(figure.axes) == 2
+    assert len(suffix_figure(result, "loss").axes) == len(TASKS)
+    with pytest.raises(pi.PrefixInterpError, match="has no contexts"):
+        ladder_figure(replace(result, records=[]))
+
+
+def test_the_section_has_every_number_and_a_conclusion(result):
+    section = ladder_section(result)
+    assert len(section.numbers["ladder"]) == len(ladder_rows(result))
+    assert len(section.numbers["suffixes"]) == 2 * 2 * len(TASKS)
+    assert len(section.findings) == 2  # one a depth
+    assert all("against" in finding for finding in section.findings)
+
+
+def test_training_is_told_where_the_slots_stand(work, result):
+    seen = {
+        (r["context"], r.get("after"), r.get("level"))
+        for r in result.records if r["context"] in TUNED and r["method"] == "context"
+    }  # fmt: skip
+    assert ("soft suffix", 10, "embedding") in seen
+    assert ("suffix at every layer", 10, "layers") in seen
+    assert ("soft prompt", 0, "embedding") in seen
+    assert torch.is_tensor(pi.load_toy(ladder_toys(0, "smoke", work)[1]).W_E)

@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+import prefix_interp as pi
+from prefix_interp.theory.capacity import (
+    count_distinct,
+    hard_continuations,
+    search_soft_tokens,
+    soft_continuations,
+)
+from tests.helpers import assert_close, assert_far, raw_model, toy
+
+
+def test_continuations_of_hard_tokens_are_those_of_plain_greedy_decoding():
+    model = raw_model(dtype=torch.float64)
+    found = hard_continuations(model, 6)
+    tokens = torch.arange(model.cfg.d_vocab)[:, None]
+    for _ in range(6):
+        tokens = torch.cat([tokens, model(tokens)[:, -1:].argmax(dim=-1)], dim=1)
+    assert torch.equal(found, tokens[:, 1:])
+    assert count_distinct(found) == len({tuple(row) for row in found.tolist()})
+
+
+@pytest.mark.parametrize("make", [raw_model, toy])
+def test_a_search_makes_the_model_emit_targets(make):
+    rng = torch.Generator().manual_seed(0)
+    model = make(dtype=torch.float32, d_model=16)
+    # What other soft tokens call up can be reached.
+    targets = soft_continuations(model, 3 * torch.randn(4, 1, 16, generator=rng), 2)
+    found = search_soft_tokens(model, targets, steps=150, lr=0.1, progress=False)
+    start = search_soft_tokens(model, targets, steps=1, lr=1e-9, progress=False)
+    assert float(found.losses.mean()) < float(start.losses.mean()) - 0.3
+    assert found.reached == sum(map(torch.equal, found.emitted, targets)) >= 1
+    assert torch.equal(found.emitted, soft_continuations(model, found.vectors, 2))
+    assert found.distinct <= 4 and model.W_E.grad is None
+
+
+def test_a_target_ends_as_it_would_beside_any_others():
+    model, targets = raw_model(), torch.tensor([[3, 1], [5, 0], [2, 2]])
+    others = torch.tensor([[3, 1], [0, 7], [9, 9]])
+    found, beside = (
+        search_soft_tokens(model, each, steps=5, progress=False) for each in (targets, others)
+    )
+    assert_close(found.vectors[0], beside.vectors[0], 1e-8)
+    assert_far(found.vectors[1], beside.vectors[1])
+
+
+@pytest.mark.parametrize(
+    ("targets", "how", "message"),
+    [
+        (torch.tensor([[1, 99]]), {}, "outside the vocabulary"),
+        (torch.zeros(1, 17, dtype=torch.long), {}, "at most 16"),
+        (torch.zeros(0, 2, dtype=torch.long), {}, "at least one row"),
+        (torch.zeros(1, 2, dtype=torch.long), {"steps": 0}, "steps=0"),
+        (torch.zeros(1, 2, dtype=torch.long), {"lr": 0.0}, "lr=0.0"),
+    ],
+)
+def test_bad_input(targets, how, message):
+    with pytest.raises(pi.PrefixInterpError, match=message):
+        search_soft_tokens(raw_model(), targets, progress=False, **how)
+    with pytest.raises(pi.PrefixInterpError, match="at most"):
+        hard_continuations(raw_model(), 99)
