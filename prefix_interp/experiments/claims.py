@@ -23,6 +23,8 @@ from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.baselines import RunPair, baseline_run, run_pair
 from prefix_interp.prefixes.inject import attach, prefix_cache
 from prefix_interp.prefixes.prefix import Prefix, load_prefixes
+from prefix_interp.prefixes.soft_inject import attach_soft
+from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.results import Result
 from prefix_interp.tasks import get_task
 from prefix_interp.theory.decompose import Decomposition, decompose_attention
@@ -172,7 +174,10 @@ def _prefix_claims(zoo: Zoo, name: str, prefix: Prefix) -> list[dict[str, Any]]:
         about = _about(name, prefix, "layer", layer)
         found.append(_rank_claim(about, space.singular_values, space.bound))
     about = _about(name, prefix, "model", None) | {"baseline": "none: all runs have the prefix"}
-    return [*found, _injection_claim(about, pair)]
+    found.append(_injection_claim(about, pair))
+    if prefix.vectors is not None and model.cfg.n_layers == 1:
+        found.append(_suffix_claim(about, pair, zoo.n_out))
+    return found
 
 
 def _head_claims(
@@ -253,6 +258,21 @@ def _injection_claim(about: Mapping[str, Any], pair: RunPair) -> dict[str, Any]:
         f"largest difference of a logit between {ways}", max(gaps), "at most", EXACT,
         note="" if "cache" in runs else "No cache: this toy's content stands at position 1, "
         f"not {prefix.n_prefix}.",
+    )  # fmt: skip
+
+
+def _suffix_claim(about: Mapping[str, Any], pair: RunPair, n_out: int) -> dict[str, Any]:
+    assert pair.prefix.vectors is not None
+    after = pair.tokens.shape[1] - n_out + 1  # the input
+    suffix = SoftPrompt(pair.prefix.vectors, after, "layers")
+    with torch.no_grad(), attach_soft(pair.model, suffix):
+        gap = (pair.model(pair.tokens) - pair.logits_on)[:, after:].abs().max()
+    return claim_record(
+        about, "suffix-is-prefix", "In one layer the same vectors behind the input, written at "
+        "every layer, do at the outputs behind them what they do as a prefix.",
+        "suffix = prefix, behind the slots",
+        "largest difference of a logit at the positions behind the slots", float(gap),
+        "at most", EXACT, note="The first output is read at the last slot of a suffix.",
     )  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def ladder_section(result: Result) -> Section:
 
 def _outputs(frame: pd.DataFrame) -> pd.DataFrame:
     keys = ["depth", "context", "n_slots", "task"]
-    return frame[[*keys, *(c for c in frame if str(c).startswith(("first", "later")))]]
+    return frame.loc[:, [*keys, *(c for c in frame if str(c).startswith(("first", "later")))]]
 
 
 def _suffix_findings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -154,7 +154,7 @@ def capacity_section(result: Result) -> Section:
 
 def _capacity_findings(distinct: pd.DataFrame, longest: pd.DataFrame) -> list[str]:
     found = []
-    for _, row in longest[longest["trained"]].iterrows():
+    for row in longest[longest["trained"]].to_dict("records"):
         own = distinct[distinct["trained"] & (distinct["depth"] == row["depth"])]
         counts = {k: own[own["kind"] == k] for k in ("hard", "searched")}
         hard, searched = (x.iloc[0] for x in counts.values())

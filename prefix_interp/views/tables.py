@@ -24,6 +24,7 @@ FORMULAS = {
     "gate-mean": "g = Σ<sub>p</sub> A<sub>p</sub>",
     "gate-max": "g = Σ<sub>p</sub> A<sub>p</sub>",
     "injections": "slots = mixture (= cache)",
+    "suffix-is-prefix": "suffix = prefix, behind the slots",
     "fine-tuning-attention": "A<sup>ft</sup> ≠ A",
     "no-content": "output = f(index, token before)",
     "no-prefix-learns": "exact match = 0",
