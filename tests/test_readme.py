@@ -72,3 +72,38 @@ def test_table_2_and_what_is_said_of_it_are_the_committed_results():
     }  # fmt: skip
     assert f"leaves {100 * out['own', 'output']:.0f} %" in text
     assert f"a random line {100 * out['random', 'output']:.1f} %" in text
+
+
+def test_what_is_said_of_theorems_and_of_time_is_committed():
+    from docs.update_readme import constructions
+    from prefix_interp.results import Result, committed_result
+
+    text = (ROOT / "README.md").read_text()
+    assert constructions() in text
+    rows = [
+        r for r in committed_result("universality", "fast").records
+        if r["part"] == "fit" and (r["dim"], r["n_prefix"]) == (2, 1024)
+    ]  # fmt: skip
+    for method, words in (
+        ("quadrature", "the function's own values"), ("least squares, flat", "fitted ones")
+    ):  # fmt: skip
+        errors = [r["rmse"]["harmonic"] for r in rows if r["method"] == method]
+        assert re.search(rf"{sum(errors) / len(errors):.2g}\s+with {words}", text), method
+    again = Result.load(ROOT / "results" / "table2-fast-repeat.json")
+    assert f"{again.timing['wall_s'] / 60:.0f} minutes on two cores (`results/table2" in text
+    assert again.timing["wall_s"] < 90 * 60
+
+
+def test_the_repeated_table_2_says_the_same():
+    from prefix_interp.experiments.table2_summary import diagonal_rows, table2_rows
+    from prefix_interp.results import Result, committed_result
+
+    again = Result.load(ROOT / "results" / "table2-fast-repeat.json")
+    paper = {"sort_ascending": 95, "sort_descending": 90, "add_one": 95, "add_two": 98}
+    for result in (again, committed_result("table2", "fast")):
+        own, *_ = [
+            r for r in diagonal_rows(table2_rows(result))
+            if (r["method"], r["parameterization"], r["init_std"]) == ("prefix", "residual", 0.1)
+        ]  # fmt: skip
+        assert all(100 * own["own"][task] >= least for task, least in paper.items())
+        assert own["other"] <= 0.015

@@ -17,6 +17,7 @@ METRICS = {
     "later_outputs": 1.0,
 }
 SUFFIXES = ("soft suffix", "suffix at every layer")
+ENOUGH = 3  # seeds: two that agree by chance give an interval of no width
 FRONT = ("soft prompt", "prefix, residual", "prefix, kv")
 
 
@@ -50,7 +51,7 @@ def suffix_rows(result: Result) -> list[dict[str, Any]]:
 
     Both have the most slots that were tuned. ``front`` is the context in front with the highest
     mean exact match; ``verdict`` compares 95% t intervals over seeds: ``suffix better``, ``front
-    better`` or ``no difference shown``.
+    better``, ``no difference shown``, or ``too few seeds to say``.
 
     Args:
         result: from `ladder`.
@@ -68,7 +69,9 @@ def suffix_rows(result: Result) -> list[dict[str, Any]]:
             front = max((here[c] for c in FRONT), key=lambda r: r["exact_match"]["mean"])
             for context in SUFFIXES:
                 suffix, rival = here[context]["exact_match"], front["exact_match"]
-                if suffix["low"] > rival["high"]:
+                if here[context]["n_seeds"] < ENOUGH:
+                    verdict = "too few seeds to say"
+                elif suffix["low"] > rival["high"]:
                     verdict = "suffix better"
                 elif suffix["high"] < rival["low"]:
                     verdict = "front better"

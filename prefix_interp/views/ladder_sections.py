@@ -35,6 +35,7 @@ def ladder_section(result: Result) -> Section:
     suffixes = suffix_rows(result)
     table = spread_frame(suffixes, _SPREADS)
     n, own = len(result.seeds), frame["method"] == "context"
+    sizes = result.settings["protocol"]
     shown = frame[own].drop(columns=["method"])
     controls = frame[~own & (frame["n_slots"] == frame["n_slots"].max())]
     seeds = f"{n} seed{'s' if n > 1 else ''}"
@@ -47,7 +48,8 @@ def ladder_section(result: Result) -> Section:
             "Exact match in percent on unseen inputs, whole model, mean over "
             f"{seeds}. The toys know ascending, +1 and +2; ascending then +1 combines them, "
             "descending and histogram are new. Each tuned context counts at the learning rate with "
-            "the lowest training loss, each hard prompt is the best that the search found. "
+            f"the lowest training loss of {len(sizes['lrs'])} ({sizes['steps']} steps each), each "
+            "hard prompt is the best that the search found. "
             "No context: masked baseline.",
             shown,
         ),
@@ -101,9 +103,11 @@ def _suffix_findings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             r for r in rows
             if r["depth"] == depth and r["suffix"] == "soft suffix" and r["asks_for"] == "new"
         ]  # fmt: skip
-        words = "; ".join(
+        words = ". ".join(
             f"{TASK_WORDS[r['task']]} {percent(r['suffix_exact_match']['mean'])} % against "
-            f"{percent(r['front_exact_match']['mean'])} % ({r['front']}): {r['verdict']}"
+            f"{percent(r['front_exact_match']['mean'])} % ({r['front']}), {r['verdict']}; first "
+            f"output, read at the last slot, {percent(r['suffix_first_output']['mean'])} % "
+            f"against {percent(r['front_first_output']['mean'])} %"
             for r in own
         )
         layers = f"{depth} layer{'' if depth == 1 else 's'}"

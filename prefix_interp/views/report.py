@@ -21,6 +21,7 @@ from prefix_interp.storage import check_writable, to_json, write_file
 from prefix_interp.views import pictures, tables
 from prefix_interp.views.display import page_scripts, watch_script
 from prefix_interp.views.headlines import headlines
+from prefix_interp.views.ladder_sections import capacity_section, ladder_section
 from prefix_interp.views.sections import Section
 from prefix_interp.views.skill_sections import (
     circuits_section,
@@ -37,6 +38,8 @@ SKILL_RESULTS = ("table2", "heads", "subspaces", "long-prefixes")
 # Sections that need nothing but a shipped result, in the order of the page.
 RESULT_SECTIONS = {
     "constructions": constructions_section,
+    "capacity": capacity_section,
+    "ladder": ladder_section,
     "universality": universality_section,
 }
 _TEMPLATES = Path(__file__).parent / "templates"

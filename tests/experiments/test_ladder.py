@@ -102,6 +102,12 @@ def _made_up(values):
     return pi.Result("ladder", "fast", range(5), {}, records)
 
 
+def test_two_seeds_are_too_few_for_a_verdict():
+    result = _made_up({c: 0.2 for c in TUNED})
+    few = replace(result, records=[r for r in result.records if r["seed"] < 2])
+    assert {r["verdict"] for r in suffix_rows(few)} == {"too few seeds to say"}
+
+
 @pytest.mark.parametrize(
     ("suffix", "verdict"),
     [(0.9, "suffix better"), (0.1, "front better"), (0.49, "no difference shown")],
