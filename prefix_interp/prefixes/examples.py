@@ -25,15 +25,20 @@ def examples_prompt(model: HookedTransformer, examples: Int[Tensor, "example pos
         examples: inputs followed by all of their answers, one row each.
 
     Raises:
-        PrefixInterpError: no examples, or tokens outside the vocabulary.
+        PrefixInterpError: no examples, tokens outside the vocabulary, or more positions than the
+            context holds.
     """
-    if not examples.numel():
-        raise PrefixInterpError("examples are empty; give at least one sequence")
+    start = reserved_slots(model)
+    room = model.cfg.n_ctx - (start or 0) + 1  # the last answer is never fed
+    if examples.ndim != 2 or examples.shape[1] > room:
+        raise PrefixInterpError(
+            f"examples have shape {tuple(examples.shape)}; give two axes, example and pos, of at "
+            f"most {room} positions"
+        )
     check_vocabulary(model, examples)
     whole = examples.to(model.W_E.device)
     with torch.no_grad():
         rows = model.embed(whole)
-        start = reserved_slots(model)
         if start is not None:
             length = whole.shape[1]
             position = (start + torch.arange(length)).clamp(max=model.cfg.n_ctx - 1)

@@ -58,7 +58,13 @@ def check_tokens(
 
 
 def check_vocabulary(model: HookedTransformer, tokens: Int[Tensor, "*any"]) -> None:
-    """Raise unless all `tokens`, at least one, are in the vocabulary of `model`."""
+    """Raise unless all `tokens`, at least one, are integers in the vocabulary of `model`."""
+    # Other integer types index embeddings as masks do, or not at all.
+    if tokens.dtype not in (torch.int64, torch.int32) or not tokens.numel():
+        raise PrefixInterpError(
+            f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}; give at least one, "
+            "as torch.int64"
+        )
     low, high = int(tokens.min()), int(tokens.max())
     if low < 0 or high >= model.cfg.d_vocab:
         raise PrefixInterpError(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from prefix_interp.errors import PrefixInterpError
+from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.guard import ATTACHED, Guard, check_free
@@ -30,7 +31,9 @@ def attach_soft(
     Inside, pass content tokens only, at least ``prompt.after`` of them: ``model(tokens)`` returns
     logits ``batch pos d_vocab``, row i predicting content token i + 1. Where the slots stand
     between the two tokens, row i is read at the last slot. Caches hold the grown sequence, slots
-    behind the first ``prompt.after`` tokens.
+    behind the first ``prompt.after`` tokens (except the last `hook_resid_post` and what follows,
+    which have the rows of the logits). `start_at_layer` needs a residual stream with the slot
+    rows, as the caches hold it.
 
     Args:
         model: a supported HookedTransformer.
@@ -87,8 +90,11 @@ def soft_hooks(
         written: called with each layer that the rows were written for.
 
     Raises:
-        PrefixInterpError: `first` with a suffix; while running, too few tokens.
+        PrefixInterpError: vectors that do not fit the model or the level, an unknown level, a
+            negative `after`, or `first` with a suffix; while running, too few tokens, or a batch
+            that is no multiple of the stack.
     """
+    _check_vectors(model, vectors, after, level)
     if first and after:
         raise PrefixInterpError(
             f"first=True does not go with after={after}: content stands before the slots; leave "
@@ -106,6 +112,11 @@ def soft_hooks(
         return torch.cat([x[:, :after], rows, x[:, after:]], dim=1)
 
     def rows_for(x: Tensor, rows: Float[Tensor, "stack ..."]) -> Float[Tensor, "batch ..."]:
+        if len(x) % len(rows):
+            raise PrefixInterpError(
+                f"tokens have {len(x)} sequences, no multiple of the {len(rows)} stacked prompts; "
+                "give as many for each"
+            )
         return rows.repeat_interleave(len(x) // len(rows), dim=0)
 
     def grow(embed: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
@@ -149,3 +160,23 @@ def soft_hooks(
     if read:
         hooks.append((Site.RESID_POST.at(model.cfg.n_layers - 1), keep))
     return hooks
+
+
+def _check_vectors(
+    model: HookedTransformer, vectors: Tensor, after: int, level: Level | str
+) -> None:
+    check_choice("level", level, get_args(Level))
+    if isinstance(after, bool) or not isinstance(after, int) or after < 0:
+        raise PrefixInterpError(f"after={after!r} must be a whole number of at least 0")
+    layers = 1 if level == "embedding" else model.cfg.n_layers
+    shape = tuple(vectors.shape)
+    fits = vectors.ndim in (3, 4) and 0 not in shape
+    if not fits or (shape[-3], shape[-1]) != (layers, model.cfg.d_model):
+        raise PrefixInterpError(
+            f"vectors have shape {shape}; level={level!r} needs [stack,] layer, slot, d_model with "
+            f"{layers} layer{'' if layers == 1 else 's'} and d_model of {model.cfg.d_model}"
+        )
+    if vectors.dtype != model.W_E.dtype:
+        raise PrefixInterpError(
+            f"vectors are {vectors.dtype} but the model is {model.W_E.dtype}; convert them"
+        )

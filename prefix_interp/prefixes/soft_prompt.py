@@ -134,11 +134,8 @@ class SoftPrompt:
         Raises:
             PrefixInterpError: tokens outside the vocabulary.
         """
-        if tokens.ndim != 1 or tokens.is_floating_point() or not len(tokens):
-            raise PrefixInterpError(
-                f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}; give at least "
-                "one integer on one axis"
-            )
+        if tokens.ndim != 1:
+            raise PrefixInterpError(f"tokens have shape {tuple(tokens.shape)}; give one axis: slot")
         check_vocabulary(model, tokens)
         with torch.no_grad():  # the embedding may hold a norm of its own
             return cls(model.embed(tokens.to(model.W_E.device)[None]), after)

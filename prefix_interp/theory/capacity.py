@@ -20,6 +20,7 @@ from prefix_interp.errors import PrefixInterpError, check_number, check_positive
 from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.layout import check_vocabulary
+from prefix_interp.prefixes.prefix import check_finite
 from prefix_interp.prefixes.soft_inject import soft_hooks
 from prefix_interp.prefixes.support import check_supported
 from prefix_interp.seeds import derive_generator
@@ -75,6 +76,8 @@ def hard_continuations(
         PrefixInterpError: tokens outside the vocabulary, or more outputs than the context holds.
     """
     every = torch.arange(model.cfg.d_vocab) if tokens is None else tokens
+    if every.ndim != 1:
+        raise PrefixInterpError(f"tokens have shape {tuple(every.shape)}; give one axis: prompt")
     check_vocabulary(model, every)
     with torch.no_grad():
         vectors = model.embed(every.to(model.W_E.device)[:, None])
@@ -92,9 +95,16 @@ def soft_continuations(
         n_out: tokens to emit, at least 1.
 
     Raises:
-        PrefixInterpError: more outputs than the context holds.
+        PrefixInterpError: another shape, NaN or infinity, or more outputs than the context holds.
     """
-    _check(model, n_out, vectors.shape[1])
+    shape = tuple(vectors.shape)
+    if len(shape) != 3 or 0 in shape or shape[2] != model.cfg.d_model:
+        raise PrefixInterpError(
+            f"vectors have shape {shape}; give 3 axes of at least 1, prompt, slot and d_model of "
+            f"{model.cfg.d_model}"
+        )
+    check_finite("vectors", vectors)
+    _check(model, n_out, shape[1])
     parts = []
     with torch.no_grad():
         for part in vectors.to(model.W_E).split(_SEQUENCES):
@@ -147,6 +157,7 @@ def search_soft_tokens(
             f"targets have shape {tuple(targets.shape)}; give at least one row of tokens"
         )
     check_vocabulary(model, targets)
+    targets = targets.long().clone()
     _check(model, targets.shape[1], n_slots)
     rng = derive_generator(seed, "soft-search", n_slots)
     start = torch.randn(len(targets), n_slots, model.cfg.d_model, generator=rng) * init_std

@@ -13,6 +13,7 @@ from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_positive
 from prefix_interp.prefixes.guard import check_free
+from prefix_interp.prefixes.layout import check_vocabulary
 from prefix_interp.prefixes.soft_inject import soft_hooks
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.seeds import derive_generator
@@ -80,8 +81,9 @@ def search_hard_prompt(
     for name, value in (("n_slots", n_slots), ("n", n), ("restarts", restarts)):
         check_positive(name, value)
     check_free(model)
-    check_room(model, task)
-    if not 0 <= after <= task.length:
+    check_room(model, task, n_slots)
+    check_positive("max_exhaustive", max_exhaustive)
+    if isinstance(after, bool) or not isinstance(after, int) or not 0 <= after <= task.length:
         raise PrefixInterpError(f"after={after!r} must be between 0 and {task.length}")
     d_vocab = model.cfg.d_vocab
     batch = task.sample(n, split="train", seed=seed)
@@ -118,6 +120,7 @@ def prompt_losses(
         batch: sequences.
         after: input tokens in front of them.
     """
+    check_vocabulary(model, prompts)
     recipe = adjusted(get_preset("fast").prefix, precision="float32")
     losses = []
     with torch.no_grad():

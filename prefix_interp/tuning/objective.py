@@ -45,14 +45,15 @@ def has_fast_bfloat16() -> bool:
     return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 
-def check_room(model: HookedTransformer, task: Task) -> None:
-    """Raise unless the vocabulary and the context of `model` hold `task`."""
+def check_room(model: HookedTransformer, task: Task, n_slots: int = 0) -> None:
+    """Raise unless vocabulary and context of `model` hold `task`, behind `n_slots` in no toy."""
     if task.d_vocab > model.cfg.d_vocab:
         raise PrefixInterpError(
             f"task={task.name!r} needs {task.d_vocab} tokens but the model has "
             f"{model.cfg.d_vocab}; build it with d_vocab={task.d_vocab} or more"
         )
-    room = model.cfg.n_ctx - (reserved_slots(model) or 0)
+    reserved = reserved_slots(model)
+    room = model.cfg.n_ctx - (n_slots if reserved is None else reserved)
     if task.n_content > room:
         raise PrefixInterpError(
             f"task={task.name!r} needs {task.n_content} content positions but the model has "

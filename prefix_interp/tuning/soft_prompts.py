@@ -15,6 +15,7 @@ from prefix_interp.prefixes.soft_inject import soft_hooks
 from prefix_interp.prefixes.soft_prompt import Level, SoftPrompt
 from prefix_interp.tasks import Task
 from prefix_interp.tuning.evaluate import as_task, evaluate
+from prefix_interp.tuning.objective import check_room
 from prefix_interp.tuning.presets import adjusted, get_preset
 from prefix_interp.tuning.sweep import ContextFit, check_rates, start_seeds, tune_side_by_side
 
@@ -123,7 +124,8 @@ def sweep_soft_prompts(
     check_positive("n_slots", n_slots)
     check_choice("level", level, get_args(Level))
     check_rates(lrs)
-    if not 0 <= after <= task.length:
+    check_room(model, task, n_slots)
+    if isinstance(after, bool) or not isinstance(after, int) or not 0 <= after <= task.length:
         raise PrefixInterpError(
             f"after={after!r} must be between 0 and {task.length}: the slots of a tuned prompt "
             "stand before the outputs"

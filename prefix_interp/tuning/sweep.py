@@ -107,7 +107,7 @@ def tune_side_by_side(
     check_free(model)
     check_room(model, task)
     grid = [(i, each) for i in range(len(starts)) for each in recipes]
-    runs = [_run(starts[i], f"start={i} lr={r.lr:g}", r.lr) for i, r in grid]
+    runs = [_run(starts[i], f"start={i} lr={_exact(r.lr)}", r.lr) for i, r in grid]
 
     def loss(batch: Batch, step: int) -> Float[Tensor, " run"]:
         stacked = {name: torch.stack([run.parameters[name] for run in runs]) for name in starts[0]}
@@ -137,6 +137,12 @@ def tune_side_by_side(
         own = history[history["run"] == run.label].reset_index(drop=True)
         tuned.append(Tuned(tensors, own, each, start, metadata))
     return tuned
+
+
+def _exact(rate: float) -> str:
+    """Return a rate in short, unless that would be another one: labels tell runs apart."""
+    short = f"{rate:g}"
+    return short if float(short) == rate else repr(rate)
 
 
 def check_rates(lrs: Sequence[float]) -> None:

@@ -236,6 +236,11 @@ def finish(
 ) -> Construction:
     """Return the construction around a model that is written, in `dtype` from then on."""
     to_dtype(model, dtype)
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+        raise PrefixInterpError(
+            f"temperature={temperature!r} is more than {dtype} holds; allowed are less than "
+            f"{torch.finfo(dtype).max:.2g}"
+        )
     spans = {key: range(int(x[0]), int(x[-1]) + 1) for key, x in at.items()}
     return Construction(
         name, model, model.cfg.d_vocab, n_in, n_slots, temperature, smallest_temperature,

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prefix_interp.errors import check_positive
 from prefix_interp.theory.constructions.construction import Construction, finish
 from prefix_interp.theory.constructions.precision import check_vocabulary_fits
 from prefix_interp.theory.constructions.weights import (
     MARGIN,
     Decoder,
     Head,
+    check_length,
     check_settings,
     write_model,
     write_selection,
@@ -109,7 +109,7 @@ def any_map_to_sequences(
         >>> mapped.run(torch.tensor([[[0, 1], [2, 2], [1, 0]]]))[0].tolist()
         [[0, 1], [2, 2], [1, 0]]
     """
-    check_positive("n_out", n_out)
+    check_length("n_out", n_out)
     check_settings(decoder, temperature)
     check_vocabulary_fits(n_tokens, dtype, decoder)
     smallest = math.log((8 * n_tokens - 6) * (n_out - 1) - 1) if n_out > 1 else 0.0

@@ -51,8 +51,9 @@ def any_map_of_pairs(
         T >= ln((2 V^V - 1) / (1 / 2 - ramp) - 2), which is ln(4 V^V - 4) but for the ramp,
 
     suffices, and no T below the same with ramp / 2 does. The ramp is sqrt(eps), so that the two
-    are 1.5e-8 apart in float64. Near the largest V rounding takes part of the half unit too: by
-    trial, T has to be larger by 0.4 at V = 13 and by 0.01 at 12.
+    are 1.5e-8 apart in float64. That is in exact arithmetic. In float64 it is sharp up to V = 9;
+    beyond, rounding takes part of the half unit too: by trial, T has to be larger by up to 1e-4
+    at V = 10, 1e-3 at 11, 0.01 at 12 and 0.4 at 13. The default has room for that.
 
     Args:
         n_tokens: V, at least 2; at most 13 in float64, 7 in float32. Codes are 0 to V - 1.

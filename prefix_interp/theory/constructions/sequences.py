@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prefix_interp.errors import check_positive
 from prefix_interp.theory.constructions.construction import Construction, finish
 from prefix_interp.theory.constructions.precision import check_vocabulary_fits
 from prefix_interp.theory.constructions.weights import (
     MARGIN,
     Decoder,
     Head,
+    check_length,
     check_settings,
     write_model,
     write_selection,
@@ -60,7 +60,7 @@ def any_sequence(
         >>> written.run(torch.tensor([[3, 1, 4, 1]])).tolist()
         [[[3, 1, 4, 1]]]
     """
-    check_positive("length", length)
+    check_length("length", length)
     check_settings(decoder, temperature)
     check_vocabulary_fits(n_tokens, dtype, decoder)
     smallest = math.log((4 * n_tokens - 3) * (length - 1)) if length > 1 else 0.0

@@ -16,12 +16,13 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from prefix_interp.errors import PrefixInterpError, check_choice, check_number
+from prefix_interp.errors import PrefixInterpError, check_choice, check_number, check_positive
 
 Decoder = Literal["parabola", "distance"]
 Places = Mapping[str, Int[Tensor, " coordinate"]]
 MARGIN = 5.0  # of the default temperature over the smallest: the leak is e^5 = 148 times smaller
 LARGEST = 2**28  # weights of a model
+LONGEST = 4096  # positions that are written one by one before the weights are counted
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,16 @@ def check_settings(decoder: str, temperature: float | None) -> None:
     check_choice("decoder", decoder, get_args(Decoder))
     if temperature is not None:
         check_number("temperature", temperature)
+
+
+def check_length(argument: str, value: int) -> None:
+    """Raise unless `value` is a whole number of at least 1 that a model of 2 GB could hold."""
+    check_positive(argument, value)
+    if value > LONGEST:
+        raise PrefixInterpError(
+            f"{argument}={value} takes more weights than 2 GB hold; allowed are at most {LONGEST}, "
+            "fewer with many tokens"
+        )
 
 
 def write_model(
