@@ -182,3 +182,23 @@ def test_what_does_not_fit_is_refused():
         with attach_soft(model, prompt):
             model.reset_hooks()
             model(tokens)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("vectors", "how", "message"),
+    [
+        (torch.ones(1, 2, 8), dict(level="layer"), "level='layer'"),
+        (torch.ones(1, 2, 8), dict(after=-1), "after=-1"),
+        (torch.ones(2, 2, 8), {}, "with 1 layer and"),
+        (torch.ones(1, 2, 8), dict(level="layers"), "with 2 layers and"),
+        (torch.ones(1, 2, 7), {}, "d_model of 8"),
+        (torch.ones(1, 2, 8).float(), {}, "convert them"),
+        (torch.ones(3, 1, 2, 8), {}, "no multiple of the 3 stacked prompts"),
+    ],
+)
+def test_hooks_refuse_what_would_be_silently_wrong(vectors, how, message):
+    model, tokens = raw_model(), tokens_for(raw_model(), 4)
+    vectors = vectors if message == "convert them" else vectors.double()
+    with pytest.raises(pi.PrefixInterpError, match=message):
+        model.run_with_hooks(tokens, fwd_hooks=soft_hooks(model, vectors, **how))

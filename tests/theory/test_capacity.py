@@ -60,3 +60,17 @@ def test_bad_input(targets, how, message):
         search_soft_tokens(raw_model(), targets, progress=False, **how)
     with pytest.raises(pi.PrefixInterpError, match="at most"):
         hard_continuations(raw_model(), 99)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_soft_prompts_that_cannot_be_meant_are_refused():
+    model = raw_model()
+    for shape in ((3, 8), (0, 1, 8), (3, 0, 8), (3, 1, 7)):
+        with pytest.raises(pi.PrefixInterpError, match="vectors have shape"):
+            soft_continuations(model, torch.ones(shape).double(), 2)
+    with pytest.raises(pi.PrefixInterpError, match="NaN"):
+        soft_continuations(model, torch.full((1, 1, 8), torch.nan).double(), 2)
+    with pytest.raises(pi.PrefixInterpError, match="give one axis"):
+        hard_continuations(model, 2, torch.ones(2, 2).long())
+    with pytest.raises(pi.PrefixInterpError, match=r"as torch\.int64"):
+        search_soft_tokens(model, torch.ones(2, 2, dtype=torch.uint8), progress=False)

@@ -5,7 +5,12 @@ import torch
 
 import prefix_interp as pi
 from prefix_interp.models.toy import to_dtype
-from prefix_interp.theory.constructions import any_map, any_sequence, largest_vocabulary
+from prefix_interp.theory.constructions import (
+    any_map,
+    any_map_to_sequences,
+    any_sequence,
+    largest_vocabulary,
+)
 
 
 def share_right(built):
@@ -80,3 +85,11 @@ def test_refusals(arguments, words, unchecked):
     with pytest.raises(pi.PrefixInterpError, match=words) as error:
         any_sequence(length=2, **arguments)
     assert "\n" not in str(error.value)
+
+
+def test_a_temperature_beyond_the_dtype_and_an_endless_length_are_refused():
+    with pytest.raises(pi.PrefixInterpError, match=r"temperature=70000\.0 is more than"):
+        any_sequence(3, 3, temperature=7e4, dtype=torch.float16)
+    for build in (any_sequence, any_map_to_sequences):
+        with pytest.raises(pi.PrefixInterpError, match="allowed are at most 4096"):
+            build(3, 10**8)

@@ -107,3 +107,20 @@ def test_examples_are_plain_tokens_where_positions_are_counted_through():
     with pi.attach_soft(model, examples_prompt(model, whole)):
         found = model(content)
     assert_close(found, model(torch.cat([whole.flatten()[None], content], dim=1))[:, 8:])
+
+
+def test_rates_that_look_alike_keep_their_own_history(model):
+    fits = sweep_soft_prompts(
+        model, TASK, 1, [0.1, 0.1000001], preset="smoke", steps=4, progress=False
+    )
+    assert [len(fit.history) for fit in fits] == [4, 4]
+
+
+def test_what_does_not_fit_the_context_is_refused():
+    full = raw_model(n_ctx=3, dtype=torch.float32)
+    with pytest.raises(pi.PrefixInterpError, match="needs 3 content positions"):
+        tune_soft_prompt(full, TASK, 1, preset="smoke", progress=False)
+    with pytest.raises(pi.PrefixInterpError, match="needs 3 content positions"):
+        search_hard_prompt(full, TASK, 1)
+    with pytest.raises(pi.PrefixInterpError, match="examples have shape"):
+        examples_prompt(full, torch.ones(1, 9).long())
