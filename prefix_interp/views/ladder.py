@@ -161,6 +161,7 @@ def capacity_figure(result: Result) -> Figure:
                            label=label)  # fmt: skip
                 right.fill_between(x, low, high, color=COLOURS[i], alpha=0.12, linewidth=0)
         right.set_xlabel("length of the random target (tokens)")
+        right.set_xticks(sorted({r["length"] for r in lengths}))
         right.set_ylabel("targets emitted exactly (%)")
         right.set_ylim(-4, 104)
         right.legend(fontsize=8)
@@ -180,10 +181,10 @@ def _distinct(ax: Axes, rows: Sequence[Mapping[str, Any]], depths: Sequence[int]
         label = f"{_KINDS[kind]}{'' if std is None else f', std {std:g}'} ({tried:.0f} tried)"
         ax.bar(x, means, width * 0.92, color=COLOURS[i % len(COLOURS)], label=label)
         for at, mean in zip(x, means, strict=True):
-            ax.text(at, mean, f"{mean:.0f}", ha="center", va="bottom", fontsize=7)
+            ax.text(at, mean, f"{mean:.3g}", ha="center", va="bottom", fontsize=7)
     ax.set_yscale("log")
     ax.set_ylim(bottom=0.8)
-    ax.set_ylim(top=ax.get_ylim()[1] * 6)
+    ax.set_ylim(top=ax.get_ylim()[1] * 80)  # room for the legend
     ax.set_xticks(range(len(depths)), [f"{d} layer{'' if d == 1 else 's'}" for d in depths])
     ax.set_ylabel("different continuations")
     ax.legend(fontsize=7.5, loc="upper left")
