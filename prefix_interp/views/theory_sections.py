@@ -63,7 +63,7 @@ def constructions_section(result: Result) -> Section:
             steps.to_dataframe(),
         ),
         Interactive(
-            attention_div(steps.view, "theorem-1"),
+            attention_div(steps.view, "theorem-1-attention"),
             "Theorem 1: attention, to explore",
             "Both heads of block 0; rows are queries, columns keys, s1 is the virtual token.",
             frame_table(steps.view.to_dataframe(), 2),
