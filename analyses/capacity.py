@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from prefix_interp.cli import reproduce
-from prefix_interp.experiments.ladder_summary import distinct_rows, longest_rows
+from prefix_interp.experiments.capacity_summary import distinct_rows, longest_rows
 from prefix_interp.results import Result
-from prefix_interp.views.ladder import capacity_figure
+from prefix_interp.views.capacity import capacity_figure
 
 
 def main(argv: Sequence[str] | None = None) -> Result:

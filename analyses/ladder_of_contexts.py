@@ -1,7 +1,7 @@
 """What each kind of context can make the same frozen toys do, suffixes among them.
 
 Toys of 1, 2 and 4 layers that know three skills; hard prompts, examples, soft prompts, prefixes
-and suffixes for known, combined and new tasks. Writes results/ladder-PRESET.json and two figures.
+and suffixes for known, combined and new tasks. Writes results/ladder-PRESET.json and four figures.
 
     python analyses/ladder_of_contexts.py --preset fast --seeds 3
     python analyses/ladder_of_contexts.py --preset smoke --seeds 1 --out /somewhere
@@ -16,7 +16,7 @@ import pandas as pd
 from prefix_interp.cli import reproduce
 from prefix_interp.experiments.ladder_summary import ladder_rows, suffix_rows
 from prefix_interp.results import Result
-from prefix_interp.views.ladder import ladder_figure, suffix_figure
+from prefix_interp.views.ladder import ladder_figure, suffix_figure, tuning_length_figure
 
 
 def main(argv: Sequence[str] | None = None) -> Result:
@@ -24,14 +24,21 @@ def main(argv: Sequence[str] | None = None) -> Result:
     result, stem = reproduce("ladder", argv, __doc__)
     rows = pd.json_normalize(ladder_rows(result))
     rows = rows[rows["method"] == "context"]
+    rows["steps"] = rows["steps"].fillna(0).astype(int)
     table = rows.pivot_table(
-        "exact_match.mean", ["depth", "context", "n_slots"], "task", sort=False
+        "exact_match.mean", ["depth", "context", "n_slots", "steps"], "task", sort=False
     )
     print((100 * table).round(1).to_string(), end="\n\n")
-    columns = ["depth", "task", "suffix", "suffix_exact_match.mean", "front",
-               "front_exact_match.mean", "verdict"]  # fmt: skip
+    columns = ["depth", "steps", "task", "suffix", "suffix_exact_match.mean", "front",
+               "front_exact_match.mean", "verdict", "suffix_first_output.mean",
+               "blind_first_output.mean", "first_verdict"]  # fmt: skip
     print(pd.json_normalize(suffix_rows(result))[columns].round(3).to_string(index=False))
-    for name, figure in (("", ladder_figure(result)), ("-suffixes", suffix_figure(result))):
+    figures = {
+        "": ladder_figure(result), "-suffixes": suffix_figure(result),
+        "-first-output": suffix_figure(result, "first_output"),
+        "-longer": tuning_length_figure(result),
+    }  # fmt: skip
+    for name, figure in figures.items():
         figure.savefig(f"{stem}{name}.png", dpi=150)
     return result
 

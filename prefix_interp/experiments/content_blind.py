@@ -7,12 +7,38 @@ the token fed back last. The best rule of that kind is a table, estimated here b
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prefix_interp.errors import check_positive
 from prefix_interp.tasks import Batch, Task
 from prefix_interp.tuning.evaluate import as_task
+
+
+def content_blind_log_probs(
+    task: Task | str, batch: Batch, seed: int = 0, n_count: int = 400_000
+) -> Float[Tensor, "batch n_out d_vocab"]:
+    """Return what the best content-blind rule makes of each output, as log-probabilities in nats.
+
+    The rule knows the output's index and the token before it, and how often each output followed
+    them; one more than was counted for each, so that none is impossible.
+
+    Args:
+        task: a task or its name.
+        batch: what to answer.
+        seed: chooses the training sequences.
+        n_count: training sequences to count on.
+
+    Raises:
+        PrefixInterpError: unknown task, or `n_count` is not positive.
+    """
+    task = as_task(task)
+    check_positive("n_count", n_count)
+    train, size = task.sample(n_count, "train", seed), task.d_vocab
+    cells = _cells(train, task) * size + train.answers
+    counts = torch.bincount(cells.flatten(), minlength=task.length * size * size)
+    table = (counts.view(-1, size) + 1).double()
+    return (table / table.sum(dim=-1, keepdim=True)).log()[_cells(batch, task)]
 
 
 def content_blind_hits(
@@ -31,13 +57,8 @@ def content_blind_hits(
     """
     task = as_task(task)
     check_positive("n", n)
-    check_positive("n_count", n_count)
-    train, test = task.sample(n_count, "train", seed), task.sample(n, "test", seed)
-    size = task.d_vocab
-    cells = _cells(train, task) * size + train.answers
-    counts = torch.bincount(cells.flatten(), minlength=task.length * size * size)
-    rule = counts.view(-1, size).argmax(dim=-1)
-    return rule[_cells(test, task)] == test.answers
+    test = task.sample(n, "test", seed)
+    return content_blind_log_probs(task, test, seed, n_count).argmax(dim=-1) == test.answers
 
 
 def _cells(batch: Batch, task: Task) -> Int[Tensor, "batch n_out"]:

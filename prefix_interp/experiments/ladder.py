@@ -8,17 +8,27 @@ The toys know three skills; two tasks are new to them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.experiments.content_blind import content_blind_log_probs
+from prefix_interp.experiments.ladder_protocol import (
+    BLIND,
+    PROTOCOLS,
+    SKILLS,
+    TASKS,
+    TUNED,
+    Protocol,
+)
 from prefix_interp.experiments.seed_runs import (
     Rows,
     finished_seed,
@@ -35,62 +45,12 @@ from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.results import Result
 from prefix_interp.seeds import derive_generator, derive_seed
 from prefix_interp.tasks import Task, get_task
-from prefix_interp.tuning.evaluate import answer_logits
+from prefix_interp.tuning.evaluate import answer_logits, scored
 from prefix_interp.tuning.hard_prompts import search_hard_prompt
 from prefix_interp.tuning.prefixes import PrefixFit, sweep_prefixes
 from prefix_interp.tuning.presets import get_preset
 from prefix_interp.tuning.soft_prompts import SoftPromptFit, sweep_soft_prompts
 from prefix_interp.tuning.train import pretrain
-
-SKILLS = Task("three_skills", ("sort_ascending", "add_one", "add_two"))
-# What each task asks of a toy that has the three skills.
-TASKS = {
-    "sort_ascending": "known",
-    "sort_ascending_add_one": "combined",
-    "sort_descending": "new",
-    "double_histogram": "new",
-}
-# Contexts that are tuned, in the order in which they are shown.
-TUNED = ("soft prompt", "prefix, residual", "prefix, kv", "suffix at every layer", "soft suffix")
-CONTEXTS = ("none", "hard prompt", "examples", *TUNED)
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """One preset's sizes.
-
-    Attributes:
-        depths: layers of the toys.
-        d_model: their width; four heads each.
-        pretrain_steps: on the mixture.
-        n_slots: of each tuned context.
-        steps: of each tuning.
-        lrs: each tuned context is tuned at all of them, the lowest training loss counts.
-        hard_slots: real tokens a prompt.
-        n_examples: in-context examples a prompt.
-        draws: of examples.
-        n_test: test sequences.
-    """
-
-    depths: tuple[int, ...] = (1, 2)
-    d_model: int = 128
-    pretrain_steps: int = 4000
-    n_slots: tuple[int, ...] = (10,)
-    steps: int = 400
-    lrs: tuple[float, ...] = (3e-2, 3e-1)
-    hard_slots: tuple[int, ...] = (1, 2, 4)
-    n_examples: tuple[int, ...] = (1, 4)
-    draws: int = 3
-    n_test: int = 800
-
-
-PROTOCOLS = {
-    "fast": Protocol(),
-    "smoke": Protocol(
-        depths=(1, 2), d_model=16, pretrain_steps=5, n_slots=(2,), steps=3, lrs=(1e-2,),
-        hard_slots=(1, 2), n_examples=(1,), draws=1, n_test=50,
-    ),
-}  # fmt: skip
 
 
 def ladder(
@@ -103,13 +63,15 @@ def ladder(
 ) -> Result:
     """Return how well the same toys do each task with each kind of context.
 
-    Each record has ``seed``, ``depth``, ``context`` (one of `CONTEXTS`), ``n_slots`` (rows), the
-    ``task`` it is tested on, the one it was ``tuned_on`` (None for a control or no context),
-    ``method`` (``context``, or a control: ``random``, the untuned start, and ``norm-matched``,
-    random directions with the tuned norms), ``lr``, ``chosen`` (the lowest training loss of its
-    sweep), ``train_loss``, ``evaluation``, and ``by_output``: the share of right answers at each
-    output, which tells the first output, read at the last slot of a suffix, from the others.
-    Contexts that were chosen are tested on all tasks, others on their own alone.
+    Each record has ``seed``, ``depth``, ``context`` (one of `CONTEXTS`), ``n_slots`` (rows),
+    ``steps`` (of its tuning; None where nothing is tuned), the ``task`` it is tested on, the one
+    it was ``tuned_on`` (None for a control or no context), ``method`` (``context``, or a control:
+    ``random``, the untuned start, and ``norm-matched``, random directions with the tuned norms),
+    ``lr``, ``chosen`` (the lowest training loss of its sweep), ``train_loss``, ``evaluation``, and
+    ``by_output``: the share of right answers at each output, which tells the first output, read at
+    the last slot of a suffix, from the others. Contexts that were chosen are tested on all tasks,
+    others on their own alone. The blind rule (`content_blind_log_probs`) has no model; it stands
+    at every depth so that rows can be compared.
 
     Args:
         preset: ``"fast"`` or ``"smoke"``.
@@ -123,9 +85,35 @@ def ladder(
     """
     check_choice("preset", preset, PROTOCOLS)
     run_seed = partial(ladder_seed, preset=preset, work=work)
-    return measure_seeds(
+    result = measure_seeds(
         "ladder", preset, seeds, run_seed, _settings(preset), n_jobs=n_jobs, progress=progress
     )
+    blind = [row for seed in seeds for row in blind_rows(seed, PROTOCOLS[preset])]
+    return replace(result, records=[*blind, *result.records])
+
+
+def blind_rows(seed: int, protocol: Protocol) -> Rows:
+    """Return what the best content-blind rule scores on each task, once for each depth.
+
+    Args:
+        seed: chooses the sequences it is counted on; it is tested on the same as all contexts.
+        protocol: sizes.
+    """
+    rows: Rows = []
+    for task in map(get_task, TASKS):
+        batch = task.sample(protocol.n_test, split="test", seed=0)
+        log_probs = content_blind_log_probs(task, batch, seed)
+        right = log_probs.argmax(dim=-1) == batch.answers
+        loss = F.cross_entropy(log_probs.transpose(1, 2), batch.answers, reduction="none")
+        row = {
+            "seed": seed, "context": BLIND, "n_slots": 0, "steps": None, "method": "context",
+            "tuned_on": None, "lr": None, "chosen": True, "draw": None, "task": task.name,
+            "baseline": "none: no model", "train_loss": None,
+            "evaluation": scored(task, right, loss.mean(dim=-1)).to_dict(),
+            "by_output": _shares(right),
+        }  # fmt: skip
+        rows += [{**row, "depth": depth} for depth in protocol.depths]
+    return rows
 
 
 def _settings(preset: str) -> dict[str, Any]:
@@ -150,13 +138,16 @@ class _Seed:
         self.rows: Rows = []
 
     def run(self) -> Rows:
-        for depth in self.protocol.depths:
-            model = self._toy(depth)
+        sizes = self.protocol
+        toys = {depth: self._toy(depth) for depth in sizes.depths}
+        for depth, model in toys.items():
             for task in TASKS:
                 self._real_tokens(model, depth, task)
-                for context in TUNED:
-                    for n_slots in self.protocol.n_slots:
-                        self._tuned(model, depth, task, context, n_slots)
+                self._all_tuned(model, depth, task, sizes.steps)
+        for depth in sizes.long_depths:
+            for task, asks_for in TASKS.items():
+                if asks_for in sizes.long_asks_for:
+                    self._all_tuned(toys[depth], depth, task, sizes.long_steps)
         return self.rows
 
     def _toy(self, depth: int) -> HookedTransformer:
@@ -184,19 +175,32 @@ class _Seed:
                 self._score(model, [task], prompt, depth=depth, context="examples",
                             n_slots=prompt.n_slots, tuned_on=task, draw=draw)  # fmt: skip
 
+    def _all_tuned(self, model: HookedTransformer, depth: int, task: str, steps: int) -> None:
+        for context in TUNED:
+            for n_slots in self.protocol.n_slots:
+                self._tuned(model, depth, task, context, n_slots, steps)
+
     def _tuned(
-        self, model: HookedTransformer, depth: int, task: str, context: str, n_slots: int
+        self,
+        model: HookedTransformer,
+        depth: int,
+        task: str,
+        context: str,
+        n_slots: int,
+        steps: int,
     ) -> None:
         name = f"{depth}-layers-{task}-{context.replace(', ', '-').replace(' ', '-')}-{n_slots}"
+        name += "" if steps == self.protocol.steps else f"-{steps}-steps"
         fits = _sweep(context, get_task(task))(
             model, task, n_slots, self.protocol.lrs, preset=self.preset, seed=self.seed,
-            steps=self.protocol.steps, checkpoint=self._file(name), progress=False,
+            steps=steps, checkpoint=self._file(name), progress=False,
         )  # fmt: skip
         best = min(fits, key=lambda fit: fit.train_loss)
         own: dict[str, Any] = {
             "depth": depth,
             "context": context,
             "n_slots": n_slots,
+            "steps": steps,
             "tuned_on": task,
         }
         for fit in fits:
@@ -228,6 +232,7 @@ class _Seed:
         depth: int,
         context: str,
         n_slots: int,
+        steps: int | None = None,
         method: str = "context",
         tuned_on: str | None = None,
         lr: float | None = None,
@@ -237,17 +242,17 @@ class _Seed:
     ) -> Rows:
         about = {
             "seed": self.seed, "depth": depth, "context": context, "n_slots": n_slots,
-            "method": method, "tuned_on": tuned_on, "lr": lr, "chosen": chosen, "draw": draw,
+            "steps": steps, "method": method, "tuned_on": tuned_on, "lr": lr, "chosen": chosen,
+            "draw": draw,
         }  # fmt: skip
         rows = score_rows(
             about, model, tasks, context_vectors, baseline="masked", n=self.protocol.n_test,
             train_loss=train_loss,
         )  # fmt: skip
         for row in rows:
-            shares = output_accuracy(
-                model, get_task(row["task"]), context_vectors, n=self.protocol.n_test
+            row["by_output"] = _shares(
+                output_hits(model, get_task(row["task"]), context_vectors, n=self.protocol.n_test)
             )
-            row["by_output"] = [round(x, 6) for x in shares.tolist()]
         self.rows += rows
         return rows
 
@@ -285,10 +290,10 @@ def vectors_of(fit: PrefixFit | SoftPromptFit) -> Prefix | SoftPrompt:
     return fit.prefix if isinstance(fit, PrefixFit) else fit.prompt
 
 
-def output_accuracy(
+def output_hits(
     model: HookedTransformer, task: Task, context: Prefix | SoftPrompt | None, n: int
-) -> Float[Tensor, " n_out"]:
-    """Return the share of right answers at each output under teacher forcing, 0 to 1.
+) -> Bool[Tensor, "batch n_out"]:
+    """Return which answers are right under teacher forcing.
 
     Args:
         model: frozen.
@@ -298,7 +303,12 @@ def output_accuracy(
     """
     batch = task.sample(n, split="test", seed=0)
     logits = answer_logits(model, task, batch.tokens, context)
-    return (logits.argmax(dim=-1) == batch.answers.to(logits.device)).double().mean(dim=0)
+    return logits.argmax(dim=-1) == batch.answers.to(logits.device)
+
+
+def _shares(right: Bool[Tensor, "batch n_out"]) -> list[float]:
+    """Return the share of right answers at each output, 0 to 1."""
+    return [round(x, 6) for x in right.double().mean(dim=0).tolist()]
 
 
 def _sweep(context: str, task: Task) -> Callable[..., Sequence[PrefixFit | SoftPromptFit]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -99,13 +99,26 @@ def evaluate(
         right.append(logits.argmax(dim=-1) == answers)
         losses = F.cross_entropy(logits.float().transpose(1, 2), answers, reduction="none")
         loss.append(losses.mean(dim=-1))
-    hits = torch.cat(right)
+    return scored(task, torch.cat(right), torch.cat(loss))
+
+
+def scored(
+    task: Task, right: Bool[Tensor, "batch n_out"], loss: Float[Tensor, " batch"]
+) -> Evaluation:
+    """Return the scores of answers that were compared elsewhere, with the intervals of `evaluate`.
+
+    Args:
+        task: what was asked.
+        right: which outputs are right.
+        loss: of each sequence, nats an output.
+    """
+    n = len(right)
     return Evaluation(
         task=task.name,
         n=n,
-        exact_match=wilson(int(hits.all(dim=-1).sum()), n),
-        token_accuracy=wilson(float(hits.double().mean() * n), n),
-        loss=mean_interval(torch.cat(loss)),
+        exact_match=wilson(int(right.all(dim=-1).sum()), n),
+        token_accuracy=wilson(float(right.double().mean() * n), n),
+        loss=mean_interval(loss),
     )
 
 

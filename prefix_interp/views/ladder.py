@@ -1,22 +1,19 @@
-"""Figures of the ladder of contexts and of the capacity of one token."""
+"""Figures of the ladder of contexts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prefix_interp.errors import PrefixInterpError
-from prefix_interp.experiments.ladder import CONTEXTS, TASKS, TUNED
-from prefix_interp.experiments.ladder_summary import (
-    METRICS,
-    distinct_rows,
-    ladder_rows,
-    length_rows,
-)
+from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.experiments.ladder_protocol import BLIND, CONTEXTS, TASKS, TUNED
+from prefix_interp.experiments.ladder_summary import METRICS, ladder_rows
 from prefix_interp.results import Result
 from prefix_interp.views.style import COLOURS, CONTENT_COLOURS, MARKERS, look
 
@@ -26,11 +23,13 @@ TASK_WORDS = {
     "sort_descending": "descending",
     "double_histogram": "histogram",
 }
-_KINDS = {"hard": "hard tokens", "random": "random soft tokens", "searched": "searched soft tokens"}
+_UNITS = {"loss": "nats an output"}
 
 
 def ladder_figure(result: Result) -> Figure:
     """Return heat maps of exact match, contexts down and tasks across, one a depth.
+
+    Empty cells were not measured: some contexts are tuned longer on some tasks alone.
 
     Args:
         result: from `ladder`.
@@ -42,89 +41,151 @@ def ladder_figure(result: Result) -> Figure:
     if not rows:
         raise PrefixInterpError("result has no contexts; give one of ladder")
     depths = sorted({r["depth"] for r in rows})
-    rungs = sorted(
-        {(CONTEXTS.index(r["context"]), r["n_slots"]) for r in rows},
-    )
+    rungs = sorted({_rung(r) for r in rows})
     with look():
-        size = (2.9 * len(depths) + 2.2, 0.27 * len(rungs) + 1.5)
+        size = (2.9 * len(depths) + 2.4, 0.27 * len(rungs) + 1.5)
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(1, len(depths), squeeze=False, sharey=True)[0]
         for ax, depth in zip(axes, depths, strict=True):
-            own = {
-                (CONTEXTS.index(r["context"]), r["n_slots"], r["task"]): r
-                for r in rows
-                if r["depth"] == depth
-            }
+            own = {(_rung(r), r["task"]): r["exact_match"] for r in rows if r["depth"] == depth}
             means = np.array(
-                [[100 * own[(*rung, t)]["exact_match"]["mean"] for t in TASKS] for rung in rungs]
-            )
+                [[100 * own.get((rung, t), {"mean": math.nan})["mean"] for t in TASKS]
+                 for rung in rungs]
+            )  # fmt: skip
             ax.imshow(means, cmap=CONTENT_COLOURS, vmin=0, vmax=100, aspect="auto")
             ax.grid(False)
             ax.tick_params(length=0)
             ax.set_xticks(range(len(TASKS)), list(map(TASK_WORDS.get, TASKS)), fontsize=7.5)
-            ax.set_title(f"{depth} layer{'' if depth == 1 else 's'}")
+            ax.set_title(layers(depth))
             for (i, j), mean in np.ndenumerate(means):
-                colour = "white" if mean > 60 else "black"
-                ax.text(j, i, f"{mean:.1f}", ha="center", va="center", fontsize=7, color=colour)
-        names = [rung_label(CONTEXTS[context], n_slots) for context, n_slots in rungs]
+                if not math.isnan(mean):
+                    colour = "white" if mean > 60 else "black"
+                    words = f"{mean:.1f}"
+                    ax.text(j, i, words, ha="center", va="center", fontsize=7, color=colour)
+        names = [rung_label(CONTEXTS[context], *sizes) for context, *sizes in rungs]
         axes[0].set_yticks(range(len(rungs)), names, fontsize=8)
     return figure
 
 
-def rung_label(context: str, n_slots: int) -> str:
-    """Return a context with its rows in words, e.g. ``soft prompt, 10 slots``."""
-    if context == "none":
-        return "no context"
+def _rung(row: Mapping[str, Any]) -> tuple[int, int, int]:
+    return CONTEXTS.index(row["context"]), row["n_slots"], row["steps"] or 0
+
+
+def rung_label(context: str, n_slots: int, steps: int) -> str:
+    """Return a context in words, e.g. ``soft prompt, 10 slots, 400 steps``.
+
+    Args:
+        context: one of `CONTEXTS`.
+        n_slots: rows that it takes.
+        steps: of its tuning; 0 where nothing is tuned.
+    """
+    if n_slots == 0:
+        return {"none": "no context"}.get(context, context)
     what = "slot" if context in TUNED else "token"
-    return f"{context}, {n_slots} {what}{'' if n_slots == 1 else 's'}"
+    sizes = f"{context}, {n_slots} {what}{'' if n_slots == 1 else 's'}"
+    return f"{sizes}, {steps:,} steps" if steps else sizes
+
+
+def layers(depth: int) -> str:
+    """Return a depth in words."""
+    return f"{depth} layer{'' if depth == 1 else 's'}"
 
 
 def suffix_figure(result: Result, metric: str = "exact_match") -> Figure:
     """Return each tuned context by depth, a panel a task, with 95% intervals over seeds.
 
+    Contexts are those of the shorter tuning, which all depths have. Dotted: the blind rule.
+
     Args:
         result: from `ladder`.
         metric: one of `METRICS`.
     """
-    rows = [r for r in ladder_rows(result) if r["method"] == "context" and r["context"] in TUNED]
-    most = max(r["n_slots"] for r in rows)
-    rows = [r for r in rows if r["n_slots"] == most]
+    check_choice("metric", metric, METRICS)
+    rows = _most_slots(result)
+    steps = min(r["steps"] for r in rows if r["steps"])
     depths = sorted({r["depth"] for r in rows})
-    scale = 1.0 if METRICS[metric] == float("inf") else 100.0
+    scale = _scale(metric)
     with look():
         figure = Figure(figsize=(2.1 * len(TASKS) + 0.6, 3.1), layout="constrained")
         axes = figure.subplots(1, len(TASKS), sharey=True)
         for ax, task in zip(axes, TASKS, strict=True):
+            here = [r for r in rows if r["task"] == task]
             for i, context in enumerate(TUNED):
-                own = {
-                    r["depth"]: r[metric]
-                    for r in rows
-                    if (r["context"], r["task"]) == (context, task)
-                }
-                _points(ax, depths, own, i, context, scale)
+                own = [r for r in here if (r["context"], r["steps"]) == (context, steps)]
+                spreads = {r["depth"]: r[metric] for r in own}
+                _points(ax, depths, spreads, i, context, scale)
+            _blind_line(ax, here, metric)
             ax.set_title(f"{TASK_WORDS[task].replace(chr(10), ' ')}\n({TASKS[task]})")
             ax.set_xticks(range(len(depths)), [str(d) for d in depths])
             ax.set_xlabel("layers")
-            if scale == 100.0:
-                ax.set_ylim(-4, 104)
-        words = metric.replace("_", " ")
-        axes[0].set_ylabel(f"{words} (%)" if scale == 100.0 else f"{words} (nats an output)")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(TUNED))
+        _finish(figure, list(axes), metric)
     return figure
+
+
+def tuning_length_figure(result: Result, metric: str = "loss") -> Figure:
+    """Return each tuned context by the steps of its tuning, a panel a depth and task.
+
+    Only depths and tasks that were tuned for more than one number of steps. Bars are 95% t
+    intervals over seeds, dotted lines the blind rule.
+
+    Args:
+        result: from `ladder`.
+        metric: one of `METRICS`.
+
+    Raises:
+        PrefixInterpError: nothing was tuned for more than one number of steps.
+    """
+    check_choice("metric", metric, METRICS)
+    rows = _most_slots(result)
+    steps = sorted({r["steps"] for r in rows if r["steps"]})
+    if len(steps) < 2:
+        raise PrefixInterpError(f"result has tunings of {steps} steps; two lengths are needed")
+    longest = [r for r in rows if r["steps"] == steps[-1]]
+    depths = sorted({r["depth"] for r in longest})
+    tasks = sorted({r["task"] for r in longest}, key=list(TASKS).index)
+    with look():
+        size = (2.3 * len(tasks) + 0.6, 2.0 * len(depths) + 1.0)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(depths), len(tasks), sharex=True, sharey=True, squeeze=False)
+        for (i, depth), (j, task) in product(enumerate(depths), enumerate(tasks)):
+            here = [r for r in rows if (r["depth"], r["task"]) == (depth, task)]
+            for c, context in enumerate(TUNED):
+                own = {r["steps"]: r[metric] for r in here if r["context"] == context}
+                _points(grid[i, j], steps, own, c, context, _scale(metric))
+            _blind_line(grid[i, j], here, metric)
+            grid[i, j].set_title(f"{TASK_WORDS[task].replace(chr(10), ' ')}, {layers(depth)}")
+            grid[i, j].set_xticks(range(len(steps)), [f"{n:,}" for n in steps])
+        for ax in grid[-1]:
+            ax.set_xlabel("steps of the tuning")
+        _finish(figure, list(grid[:, 0]), metric)
+    return figure
+
+
+def _most_slots(result: Result) -> list[dict[str, Any]]:
+    """Return the rows of the blind rule and of contexts with the most slots that were tuned."""
+    rows = [r for r in ladder_rows(result) if r["method"] == "context"]
+    most = max(r["n_slots"] for r in rows if r["context"] in TUNED)
+    return [
+        r for r in rows
+        if r["context"] == BLIND or (r["context"] in TUNED and r["n_slots"] == most)
+    ]  # fmt: skip
+
+
+def _scale(metric: str) -> float:
+    return 1.0 if metric in _UNITS else 100.0
 
 
 def _points(
     ax: Axes,
-    depths: Sequence[int],
+    ticks: Sequence[int],
     own: Mapping[int, Mapping[str, Any]],
     i: int,
     label: str,
     scale: float,
 ) -> None:
-    x = np.arange(len(depths)) + 0.13 * (i - 2)
+    x = np.arange(len(ticks)) + 0.13 * (i - 2)
     mean, low, high = (
-        np.array([scale * own[d][key] for d in depths]) for key in ("mean", "low", "high")
+        np.array([scale * own[tick][key] for tick in ticks]) for key in ("mean", "low", "high")
     )
     ax.errorbar(
         x, mean, yerr=[mean - low, high - mean], color=COLOURS[i], marker=MARKERS[i],
@@ -132,59 +193,18 @@ def _points(
     )  # fmt: skip
 
 
-def capacity_figure(result: Result) -> Figure:
-    """Return distinct continuations by kind of token, and which share of targets is emitted.
-
-    Left: different continuations, trained toys. Right: random targets that a searched soft
-    token emits exactly, by length. Bands: 95% intervals over seeds. Dashed: never trained.
-
-    Args:
-        result: from `capacity`.
-    """
-    distinct, lengths = distinct_rows(result), length_rows(result)
-    depths = sorted({r["depth"] for r in lengths})
-    with look():
-        figure = Figure(figsize=(9.2, 3.3), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        _distinct(left, distinct, depths)
-        for i, depth in enumerate(depths):
-            for trained, style in ((True, "-"), (False, "--")):
-                own = [r for r in lengths if (r["depth"], r["trained"]) == (depth, trained)]
-                x = [r["length"] for r in own]
-                mean, low, high = (
-                    np.array([100 * r["share"][key] for r in own])
-                    for key in ("mean", "low", "high")
-                )
-                label = f"{depth} layer{'' if depth == 1 else 's'}"
-                label += "" if trained else ", never trained"
-                right.plot(x, mean, style, color=COLOURS[i], marker=MARKERS[i], markersize=4,
-                           label=label)  # fmt: skip
-                right.fill_between(x, low, high, color=COLOURS[i], alpha=0.12, linewidth=0)
-        right.set_xlabel("length of the random target (tokens)")
-        right.set_xticks(sorted({r["length"] for r in lengths}))
-        right.set_ylabel("targets emitted exactly (%)")
-        right.set_ylim(-4, 104)
-        right.legend(fontsize=8)
-    return figure
+def _blind_line(ax: Axes, rows: Sequence[Mapping[str, Any]], metric: str) -> None:
+    """Draw the blind rule, the same at all depths."""
+    floor = next(r[metric]["mean"] for r in rows if r["context"] == BLIND)
+    ax.axhline(_scale(metric) * floor, color="0.35", linestyle=":", linewidth=1, label=BLIND)
 
 
-def _distinct(ax: Axes, rows: Sequence[Mapping[str, Any]], depths: Sequence[int]) -> None:
-    """Draw the number of different continuations, trained toys, on a logarithmic axis."""
-    own = [r for r in rows if r["trained"]]
-    kinds = list(dict.fromkeys((r["kind"], r["std"]) for r in own))
-    width = 0.8 / len(kinds)
-    for i, (kind, std) in enumerate(kinds):
-        here = {r["depth"]: r for r in own if (r["kind"], r["std"]) == (kind, std)}
-        x = np.arange(len(depths)) + width * (i - (len(kinds) - 1) / 2)
-        means = [here[d]["distinct"]["mean"] for d in depths]
-        tried = here[depths[0]]["tried"]["mean"]
-        label = f"{_KINDS[kind]}{'' if std is None else f', std {std:g}'} ({tried:.0f} tried)"
-        ax.bar(x, means, width * 0.92, color=COLOURS[i % len(COLOURS)], label=label)
-        for at, mean in zip(x, means, strict=True):
-            ax.text(at, mean, f"{mean:.3g}", ha="center", va="bottom", fontsize=7)
-    ax.set_yscale("log")
-    ax.set_ylim(bottom=0.8)
-    ax.set_ylim(top=ax.get_ylim()[1] * 80)  # room for the legend
-    ax.set_xticks(range(len(depths)), [f"{d} layer{'' if d == 1 else 's'}" for d in depths])
-    ax.set_ylabel("different continuations")
-    ax.legend(fontsize=7.5, loc="upper left")
+def _finish(figure: Figure, left: Sequence[Axes], metric: str) -> None:
+    """Name the axes, and put one legend below."""
+    words = metric.replace("_", " ")
+    for ax in left:
+        ax.set_ylabel(f"{words} ({_UNITS.get(metric, '%')})")
+        if metric not in _UNITS:
+            ax.set_ylim(-4, 104)
+    handles, labels = left[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)

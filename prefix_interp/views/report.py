@@ -19,9 +19,10 @@ from prefix_interp.models.zoo import toy_folder
 from prefix_interp.results import Result
 from prefix_interp.storage import check_writable, to_json, write_file
 from prefix_interp.views import pictures, tables
+from prefix_interp.views.capacity_sections import capacity_section
 from prefix_interp.views.display import page_scripts, watch_script
 from prefix_interp.views.headlines import headlines
-from prefix_interp.views.ladder_sections import capacity_section, ladder_section
+from prefix_interp.views.ladder_sections import ladder_section
 from prefix_interp.views.sections import Section
 from prefix_interp.views.skill_sections import (
     circuits_section,

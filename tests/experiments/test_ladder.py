@@ -7,25 +7,15 @@ import torch
 import prefix_interp as pi
 from prefix_interp.experiments.capacity import PROTOCOLS as CAPACITY
 from prefix_interp.experiments.capacity import capacity
-from prefix_interp.experiments.ladder import (
-    CONTEXTS,
-    PROTOCOLS,
-    TASKS,
-    TUNED,
-    ladder,
-    ladder_seed,
-    ladder_toys,
-    output_accuracy,
-)
-from prefix_interp.experiments.ladder_summary import (
-    distinct_rows,
-    ladder_rows,
-    length_rows,
-    longest_rows,
-    suffix_rows,
-)
-from prefix_interp.views.ladder import capacity_figure, ladder_figure, suffix_figure
-from prefix_interp.views.ladder_sections import capacity_section, ladder_section
+from prefix_interp.experiments.capacity_summary import distinct_rows, length_rows, longest_rows
+from prefix_interp.experiments.content_blind import content_blind_hits
+from prefix_interp.experiments.ladder import ladder, ladder_seed, ladder_toys, output_hits
+from prefix_interp.experiments.ladder_protocol import BLIND, CONTEXTS, PROTOCOLS, TASKS, TUNED
+from prefix_interp.experiments.ladder_summary import METRICS, compare, ladder_rows, suffix_rows
+from prefix_interp.views.capacity import capacity_figure
+from prefix_interp.views.capacity_sections import capacity_section
+from prefix_interp.views.ladder import ladder_figure, suffix_figure, tuning_length_figure
+from prefix_interp.views.ladder_sections import ladder_section
 
 SMALL = replace(PROTOCOLS["smoke"], depths=(1,), hard_slots=(1,))
 
@@ -55,7 +45,8 @@ def test_every_context_is_there_for_every_task_and_depth(result):
 
 def test_a_finished_seed_is_taken_from_the_work_folder(result, work):
     again = ladder_seed(0, "smoke", work)
-    assert again["from_work"] and again["records"] == list(result.records)
+    own = [r for r in result.records if r["context"] != BLIND]
+    assert again["from_work"] and again["records"] == own
     assert result.timing["seeds_from_work"] == 0
 
 
@@ -66,22 +57,44 @@ def test_what_was_saved_scores_as_recorded(work, result):
     prompt = pi.SoftPrompt.load(saved)
     (row,) = [
         r for r in result.records
-        if (r["depth"], r["context"], r["task"], r["tuned_on"], r["method"])
-        == (2, "soft suffix", "sort_descending", "sort_descending", "context")
+        if (r["depth"], r["context"], r["steps"], r["task"], r["tuned_on"], r["method"])
+        == (2, "soft suffix", 3, "sort_descending", "sort_descending", "context")
     ]  # fmt: skip
     assert (prompt.after, prompt.level) == (10, "embedding")
     score = pi.evaluate(model, "sort_descending", prompt, n=PROTOCOLS["smoke"].n_test)
     assert row["evaluation"] == score.to_dict()
 
 
+def test_tasks_that_are_new_are_tuned_longer_too(result):
+    sizes = PROTOCOLS["smoke"]
+    found = {(r["depth"], r["steps"], TASKS[r["task"]]) for r in ladder_rows(result) if r["steps"]}
+    kinds = set(TASKS.values())
+    short = {(d, sizes.steps, kind) for d in sizes.depths for kind in kinds}
+    assert found == short | {
+        (d, sizes.long_steps, kind) for d in sizes.long_depths for kind in sizes.long_asks_for
+    }
+
+
+def test_the_blind_rule_is_the_control_of_table_1(result):
+    task = pi.get_task("sort_descending")
+    hits = content_blind_hits(task, n=PROTOCOLS["smoke"].n_test)
+    for row in result.records:
+        if row["context"] == BLIND and row["task"] == task.name:
+            assert row["evaluation"]["exact_match"]["value"] == float(hits.all(-1).double().mean())
+            assert row["by_output"] == [round(float(x), 6) for x in hits.double().mean(0)]
+            # No fixed answer beats it: it says the most frequent one at least.
+            digits = task.sample(PROTOCOLS["smoke"].n_test, "test", 0).answers[:, 0].bincount()
+            assert row["by_output"][0] >= float(digits.max() / digits.sum()) - 0.05
+
+
 def test_by_output_against_a_loop():
     model, task = pi.build_toy(pi.ToyConfig(n_heads=2, d_model=16)), pi.get_task("add_one")
-    found = output_accuracy(model, task, None, n=7)
+    found = output_hits(model, task, None, n=7)
     batch = task.sample(7, split="test", seed=0)
     answers = pi.greedy_answers(model, task, batch.tokens[:, :10])
     # Greedy and teacher forcing agree up to the first mistake, so at the first output.
     assert (
-        float(found[0])
+        float(found[:, 0].double().mean())
         == sum(int(a == b) for a, b in zip(answers[:, 0], batch.answers[:, 0], strict=True)) / 7
     )
 
@@ -90,12 +103,14 @@ def _made_up(values):
     """A ladder in which the exact match of each context is known, five seeds."""
     records = []
     for seed in range(5):
-        for context, value in values.items():
+        for context, value in {BLIND: 0.0, **values}.items():
             for task in TASKS:
                 score = {"value": value + 0.01 * seed, "low": 0.0, "high": 1.0}
                 records.append({
-                    "seed": seed, "depth": 1, "context": context, "n_slots": 10,
-                    "method": "context", "task": task, "tuned_on": task, "chosen": True,
+                    "seed": seed, "depth": 1, "context": context,
+                    "n_slots": 0 if context == BLIND else 10,
+                    "steps": None if context == BLIND else 400, "method": "context",
+                    "task": task, "tuned_on": task, "chosen": True,
                     "evaluation": dict.fromkeys(("exact_match", "token_accuracy", "loss"), score),
                     "by_output": [1.0] + [0.5] * 9,
                 })  # fmt: skip
@@ -110,14 +125,20 @@ def test_two_seeds_are_too_few_for_a_verdict():
 
 @pytest.mark.parametrize(
     ("suffix", "verdict"),
-    [(0.9, "suffix better"), (0.1, "front better"), (0.49, "no difference shown")],
+    [(0.9, "better"), (0.1, "worse"), (0.49, "no difference shown")],
 )
 def test_the_verdict_on_suffixes_compares_intervals(suffix, verdict):
     values = {c: 0.2 for c in TUNED} | {"prefix, kv": 0.5, "soft suffix": suffix}
     row = next(r for r in suffix_rows(_made_up(values)) if r["suffix"] == "soft suffix")
     assert row["verdict"] == verdict and row["front"] == "prefix, kv"
+    assert row["first_verdict"] == "no difference shown"  # both are always right
     assert row["suffix_first_output"]["mean"] == 1.0
     assert row["suffix_later_outputs"]["mean"] == 0.5
+
+
+def test_of_the_loss_the_lower_is_better():
+    low, high = ({"n_seeds": 3, "loss": {"low": x, "high": x + 0.1}} for x in (0.1, 1.0))
+    assert compare(low, high, "loss") == "better" and compare(high, low, "loss") == "worse"
 
 
 def test_capacity_counts_what_it_says(work, result, tmp_path):
@@ -141,9 +162,17 @@ def test_capacity_counts_what_it_says(work, result, tmp_path):
 def test_figures_show_every_rung(result):
     figure = ladder_figure(result)
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert "soft suffix, 2 slots" in labels and "no context" in labels
+    assert "soft suffix, 2 slots, 3 steps" in labels and "no context" in labels
     assert len(figure.axes) == 2
-    assert len(suffix_figure(result, "loss").axes) == len(TASKS)
+    for metric in METRICS:
+        assert len(suffix_figure(result, metric).axes) == len(TASKS)
+    longer = tuning_length_figure(result)
+    assert [ax.get_title() for ax in longer.axes] == ["descending, 2 layers", "histogram, 2 layers"]
+    assert [t.get_text() for t in longer.axes[0].get_xticklabels()] == ["3", "4"]
+    with pytest.raises(pi.PrefixInterpError, match="two lengths are needed"):
+        tuning_length_figure(_made_up({c: 0.2 for c in TUNED}))
+    with pytest.raises(pi.PrefixInterpError, match="metric='accuracy'"):
+        suffix_figure(result, "accuracy")
     with pytest.raises(pi.PrefixInterpError, match="has no contexts"):
         ladder_figure(replace(result, records=[]))
 
@@ -151,9 +180,10 @@ def test_figures_show_every_rung(result):
 def test_the_section_has_every_number_and_a_conclusion(result):
     section = ladder_section(result)
     assert len(section.numbers["ladder"]) == len(ladder_rows(result))
-    assert len(section.numbers["suffixes"]) == 2 * 2 * len(TASKS)
-    assert len(section.findings) == 2  # one a depth
-    assert all("against" in finding for finding in section.findings)
+    assert len(section.numbers["suffixes"]) == 2 * (2 * len(TASKS) + 2)
+    assert len(section.findings) == 1 + 2  # one over all, one a depth
+    assert "in 0 of 12 comparisons" in section.findings[0]
+    assert all("against" in finding for finding in section.findings[1:])
 
 
 def test_training_is_told_where_the_slots_stand(work, result):
