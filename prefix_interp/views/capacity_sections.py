@@ -1,0 +1,68 @@
+"""The report's section on the capacity of one token."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from prefix_interp.experiments.capacity_summary import distinct_rows, length_rows, longest_rows
+from prefix_interp.results import Result
+from prefix_interp.views.capacity import capacity_figure
+from prefix_interp.views.ladder import layers
+from prefix_interp.views.sections import Section, Words, picture, records, spread_frame
+from prefix_interp.views.tables import frame_table
+
+
+def capacity_section(result: Result) -> Section:
+    """Return how many continuations one token calls up, and how long a sequence it can name.
+
+    Args:
+        result: from `capacity`.
+    """
+    distinct = spread_frame(distinct_rows(result), ("tried", "distinct"))
+    lengths = spread_frame(length_rows(result), ("share", "tokens_right", "loss"))
+    longest = pd.DataFrame(longest_rows(result))
+    n = len(result.seeds)
+    parts = [
+        picture(
+            "capacity",
+            capacity_figure(result),
+            "Left: bars of different continuations for hard, random and searched soft tokens. "
+            "Right: share of random targets emitted against their length.",
+            "One token in an otherwise empty context, greedy decoding, toys of the ladder, "
+            f"{n} seed{'s' if n > 1 else ''}. Left: different continuations of "
+            f"{result.settings['n_out']} tokens. Right: a soft token is optimised for each random "
+            "target; bands are 95% t intervals over seeds, dashed lines the same shapes with their "
+            "initial weights.",
+            distinct,
+        ),
+        Words(
+            "Longest sequence",
+            "The longest random target that at least half of the soft tokens, or any, made the toy "
+            "emit.",
+            frame_table(longest),
+        ),
+        Words("By length", "Shares are of random targets.", frame_table(lengths), folded=True),
+    ]
+    numbers = {"distinct": records(distinct), "lengths": records(lengths),
+               "longest": records(longest)}  # fmt: skip
+    return Section(
+        "capacity-section", "Capacity", "How much one token can say",
+        "A hard token calls up at most as many continuations as there are tokens. A soft token is "
+        "not bound by that.",
+        parts, numbers, _capacity_findings(distinct, longest),
+    )  # fmt: skip
+
+
+def _capacity_findings(distinct: pd.DataFrame, longest: pd.DataFrame) -> list[str]:
+    found = []
+    for row in longest[longest["trained"]].to_dict("records"):
+        own = distinct[distinct["trained"] & (distinct["depth"] == row["depth"])]
+        counts = {k: own[own["kind"] == k] for k in ("hard", "searched")}
+        hard, searched = (x.iloc[0] for x in counts.values())
+        found.append(
+            f"One token, {layers(row['depth'])}: "
+            f"{hard['distinct']:.1f} different continuations from {hard['tried']:.0f} hard tokens, "
+            f"{searched['distinct']:.1f} from {searched['tried']:.0f} searched soft ones; half of "
+            f"the random targets are emitted up to {row['half_mean']:.1f} tokens (mean over seeds)."
+        )
+    return found
