@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.prefixes.layout import NOT_EMBEDDED, check_tokens
+from prefix_interp.prefixes.layout import NOT_EMBEDDED, Hook, check_tokens
 
-ATTACHED = "_prefix_interp_attached"
+_ATTACHED = "_prefix_interp_attached"
 
 
 def check_free(model: HookedTransformer) -> None:
@@ -20,7 +21,7 @@ def check_free(model: HookedTransformer) -> None:
     Raises:
         PrefixInterpError: inside an attach block of the same model.
     """
-    if getattr(model, ATTACHED, False):
+    if getattr(model, _ATTACHED, False):
         raise PrefixInterpError(
             "prefix cannot be attached or left out: the model has one already; leave that attach "
             "block first"
@@ -62,19 +63,26 @@ class Guard:
         """Note that the prefix was written in `layer`."""
         self.layers_written.add(layer)
 
-    def arm(self) -> None:
-        """Start watching."""
+    @contextmanager
+    def watching(self, hooks: Sequence[Hook]) -> Iterator[None]:
+        """Put `hooks` on the model and watch over them; leave nothing behind."""
+        try:
+            setattr(self.model, _ATTACHED, True)
+            self._arm()
+            with self.model.hooks(fwd_hooks=list(hooks)):
+                yield
+        finally:
+            for handle in self.handles:
+                handle.remove()
+            delattr(self.model, _ATTACHED)
+
+    def _arm(self) -> None:
         self.handles.append(self.model.embed.register_forward_pre_hook(self._check_input))
         for layer, block in enumerate(self.model.blocks):
             self.handles += [
                 block.register_forward_pre_hook(self._check_arguments, with_kwargs=True),
                 block.register_forward_hook(self._check_effect(layer)),
             ]
-
-    def disarm(self) -> None:
-        """Stop watching and leave nothing on the model."""
-        for handle in self.handles:
-            handle.remove()
 
     def _check_input(self, module: object, args: tuple[Tensor, ...]) -> None:
         check_tokens(self.model, args[0], self.n_prefix, may_be_empty=self.may_be_empty)

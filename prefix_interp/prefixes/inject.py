@@ -24,7 +24,7 @@ from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.gates import check_gates, gate_scores, shared_softmax
-from prefix_interp.prefixes.guard import ATTACHED, Guard, check_free
+from prefix_interp.prefixes.guard import Guard, check_free
 from prefix_interp.prefixes.layout import Hook, content_start, layout_hooks, offset_hooks
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.prefixes.support import KeysValues, without_hooks
@@ -224,14 +224,8 @@ def attach(
     gates = check_gates(model, prefix.n_prefix, gates)
     guard = Guard(model, prefix.n_prefix, extra_rows=prefix.n_prefix if method == "slots" else 0)
     hooks = _method_hooks(method)(model, slots, guard.written, gates)
-    try:
-        setattr(model, ATTACHED, True)
-        guard.arm()
-        with model.hooks(fwd_hooks=hooks):
-            yield model
-    finally:
-        guard.disarm()
-        delattr(model, ATTACHED)
+    with guard.watching(hooks):
+        yield model
 
 
 def prefix_cache(

@@ -14,7 +14,7 @@ from transformer_lens import HookedTransformer
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots
-from prefix_interp.prefixes.guard import ATTACHED, Guard, check_free
+from prefix_interp.prefixes.guard import Guard, check_free
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.soft_prompt import Level, SoftPrompt
 from prefix_interp.prefixes.support import project
@@ -53,14 +53,8 @@ def attach_soft(
     hooks = soft_hooks(
         model, prompt.vectors, prompt.after, prompt.level, first=first, written=guard.written
     )
-    try:
-        setattr(model, ATTACHED, True)
-        guard.arm()
-        with model.hooks(fwd_hooks=hooks):
-            yield model
-    finally:
-        guard.disarm()
-        delattr(model, ATTACHED)
+    with guard.watching(hooks):
+        yield model
 
 
 def soft_hooks(
