@@ -114,7 +114,7 @@ PROTOCOLS = {
             Check("any_map", 4),
             Check("any_map_to_sequences", 4, 3, n=1000),
             Check("any_map_to_sequences", 94, 10, n=3),
-            *(Check("any_map_of_pairs", v, n=100) for v in range(3, 9)),
+            *(Check("any_map_of_pairs", v, n=100) for v in range(3, 14)),
         ),
     ),
     "smoke": Protocol(

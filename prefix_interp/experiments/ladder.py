@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool
-from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_choice
@@ -36,6 +33,7 @@ from prefix_interp.experiments.seed_runs import (
     measure_seeds,
     score_rows,
     seed_folder,
+    shares,
 )
 from prefix_interp.models.toy import ToyConfig
 from prefix_interp.prefixes.controls import norm_matched
@@ -45,7 +43,7 @@ from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.results import Result
 from prefix_interp.seeds import derive_generator, derive_seed
 from prefix_interp.tasks import Task, get_task
-from prefix_interp.tuning.evaluate import answer_logits, scored
+from prefix_interp.tuning.evaluate import marked, scored
 from prefix_interp.tuning.hard_prompts import search_hard_prompt
 from prefix_interp.tuning.prefixes import PrefixFit, sweep_prefixes
 from prefix_interp.tuning.presets import get_preset
@@ -103,14 +101,13 @@ def blind_rows(seed: int, protocol: Protocol) -> Rows:
     for task in map(get_task, TASKS):
         batch = task.sample(protocol.n_test, split="test", seed=0)
         log_probs = content_blind_log_probs(task, batch, seed)
-        right = log_probs.argmax(dim=-1) == batch.answers
-        loss = F.cross_entropy(log_probs.transpose(1, 2), batch.answers, reduction="none")
+        right, loss = marked(log_probs, batch.answers)
         row = {
             "seed": seed, "context": BLIND, "n_slots": 0, "steps": None, "method": "context",
             "tuned_on": None, "lr": None, "chosen": True, "draw": None, "task": task.name,
             "baseline": "none: no model", "train_loss": None,
-            "evaluation": scored(task, right, loss.mean(dim=-1)).to_dict(),
-            "by_output": _shares(right),
+            "evaluation": scored(task, right, loss).to_dict(),
+            "by_output": shares(right),
         }  # fmt: skip
         rows += [{**row, "depth": depth} for depth in protocol.depths]
     return rows
@@ -247,12 +244,8 @@ class _Seed:
         }  # fmt: skip
         rows = score_rows(
             about, model, tasks, context_vectors, baseline="masked", n=self.protocol.n_test,
-            train_loss=train_loss,
+            train_loss=train_loss, by_output=True,
         )  # fmt: skip
-        for row in rows:
-            row["by_output"] = _shares(
-                output_hits(model, get_task(row["task"]), context_vectors, n=self.protocol.n_test)
-            )
         self.rows += rows
         return rows
 
@@ -288,27 +281,6 @@ def toy_name(depth: int) -> str:
 def vectors_of(fit: PrefixFit | SoftPromptFit) -> Prefix | SoftPrompt:
     """Return what was tuned."""
     return fit.prefix if isinstance(fit, PrefixFit) else fit.prompt
-
-
-def output_hits(
-    model: HookedTransformer, task: Task, context: Prefix | SoftPrompt | None, n: int
-) -> Bool[Tensor, "batch n_out"]:
-    """Return which answers are right under teacher forcing.
-
-    Args:
-        model: frozen.
-        task: what is asked for.
-        context: a prefix or soft prompt; None for none (masked baseline).
-        n: test sequences, the same as those of `evaluate`.
-    """
-    batch = task.sample(n, split="test", seed=0)
-    logits = answer_logits(model, task, batch.tokens, context)
-    return logits.argmax(dim=-1) == batch.answers.to(logits.device)
-
-
-def _shares(right: Bool[Tensor, "batch n_out"]) -> list[float]:
-    """Return the share of right answers at each output, 0 to 1."""
-    return [round(x, 6) for x in right.double().mean(dim=0).tolist()]
 
 
 def _sweep(context: str, task: Task) -> Callable[..., Sequence[PrefixFit | SoftPromptFit]]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Bool
+from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import check_positive
@@ -16,7 +18,8 @@ from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.results import Result, package_versions
 from prefix_interp.storage import read_json, to_json, write_file
-from prefix_interp.tuning.evaluate import evaluate
+from prefix_interp.tasks import get_task
+from prefix_interp.tuning.evaluate import answer_scores, scored
 from prefix_interp.tuning.parallel import run_parallel
 from prefix_interp.tuning.train import ModelFit
 
@@ -106,6 +109,7 @@ def score_rows(
     baseline: Baseline | str,
     n: int,
     train_loss: float | None = None,
+    by_output: bool = False,
 ) -> Rows:
     """Return one row a task: how well `model` does it, with a context or without.
 
@@ -117,19 +121,27 @@ def score_rows(
         baseline: what "no prefix" means.
         n: test sequences; the same for all models and seeds, so that they differ in nothing else.
         train_loss: of what is scored, if it was trained.
+        by_output: also give the share of right answers at each output.
     """
-    scores = [evaluate(model, t, prefix, n=n, seed=0, baseline=baseline) for t in tasks]
-    return [
-        {
+    rows: Rows = []
+    for task in map(get_task, tasks):
+        batch = task.sample(n, split="test", seed=0)
+        right, loss = answer_scores(model, task, batch, prefix, baseline)
+        row = {
             **about,
             **_shape(prefix),
-            "task": task,
+            "task": task.name,
             "baseline": baseline if prefix is None else "prefix",
             "train_loss": None if train_loss is None else float(train_loss),
-            "evaluation": score.to_dict(),
+            "evaluation": scored(task, right, loss).to_dict(),
         }
-        for task, score in zip(tasks, scores, strict=True)
-    ]
+        rows.append(row | ({"by_output": shares(right)} if by_output else {}))
+    return rows
+
+
+def shares(right: Bool[Tensor, "batch n_out"]) -> list[float]:
+    """Return the share of right answers at each output, 0 to 1."""
+    return [round(x, 6) for x in right.double().mean(dim=0).tolist()]
 
 
 def _shape(context: Prefix | SoftPrompt | None) -> dict[str, Any]:

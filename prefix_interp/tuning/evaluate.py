@@ -22,7 +22,7 @@ from prefix_interp.prefixes.layout import check_tokens
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.prefixes.soft_inject import attach_soft
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
-from prefix_interp.tasks import Task, get_task
+from prefix_interp.tasks import Batch, Task, get_task
 
 
 @dataclass(frozen=True)
@@ -89,23 +89,50 @@ def evaluate(
     """
     task = as_task(task)
     check_positive("n", n)
-    check_positive("batch_size", batch_size)
     batch = task.sample(n, split="test", seed=seed)
-    right, loss = [], []
-    for start in range(0, n, batch_size):
+    return scored(task, *answer_scores(model, task, batch, prefix, baseline, batch_size))
+
+
+def answer_scores(
+    model: HookedTransformer,
+    task: Task,
+    batch: Batch,
+    prefix: Prefix | SoftPrompt | None = None,
+    baseline: Baseline | str = "masked",
+    batch_size: int = 1600,
+) -> tuple[Bool[Tensor, "batch n_out"], Float[Tensor, " batch"]]:
+    """Return which answers are right under teacher forcing, and each sequence's loss.
+
+    Args:
+        model: a HookedTransformer.
+        task: gives the number of outputs.
+        batch: sequences and answers.
+        prefix: a prefix or soft prompt; None for neither, in the sense of `baseline`.
+        baseline: see `evaluate`.
+        batch_size: sequences a pass.
+    """
+    check_positive("batch_size", batch_size)
+    scores = []
+    for start in range(0, len(batch.tokens), batch_size):
         part = slice(start, start + batch_size)
         logits = answer_logits(model, task, batch.tokens[part], prefix, baseline)
-        answers = batch.answers[part].to(logits.device)
-        right.append(logits.argmax(dim=-1) == answers)
-        losses = F.cross_entropy(logits.float().transpose(1, 2), answers, reduction="none")
-        loss.append(losses.mean(dim=-1))
-    return scored(task, torch.cat(right), torch.cat(loss))
+        scores.append(marked(logits.float(), batch.answers[part].to(logits.device)))
+    right, loss = zip(*scores, strict=True)
+    return torch.cat(right), torch.cat(loss)
+
+
+def marked(
+    logits: Float[Tensor, "batch n_out d_vocab"], answers: Int[Tensor, "batch n_out"]
+) -> tuple[Bool[Tensor, "batch n_out"], Float[Tensor, " batch"]]:
+    """Return which argmaxes are right, and each sequence's mean cross-entropy in nats."""
+    losses = F.cross_entropy(logits.transpose(1, 2), answers, reduction="none")
+    return logits.argmax(dim=-1) == answers, losses.mean(dim=-1)
 
 
 def scored(
     task: Task, right: Bool[Tensor, "batch n_out"], loss: Float[Tensor, " batch"]
 ) -> Evaluation:
-    """Return the scores of answers that were compared elsewhere, with the intervals of `evaluate`.
+    """Return the scores that `evaluate` returns, from `answer_scores`.
 
     Args:
         task: what was asked.

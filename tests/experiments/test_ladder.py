@@ -9,9 +9,11 @@ from prefix_interp.experiments.capacity import PROTOCOLS as CAPACITY
 from prefix_interp.experiments.capacity import capacity
 from prefix_interp.experiments.capacity_summary import distinct_rows, length_rows, longest_rows
 from prefix_interp.experiments.content_blind import content_blind_hits
-from prefix_interp.experiments.ladder import ladder, ladder_seed, ladder_toys, output_hits
+from prefix_interp.experiments.ladder import ladder, ladder_seed, ladder_toys
 from prefix_interp.experiments.ladder_protocol import BLIND, CONTEXTS, PROTOCOLS, TASKS, TUNED
 from prefix_interp.experiments.ladder_summary import METRICS, compare, ladder_rows, suffix_rows
+from prefix_interp.experiments.seed_runs import score_rows
+from prefix_interp.tuning.evaluate import answer_logits
 from prefix_interp.views.capacity import capacity_figure
 from prefix_interp.views.capacity_sections import capacity_section
 from prefix_interp.views.ladder import ladder_figure, suffix_figure, tuning_length_figure
@@ -89,14 +91,13 @@ def test_the_blind_rule_is_the_control_of_table_1(result):
 
 def test_by_output_against_a_loop():
     model, task = pi.build_toy(pi.ToyConfig(n_heads=2, d_model=16)), pi.get_task("add_one")
-    found = output_hits(model, task, None, n=7)
+    (row,) = score_rows({}, model, ["add_one"], baseline="masked", n=7, by_output=True)
     batch = task.sample(7, split="test", seed=0)
-    answers = pi.greedy_answers(model, task, batch.tokens[:, :10])
-    # Greedy and teacher forcing agree up to the first mistake, so at the first output.
-    assert (
-        float(found[:, 0].double().mean())
-        == sum(int(a == b) for a, b in zip(answers[:, 0], batch.answers[:, 0], strict=True)) / 7
-    )
+    for i, share in enumerate(row["by_output"]):
+        # What the model says next, given the right outputs before it and nothing behind.
+        said = answer_logits(model, task, batch.tokens[:, : 10 + i])[:, -1].argmax(dim=-1)
+        right = sum(int(a == b) for a, b in zip(said, batch.answers[:, i], strict=True))
+        assert share == round(right / 7, 6)
 
 
 def _made_up(values):

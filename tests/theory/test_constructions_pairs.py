@@ -78,6 +78,20 @@ def test_the_smallest_temperature_from_both_sides(n_tokens):
     assert torch.equal(below.right(below.hardest[None])[0].view_as(last), last)
 
 
+@pytest.mark.parametrize("n_tokens", (9, 11, 13))
+def test_above_the_smallest_temperature_roundings_do_no_harm(n_tokens):
+    smallest = any_map_of_pairs(n_tokens).smallest_temperature
+    rows, eps = n_tokens**n_tokens, 2.0**-52
+    without_rounding = math.log((2 * rows - 1) / (0.5 - eps**0.5) - 2)
+    # What rounding asks for: little at V = 9, 0.4 at V = 13.
+    assert without_rounding < smallest < without_rounding + {13: 0.42}.get(n_tokens, 4e-4)
+    for offset in (1e-6, 0.03):
+        above = any_map_of_pairs(n_tokens, temperature=smallest + offset)
+        assert above.right(hard_maps(above, n=4)).all()
+    below = any_map_of_pairs(n_tokens, temperature=without_rounding - 0.01)
+    assert not below.right(below.hardest[None]).all()
+
+
 def test_too_many_codes_for_one_number_are_refused():
     for dtype, largest in ((torch.float64, 13), (torch.float32, 7)):
         with pytest.raises(pi.PrefixInterpError, match=f"at most {largest}") as error:

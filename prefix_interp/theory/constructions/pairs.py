@@ -26,6 +26,8 @@ from prefix_interp.theory.constructions.weights import (
     write_selection,
 )
 
+_ROUNDING = 2.5  # the number read is off by this many eps at most
+
 
 def any_map_of_pairs(
     n_tokens: int,
@@ -45,15 +47,16 @@ def any_map_of_pairs(
     **Smallest T.** Three keys; with d = 1 / (e^T + 2) the sum of the heads is
     d ((e^T + 1) (s + e_x1) + 2 e_x2), so that r is read with an error of -d (1 + r), or d (1 - r)
     if x_1 = x_2. Other coordinates are below 1 for e^T >= V^V - 1. The digits are right if the
-    error is above -(1 / 2 - ramp) V^-V and at most V^-V / 2. The worst is a row of codes V - 1,
-    r = 1 - V^-V, whose last digit falls for an error of -(1 / 2 - ramp / 2) V^-V or less. Hence
+    error is above -(1 / 2 - ramp) V^-V and at most V^-V / 2. Rounding takes part of that room, up
+    to 2.5 eps (see `largest_vocabulary`). The worst is a row of codes V - 1, r = 1 - V^-V, whose
+    last digit falls for an error of -(1 / 2 - ramp / 2) V^-V or less. Hence
 
-        T >= ln((2 V^V - 1) / (1 / 2 - ramp) - 2), which is ln(4 V^V - 4) but for the ramp,
+        T >= ln((2 V^V - 1) / (1 / 2 - ramp - 2.5 eps V^V) - 2),
 
-    suffices, and no T below the same with ramp / 2 does. The ramp is sqrt(eps), so that the two
-    are 1.5e-8 apart in float64. That is in exact arithmetic. In float64 it is sharp up to V = 9;
-    beyond, rounding takes part of the half unit too: by trial, T has to be larger by up to 1e-4
-    at V = 10, 1e-3 at 11, 0.01 at 12 and 0.4 at 13. The default has room for that.
+    which is about ln(4 V^V - 4), suffices. Without rounding no T below the same with ramp / 2 for
+    the last two terms does (ramp = sqrt(eps)). In float64 the two are less than 1e-6 apart up to
+    V = 9 and 1e-5, 3e-4, 0.01 and 0.4 at V = 10 to 13; what happens between them is up to the
+    roundings.
 
     Args:
         n_tokens: V, at least 2; at most 13 in float64, 7 in float32. Codes are 0 to V - 1.
@@ -72,9 +75,9 @@ def any_map_of_pairs(
     """
     check_settings(decoder, temperature)
     check_vocabulary_fits(n_tokens, dtype, "packed", decoder)
-    rows = n_tokens**n_tokens
-    ramp = torch.finfo(dtype).eps ** 0.5
-    smallest = math.log((2 * rows - 1) / (0.5 - ramp) - 2)
+    rows, eps = n_tokens**n_tokens, torch.finfo(dtype).eps
+    ramp = eps**0.5
+    smallest = math.log((2 * rows - 1) / (0.5 - ramp - _ROUNDING * eps * rows) - 2)
     used = smallest + MARGIN if temperature is None else float(temperature)
     heads = (Head("first", {2: 0}, brings="token"), Head("before", {2: 1}, brings="token"))
     sizes = {"token": n_tokens, "position": 3, "selected": n_tokens, "digits": n_tokens}
