@@ -8,11 +8,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+from prefix_interp.experiments.capacity_summary import distinct_rows, longest_rows
+from prefix_interp.experiments.ladder_protocol import BLIND, TUNED
+from prefix_interp.experiments.ladder_summary import ladder_rows
 from prefix_interp.experiments.summary import table1_rows
 from prefix_interp.experiments.table1 import NEW, OLD
 from prefix_interp.experiments.table2_summary import table2_rows
 from prefix_interp.results import committed_result
 from prefix_interp.tasks import FOUR_SKILLS
+from prefix_interp.views.ladder import TASK_WORDS, layers
 
 README = Path(__file__).parent.parent / "README.md"
 PRESETS = ("fast", "paper")
@@ -103,7 +107,64 @@ def constructions() -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-BLOCKS = {"table 1": table1, "table 2": table2, "constructions": constructions}
+def one_token() -> str:
+    """Return what one token calls up on the toys of the ladder, in Markdown."""
+    result = committed_result("capacity", "fast")
+    counts = {
+        (row["depth"], row["trained"], row["kind"]): row
+        for row in distinct_rows(result) if row["kind"] != "random"
+    }  # fmt: skip
+    lines = [["toy", "hard tokens", "searched soft tokens", "half of the targets up to", "longest"]]
+    lines.append(["---"] * len(lines[0]))
+    for row in longest_rows(result):
+        depth, trained = row["depth"], row["trained"]
+        name = layers(depth) + ("" if trained else ", never trained")
+        cells = [
+            f"{own['distinct']['mean']:.1f} of {own['tried']['mean']:.0f}"
+            for own in (counts[depth, trained, kind] for kind in ("hard", "searched"))
+        ]
+        lines.append([name, *cells, f"{row['half_mean']:.1f} tokens", f"{row['any']} tokens"])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def suffixes() -> str:
+    """Return tuned contexts and the blind rule on new tasks, with intervals, in Markdown."""
+    rows = [r for r in ladder_rows(committed_result("ladder", "fast"))
+            if r["method"] == "context" and r["asks_for"] == "new"]  # fmt: skip
+    tasks = list(dict.fromkeys(r["task"] for r in rows))
+    head = ["layers, steps", "context"]
+    for task in tasks:
+        head += [TASK_WORDS[task], "first output", "loss"]
+    lines = [head, ["---"] * len(head)]
+    for depth in sorted({r["depth"] for r in rows}):
+        longest = max(r["steps"] or 0 for r in rows if r["depth"] == depth)
+        for context in (BLIND, *TUNED):
+            own = {
+                r["task"]: r for r in rows
+                if (r["depth"], r["context"]) == (depth, context)
+                and r["steps"] in (None, longest)
+            }  # fmt: skip
+            cells = [f"{depth}, {longest:,}", context]
+            for task in tasks:
+                cells += [with_interval(own[task], key) for key in ("exact_match", "first_output")]
+                cells += [f"{own[task]['loss']['mean']:.2f}"]
+            lines.append(cells)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def with_interval(row: dict[str, Any], metric: str) -> str:
+    """Return a mean over seeds in percent with its 95% t interval; of the blind rule the mean."""
+    spread = {key: 100 * row[metric][key] for key in ("mean", "low", "high")}
+    words = f"{spread['mean']:.1f}"
+    if row["context"] == BLIND:
+        return words
+    return f"{words} ({spread['low']:.0f} to {spread['high']:.0f})"
+
+
+BLOCKS = {
+    "table 1": table1, "table 2": table2, "constructions": constructions, "one token": one_token,
+    "suffixes": suffixes,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Literal, get_args
 
 import torch
@@ -273,3 +274,17 @@ def prefix_cache(
     )
     cache.freeze()
     return cache
+
+
+def empty_cache(model: HookedTransformer, batch_size: int) -> TransformerLensKeyValueCache:
+    """Return a key-value cache of TransformerLens that holds nothing yet.
+
+    Args:
+        model: a supported HookedTransformer.
+        batch_size: sequences in the batch to come.
+    """
+    cfg = model.cfg
+    if cfg.ungroup_grouped_query_attention:  # then keys come with a head for each query head
+        cfg = copy(cfg)
+        cfg.n_key_value_heads = None
+    return TransformerLensKeyValueCache.init_cache(cfg, model.W_E.device, batch_size)

@@ -121,13 +121,7 @@ def soft_hooks(
         return insert(embed, rows_for(embed, stack[:, 0]))
 
     def place(pos: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
-        n_content, start = pos.shape[1], reserved_slots(model)
-        if start is None:
-            return model.W_pos[: n_content + n_slots].expand(len(pos), -1, -1)
-        content = model.W_pos[start : start + n_content].expand(len(pos), -1, -1)
-        own = model.W_pos[torch.arange(n_slots).clamp(max=start - 1)]
-        own = own if after == 0 else torch.zeros_like(own)
-        return insert(content, own.expand(len(pos), -1, -1))
+        return position_rows(model, n_slots, pos.shape[1], after).expand(len(pos), -1, -1)
 
     def overwrite(layer: int, what: str) -> Callable[..., Tensor]:
         def write(x: Float[Tensor, "batch pos any_head d_head"], hook: object) -> Tensor:
@@ -154,6 +148,26 @@ def soft_hooks(
     if read:
         hooks.append((Site.RESID_POST.at(model.cfg.n_layers - 1), keep))
     return hooks
+
+
+def position_rows(
+    model: HookedTransformer, n_slots: int, n_content: int, after: int = 0
+) -> Float[Tensor, "pos d_model"]:
+    """Return the learned position embeddings of slots and content, as `soft_hooks` sets them.
+
+    Args:
+        model: one with learned positions.
+        n_slots: rows that are not content.
+        n_content: content tokens.
+        after: content tokens before the slots.
+    """
+    start = reserved_slots(model)
+    if start is None:
+        return model.W_pos[: n_content + n_slots]
+    content = model.W_pos[start : start + n_content]
+    own = model.W_pos[torch.arange(n_slots).clamp(max=start - 1)]
+    own = own if after == 0 else torch.zeros_like(own)
+    return torch.cat([content[:after], own, content[after:]])
 
 
 def _check_vectors(

@@ -19,9 +19,10 @@ from transformer_lens import HookedTransformer
 from prefix_interp.errors import PrefixInterpError, check_number, check_positive
 from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.guard import check_free
+from prefix_interp.prefixes.inject import empty_cache
 from prefix_interp.prefixes.layout import check_vocabulary
 from prefix_interp.prefixes.prefix import check_finite
-from prefix_interp.prefixes.soft_inject import soft_hooks
+from prefix_interp.prefixes.soft_inject import position_rows, soft_hooks
 from prefix_interp.prefixes.support import check_supported
 from prefix_interp.seeds import derive_generator
 
@@ -105,16 +106,48 @@ def soft_continuations(
         )
     check_finite("vectors", vectors)
     _check(model, n_out, shape[1])
-    parts = []
+    decode = _greedy_cached if _can_cache(model) else _greedy_recomputed
     with torch.no_grad():
-        for part in vectors.to(model.W_E).split(_SEQUENCES):
-            hooks = soft_hooks(model, part[:, None], first=True)
-            emitted = torch.zeros(len(part), 0, dtype=torch.long, device=part.device)
-            for _ in range(n_out):
-                logits = model.run_with_hooks(emitted, fwd_hooks=hooks)
-                emitted = torch.cat([emitted, logits[:, -1:].argmax(dim=-1)], dim=1)
-            parts.append(emitted.cpu())
-    return torch.cat(parts)
+        parts = vectors.to(model.W_E).split(_SEQUENCES)
+        return torch.cat([decode(model, part, n_out).cpu() for part in parts])
+
+
+def _can_cache(model: HookedTransformer) -> bool:
+    """Return whether rows that were run once stay as they are, and nobody watches them.
+
+    With a cache the embedding is skipped, and a hook sees one token at a time.
+    """
+    cfg, hooked = model.cfg, any(p.fwd_hooks for p in model.hook_dict.values())
+    return not hooked and cfg.attention_dir == "causal" and not cfg.post_embedding_ln
+
+
+def _greedy_recomputed(
+    model: HookedTransformer, vectors: Float[Tensor, "prompt slot d_model"], n_out: int
+) -> Int[Tensor, "prompt n_out"]:
+    hooks = soft_hooks(model, vectors[:, None], first=True)
+    emitted = torch.zeros(len(vectors), 0, dtype=torch.long, device=vectors.device)
+    for _ in range(n_out):
+        logits = model.run_with_hooks(emitted, fwd_hooks=hooks)
+        emitted = torch.cat([emitted, logits[:, -1:].argmax(dim=-1)], dim=1)
+    return emitted
+
+
+def _greedy_cached(
+    model: HookedTransformer, vectors: Float[Tensor, "prompt slot d_model"], n_out: int
+) -> Int[Tensor, "prompt n_out"]:
+    """Return the same without running what stands in the cache again."""
+    cache, rows, emitted = empty_cache(model, len(vectors)), vectors, []
+    n_slots, learned = vectors.shape[1], model.cfg.positional_embedding_type == "standard"
+    places = position_rows(model, n_slots, n_out - 1) if learned else None
+    done = 0
+    for _ in range(n_out):
+        if places is not None:
+            rows = rows + places[done : done + rows.shape[1]]
+        done += rows.shape[1]
+        logits = model(rows, start_at_layer=0, past_kv_cache=cache)
+        emitted.append(logits[:, -1:].argmax(dim=-1))
+        rows = model.embed(emitted[-1])
+    return torch.cat(emitted, dim=1)
 
 
 def search_soft_tokens(

@@ -119,37 +119,42 @@ def suffix_findings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         rows: from `suffix_rows`.
     """
     new = [r for r in rows if r["asks_for"] == "new"]
+    better = {
+        key: sum(r[key] == "better" for r in new)
+        for key in ("verdict", "first_verdict", "later_verdict")
+    }
+    depths = sorted({r["depth"] for r in new})
     found = [
-        f"Suffixes on new tasks, over {_in_words({layers(r['depth']) for r in new})}: "
-        f"{_count(new, 'verdict')} a whole sequence better than the best context in front of the "
-        f"input; {_count(new, 'first_verdict')} the first output, and "
-        f"{_count(new, 'later_verdict')} the later ones, better than the blind rule "
-        "(95% intervals over seeds that do not touch)."
+        f"Suffixes on new tasks, {len(new)} comparisons at {_listed(depths)} layers: better than "
+        f"the best context in front of the input in {better['verdict']} (exact match), better than "
+        f"the blind rule in {better['first_verdict']} at the first output and in "
+        f"{better['later_verdict']} at the later ones (95% intervals over seeds that do not touch)."
     ]
-    for depth in sorted({r["depth"] for r in new}):
+    for depth in depths:
         longest = max(r["steps"] for r in new if r["depth"] == depth)
         own = [r for r in new if (r["depth"], r["steps"]) == (depth, longest)]
-        words = "; ".join(
-            f"{TASK_WORDS[r['task']]}, {r['suffix']}: {percent(r['suffix_exact_match']['mean'])} % "
-            f"against {percent(r['front_exact_match']['mean'])} % ({r['front']}), "
-            f"first output {_range(r['suffix_first_output'])} against a blind "
-            f"{percent(r['blind_first_output']['mean'])} %"
-            for r in own
-        )
+        tasks = dict.fromkeys(r["task"] for r in own)
+        words = "; ".join(_best_suffix([r for r in own if r["task"] == task]) for task in tasks)
         sizes = f"{own[0]['n_slots']} slots, {longest:,} steps"
         found.append(f"New tasks, {layers(depth)}, {sizes}: {words}.")
     return found
 
 
-def _count(rows: Sequence[Mapping[str, Any]], verdict: str) -> str:
-    """Return in how many of the rows the suffix is shown to be better."""
-    return f"in {sum(r[verdict] == 'better' for r in rows)} of {len(rows)} comparisons they do"
+def _best_suffix(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the suffix with the highest exact match in words, of equal ones the lower loss."""
+    best = max(rows, key=lambda r: (r["suffix_exact_match"]["mean"], -r["suffix_loss"]["mean"]))
+    exact = {
+        who: percent(best[f"{who}_exact_match"]["mean"]) for who in ("suffix", "front", "blind")
+    }
+    first, low, high = (percent(best["suffix_first_output"][k]) for k in ("mean", "low", "high"))
+    return (
+        f"{TASK_WORDS[best['task']]} {exact['suffix']} % of sequences ({best['suffix']}) against "
+        f"{exact['front']} % in front ({best['front']}) and {exact['blind']} % blind, first output "
+        f"{first} % ({low} to {high}) against a blind "
+        f"{percent(best['blind_first_output']['mean'])} %"
+    )
 
 
-def _range(spread: Mapping[str, float]) -> str:
-    mean, low, high = (percent(spread[key]) for key in ("mean", "low", "high"))
-    return f"{mean} % ({low} to {high})"
-
-
-def _in_words(names: set[str]) -> str:
-    return ", ".join(sorted(names))
+def _listed(numbers: Sequence[int]) -> str:
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} and {last}" if most else last

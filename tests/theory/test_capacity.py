@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import prefix_interp as pi
 from prefix_interp.theory.capacity import (
@@ -8,7 +10,7 @@ from prefix_interp.theory.capacity import (
     search_soft_tokens,
     soft_continuations,
 )
-from tests.helpers import assert_close, assert_far, raw_model, toy
+from tests.helpers import architectures, assert_close, assert_far, raw_model, toy
 
 
 def test_continuations_of_hard_tokens_are_those_of_plain_greedy_decoding():
@@ -19,6 +21,21 @@ def test_continuations_of_hard_tokens_are_those_of_plain_greedy_decoding():
         tokens = torch.cat([tokens, model(tokens)[:, -1:].argmax(dim=-1)], dim=1)
     assert torch.equal(found, tokens[:, 1:])
     assert count_distinct(found) == len({tuple(row) for row in found.tolist()})
+
+
+@given(settings=architectures(), seed=st.integers(0, 99))
+@settings(max_examples=30)
+def test_a_cache_changes_nothing(settings, seed):
+    model = raw_model(seed, **settings)
+    rng = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(5, 1 + seed % 3, model.cfg.d_model, generator=rng).to(model.W_E)
+    cached = soft_continuations(model, vectors, 4)
+    seen = []
+    # A hook is shown whole sequences, as `attach_soft` would show it: nothing is cached.
+    hook = (pi.Site.RESID_POST.at(0), lambda x, hook: seen.append(x.shape[1]))
+    with model.hooks(fwd_hooks=[hook]):
+        assert torch.equal(soft_continuations(model, vectors, 4), cached)
+    assert seen == [vectors.shape[1] + i for i in range(4)]
 
 
 @pytest.mark.parametrize("make", [raw_model, toy])
