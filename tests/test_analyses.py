@@ -12,6 +12,7 @@ from prefix_interp.experiments.heads import Protocol
 from tests.experiments.made_up_table2 import zoo_table2
 from tests.experiments.test_ladder import SMALL
 from tests.experiments.test_table2 import TINY
+from tests.models.test_llama import llama
 
 FOLDER = Path(__file__).parent.parent / "analyses"
 
@@ -92,3 +93,16 @@ def test_scripts_stay_short_and_say_how_to_run_them():
     for file in FOLDER.glob("*.py"):
         text = file.read_text()
         assert 30 <= len(text.splitlines()) <= 120 and f"python analyses/{file.name}" in text
+
+
+def test_capacity_of_a_language_model(tmp_path, capsys):
+    llama().float().save_pretrained(tmp_path / "model")
+    arguments = ["--model", tmp_path / "model", "--name", "tiny", "--preset", "smoke"]
+    arguments += ["--out", tmp_path, "--work", tmp_path / "work", "--quiet"]
+    with pytest.raises(pi.PrefixInterpError, match="n_ctx=256"):
+        _run("capacity_of_a_language_model", *arguments)
+    llama(max_position_embeddings=256).float().save_pretrained(tmp_path / "model")
+    result = _run("capacity_of_a_language_model", *arguments)
+    assert result.settings["model"] == "tiny" and result.settings["d_vocab"] == 31
+    assert pi.Result.load(tmp_path / "language-model-smoke.json").records == result.records
+    assert "searched" in capsys.readouterr().out

@@ -1,0 +1,87 @@
+"""Language models of the Llama architecture as HookedTransformers, from the weights at hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens.pretrained.weight_conversions import convert_llama_weights
+
+from prefix_interp.errors import PrefixInterpError, check_positive
+
+
+def hook_llama(hf_model: Any, n_ctx: int = 256) -> HookedTransformer:
+    """Return a Hugging Face model of the Llama architecture as a HookedTransformer.
+
+    Nothing is folded or centred, so that its residual stream and its embeddings are the model's
+    own; logits agree to rounding. TransformerLens loads models by name, which needs a hub; this
+    takes the model itself.
+
+    Args:
+        hf_model: a transformers ``LlamaForCausalLM``; it keeps its weights, float32 is best.
+        n_ctx: longest sequence, slots included; each layer keeps a mask of n_ctx x n_ctx.
+
+    Raises:
+        PrefixInterpError: another architecture, scaled rotations, biases, or more context than
+            the model was made for.
+    """
+    hf = getattr(hf_model, "config", None)
+    names = getattr(hf, "architectures", None) or [type(hf_model).__name__]
+    if "LlamaForCausalLM" not in names:
+        raise PrefixInterpError(
+            f"hf_model={names[0]} is not supported; give a transformers LlamaForCausalLM"
+        )
+    check_positive("n_ctx", n_ctx)
+    if n_ctx > hf.max_position_embeddings:
+        raise PrefixInterpError(
+            f"n_ctx={n_ctx} is more than the model's {hf.max_position_embeddings}; give less"
+        )
+    rope = hf.rope_parameters
+    d_head = hf.head_dim or hf.hidden_size // hf.num_attention_heads
+    plain = {
+        "rope_parameters['rope_type']": (rope["rope_type"], "default"),
+        "attention_bias": (hf.attention_bias, False),
+        "mlp_bias": (hf.mlp_bias, False),
+        "head_dim": (d_head * hf.num_attention_heads, hf.hidden_size),
+    }
+    for name, (value, allowed) in plain.items():
+        if value != allowed:
+            raise PrefixInterpError(
+                f"hf_model.config.{name}={value!r} is not supported, only {allowed!r}; use a "
+                "model without it"
+            )
+    grouped = hf.num_key_value_heads != hf.num_attention_heads
+    cfg = HookedTransformerConfig(
+        n_layers=hf.num_hidden_layers,
+        d_model=hf.hidden_size,
+        n_heads=hf.num_attention_heads,
+        n_key_value_heads=hf.num_key_value_heads if grouped else None,
+        d_head=d_head,
+        d_mlp=hf.intermediate_size,
+        d_vocab=hf.vocab_size,
+        n_ctx=n_ctx,
+        act_fn=hf.hidden_act,
+        eps=hf.rms_norm_eps,
+        normalization_type="RMS",
+        final_rms=True,
+        gated_mlp=True,
+        positional_embedding_type="rotary",
+        rotary_adjacent_pairs=False,
+        rotary_dim=d_head,
+        rotary_base=rope["rope_theta"],
+        original_architecture="LlamaForCausalLM",
+        tokenizer_prepends_bos=False,
+        dtype=hf_model.dtype,
+        device=str(hf_model.device),
+        init_weights=False,
+    )
+    model = HookedTransformer(cfg)
+    with torch.no_grad():
+        weights = {k: v.detach().clone() for k, v in convert_llama_weights(hf_model, cfg).items()}
+        # Buffers (masks, rotations) are the model's own.
+        missing = model.load_state_dict(weights, strict=False).missing_keys
+    left = set(missing) & {name for name, _ in model.named_parameters()}
+    if left:
+        raise PrefixInterpError(f"hf_model has no weights for {sorted(left)[0]}; use another model")
+    return model.eval()
