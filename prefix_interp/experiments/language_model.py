@@ -56,7 +56,7 @@ class Protocol:
     n_random: int = 1024
     n_targets: int = 32
     lengths: tuple[int, ...] = (10, 1, 2, 4)
-    steps: int = 200
+    steps: int = 250
     lr: float = 0.1
 
 
