@@ -66,3 +66,51 @@ def _capacity_findings(distinct: pd.DataFrame, longest: pd.DataFrame) -> list[st
             f"the random targets are emitted up to {row['half_mean']:.1f} tokens (mean over seeds)."
         )
     return found
+
+
+def language_model_section(result: Result) -> Section:
+    """Return how many continuations one token calls up in a language model.
+
+    Args:
+        result: from `language_model`.
+    """
+    frame = pd.DataFrame(result.records)
+    parts = {name: own.dropna(axis="columns") for name, own in frame.groupby("part")}
+    distinct = parts["distinct"][["kind", "n_out", "tried", "distinct"]]
+    distinct = distinct.assign(share=distinct["distinct"] / distinct["tried"])
+    lengths = parts["length"][["length", "tried", "reached", "tokens_right", "loss"]]
+    settings = result.settings
+    about = (
+        f"{settings['model']}, {settings['n_params'] / 1e6:.0f}M parameters, "
+        f"{settings['d_vocab']:,} tokens; one token and no other context, greedy decoding, "
+        f"continuations of {settings['n_out']} tokens."
+    )
+    words = [
+        Words(
+            "Different continuations",
+            f"{about} Hard: the whole vocabulary; as many: the mean over random subsets as large "
+            "as the searched tokens are many; random: normal vectors as long as embeddings; "
+            f"searched: one for each uniform random target, {settings['steps']} steps.",
+            frame_table(distinct),
+        ),
+        Words(
+            "By length",
+            "Random targets that a searched soft token emits exactly, and the share of their "
+            "tokens that stand where they should; mean loss in nats a token. Searches of this "
+            "length are lower bounds.",
+            frame_table(lengths),
+        ),
+    ]
+    found = {row["kind"]: row for row in distinct.to_dict("records")}
+    hard, few, searched = (found[kind] for kind in ("hard", "hard, as many", "searched"))
+    return Section(
+        "language-model", "Language model", "One token of a language model",
+        "The same count where the paper made it: a pretrained language model.",
+        words, {"distinct": records(distinct), "lengths": records(lengths)},
+        [
+            f"{settings['model']}: {hard['distinct']:,.0f} different continuations from "
+            f"{hard['tried']:,} hard tokens; {searched['distinct']:.0f} from "
+            f"{searched['tried']} searched soft ones, against {few['distinct']:.1f} from as many "
+            "hard ones."
+        ],
+    )  # fmt: skip
