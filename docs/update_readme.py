@@ -124,7 +124,20 @@ def one_token() -> str:
             for own in (counts[depth, trained, kind] for kind in ("hard", "searched"))
         ]
         lines.append([name, *cells, f"{row['half_mean']:.1f} tokens", f"{row['any']} tokens"])
+    lines.append(language_model_line())
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def language_model_line() -> list[str]:
+    """Return the same of a language model."""
+    result = committed_result("language-model", "fast")
+    counts = {r["kind"]: r for r in result.records if r["part"] == "distinct"}
+    lengths = [r for r in result.records if r["part"] == "length"]
+    half = max((r["length"] for r in lengths if 2 * r["reached"] >= r["tried"]), default=0)
+    longest = max((r["length"] for r in lengths if r["reached"]), default=0)
+    cells = [f"{counts[k]['distinct']:,} of {counts[k]['tried']:,}" for k in ("hard", "searched")]
+    name = result.settings["model"].split(" (")[0]
+    return [name, *cells, f"{half} tokens", f"{longest} tokens"]
 
 
 def suffixes() -> str:
