@@ -23,7 +23,7 @@ from prefix_interp.results import Result
 
 def main(argv: Sequence[str] | None = None) -> Result:
     """Count and search, print the records, and return the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder or GGUF file")
     parser.add_argument("--name", required=True, help="what it is called")
     parser.add_argument("--preset", default="fast", help="fast or smoke (fast)")

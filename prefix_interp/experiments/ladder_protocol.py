@@ -49,7 +49,7 @@ class Protocol:
     steps: int = 400
     long_steps: int = 1200
     long_depths: tuple[int, ...] = (1, 2)
-    long_asks_for: tuple[str, ...] = ("combined", "new")
+    long_asks_for: tuple[str, ...] = ("new",)
     lrs: tuple[float, ...] = (3e-2, 3e-1)
     hard_slots: tuple[int, ...] = (1, 2, 4)
     n_examples: tuple[int, ...] = (1, 4)
@@ -61,7 +61,7 @@ PROTOCOLS = {
     "fast": Protocol(),
     "smoke": Protocol(
         depths=(1, 2), d_model=16, pretrain_steps=5, n_slots=(2,), steps=3, lrs=(1e-2,),
-        long_steps=4, long_depths=(2,), long_asks_for=("new",), hard_slots=(1, 2),
+        long_steps=4, long_depths=(2,), hard_slots=(1, 2),
         n_examples=(1,), draws=1, n_test=50,
     ),
 }  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformer_lens.pretrained.weight_conversions import convert_llama_weights
+from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
 
 from prefix_interp.errors import PrefixInterpError, check_positive
 
@@ -26,7 +26,7 @@ def hook_llama(hf_model: Any, n_ctx: int = 256) -> HookedTransformer:
         PrefixInterpError: another architecture, scaled rotations, biases, or more context than
             the model was made for.
     """
-    hf = getattr(hf_model, "config", None)
+    hf: Any = getattr(hf_model, "config", None)
     names = getattr(hf, "architectures", None) or [type(hf_model).__name__]
     if "LlamaForCausalLM" not in names:
         raise PrefixInterpError(
