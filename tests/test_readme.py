@@ -85,7 +85,8 @@ def test_what_is_said_of_theorems_and_of_time_is_committed():
         if r["part"] == "fit" and (r["dim"], r["n_prefix"]) == (2, 1024)
     ]  # fmt: skip
     for method, words in (
-        ("quadrature", "the function's own values"), ("least squares, flat", "fitted ones")
+        ("quadrature", "the function's own values"), ("least squares", "fitted ones"),
+        ("least squares, flat", "flatter keys"),
     ):  # fmt: skip
         errors = [r["rmse"]["harmonic"] for r in rows if r["method"] == method]
         assert re.search(rf"{sum(errors) / len(errors):.2g}\s+with {words}", text), method

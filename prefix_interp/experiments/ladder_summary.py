@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prefix_interp.estimates import wilson
 from prefix_interp.experiments.grouping import summarise
 from prefix_interp.experiments.ladder_protocol import BLIND, TASKS, TUNED
 from prefix_interp.results import Result
@@ -18,6 +19,7 @@ METRICS = {
     "later_outputs": 1.0,
 }
 SUFFIXES = ("soft suffix", "suffix at every layer")
+VERDICTS = ("better", "worse", "no difference shown", "too few seeds to say")
 ENOUGH = 3  # seeds: two that agree by chance give an interval of no width
 FRONT = ("soft prompt", "prefix, residual", "prefix, kv")
 
@@ -47,18 +49,22 @@ def ladder_rows(result: Result) -> list[dict[str, Any]]:
         for r in result.records
         if r["chosen"] and r["tuned_on"] in (None, r["task"])
     ]
-    rows = summarise(own, _KEYS, METRICS)
-    return [{**row, "asks_for": TASKS[row["task"]]} for row in rows if row["task"] is not None]
+    (n_test,) = {r["evaluation"]["n"] for r in result.records} or {0}
+    return [
+        {**row, "asks_for": TASKS[row["task"]], "n_test": n_test}
+        for row in summarise(own, _KEYS, METRICS)
+        if row["task"] is not None
+    ]
 
 
 def suffix_rows(result: Result) -> list[dict[str, Any]]:
-    """Return, by depth, steps and task, each suffix beside the best context in front of the input.
+    """Return, by depth, steps and task, each suffix beside the best tuned context in front.
 
-    Both have the most slots that were tuned. ``front`` is the context in front with the highest
-    mean exact match, of equal ones that with the lower loss. Each of `METRICS` stands there of the
-    suffix, of ``front`` and of the ``blind`` rule. ``verdict`` compares exact match with that of
-    ``front``, ``first_verdict`` and ``later_verdict`` the first and the later outputs with the
-    blind rule's (see `compare`).
+    Both have the most slots that were tuned. ``front`` is the soft prompt or prefix with the
+    highest mean exact match, of equal ones that with the lower loss. Each of `METRICS` stands
+    there of the suffix, of ``front`` and of the ``blind`` rule. ``verdict`` compares exact match
+    with that of ``front``, ``first_verdict`` and ``later_verdict`` the first and the later outputs
+    with the blind rule's (see `compare`).
 
     Args:
         result: from `ladder`.
@@ -96,10 +102,11 @@ def suffix_rows(result: Result) -> list[dict[str, Any]]:
 
 
 def compare(row: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> str:
-    """Return ``better``, ``worse``, ``no difference shown`` or ``too few seeds to say``.
+    """Return one of `VERDICTS` on `row` against `other`.
 
-    One is better where the 95% t intervals over seeds do not touch, which errs on the side of no
-    difference.
+    One is better where the 95% intervals do not touch, which errs on the side of no difference.
+    They are t intervals over seeds, and of shares at least the Wilson interval of the one set of
+    test sequences that all seeds are measured on: seeds may agree on a share by its coarseness.
 
     Args:
         row: of `ladder_rows`.
@@ -108,12 +115,19 @@ def compare(row: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> st
     """
     if min(row["n_seeds"], other["n_seeds"]) < ENOUGH:
         return "too few seeds to say"
-    own, rival = row[metric], other[metric]
+    (own_low, own_high), (low, high) = _interval(row, metric), _interval(other, metric)
+    above, below = own_low > high, own_high < low
     if metric == "loss":
-        own, rival = rival, own
-    if own["low"] > rival["high"]:
-        return "better"
-    return "worse" if own["high"] < rival["low"] else "no difference shown"
+        above, below = below, above
+    return "better" if above else "worse" if below else "no difference shown"
+
+
+def _interval(row: Mapping[str, Any], metric: str) -> tuple[float, float]:
+    spread = row[metric]
+    if METRICS[metric] > 1.0:
+        return spread["low"], spread["high"]
+    least = wilson(spread["mean"] * row["n_test"], row["n_test"])
+    return min(spread["low"], least.low), max(spread["high"], least.high)
 
 
 def _in_order(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, str]]:

@@ -98,7 +98,9 @@ def language_model(
     protocol, began = PROTOCOLS[preset], time.perf_counter()
     parts = dict(_parts(model, protocol, seed))
     key = {"model": model_id(model), "seed": seed, "versions": package_versions()}
-    key |= {"protocol": asdict(protocol)}
+    # `model_id` sees the weights alone; the same ones with other rotations are another model.
+    shape = {name: str(value) for name, value in vars(model.cfg).items() if name != "device"}
+    key |= {"shape": shape, "protocol": asdict(protocol)}
     kept: dict[str, Tensors] = {}
     bar = tqdm(parts.items(), desc=f"one token, {name}", disable=not progress)
     for part, make in bar:

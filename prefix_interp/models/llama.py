@@ -7,24 +7,28 @@ from typing import Any
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
+from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
+from transformers import LlamaForCausalLM
 
 from prefix_interp.errors import PrefixInterpError, check_positive
+
+_CHECKED = 16  # tokens
 
 
 def hook_llama(hf_model: Any, n_ctx: int = 256) -> HookedTransformer:
     """Return a Hugging Face model of the Llama architecture as a HookedTransformer.
 
     Nothing is folded or centred, so that its residual stream and its embeddings are the model's
-    own; logits agree to rounding. TransformerLens loads models by name, which needs a hub; this
-    takes the model itself.
+    own; logits agree to rounding, which is checked on a few tokens. TransformerLens loads models
+    by name, which needs a hub; this takes the model itself.
 
     Args:
         hf_model: a transformers ``LlamaForCausalLM``; it keeps its weights, float32 is best.
         n_ctx: longest sequence, slots included; each layer keeps a mask of n_ctx x n_ctx.
 
     Raises:
-        PrefixInterpError: another architecture, scaled rotations, biases, or more context than
-            the model was made for.
+        PrefixInterpError: another architecture, scaled rotations, biases, an adapter, more context
+            than the model was made for, or logits that differ.
     """
     hf: Any = getattr(hf_model, "config", None)
     names = getattr(hf, "architectures", None) or [type(hf_model).__name__]
@@ -43,7 +47,7 @@ def hook_llama(hf_model: Any, n_ctx: int = 256) -> HookedTransformer:
         "rope_parameters['rope_type']": (rope["rope_type"], "default"),
         "attention_bias": (hf.attention_bias, False),
         "mlp_bias": (hf.mlp_bias, False),
-        "head_dim": (d_head * hf.num_attention_heads, hf.hidden_size),
+        "head_dim": (d_head, hf.hidden_size // hf.num_attention_heads),
     }
     for name, (value, allowed) in plain.items():
         if value != allowed:
@@ -51,6 +55,18 @@ def hook_llama(hf_model: Any, n_ctx: int = 256) -> HookedTransformer:
                 f"hf_model.config.{name}={value!r} is not supported, only {allowed!r}; use a "
                 "model without it"
             )
+    if hf.hidden_act not in SUPPORTED_ACTIVATIONS:
+        raise PrefixInterpError(
+            f"hf_model.config.hidden_act={hf.hidden_act!r} is not one of TransformerLens's "
+            f"{', '.join(map(repr, SUPPORTED_ACTIVATIONS))}; use a model with one of these"
+        )
+    with torch.device("meta"):
+        more = sorted(set(hf_model.state_dict()) - set(LlamaForCausalLM(hf).state_dict()))
+    if more:
+        raise PrefixInterpError(
+            f"hf_model holds {more[0]!r}, which a plain LlamaForCausalLM does not; merge an "
+            "adapter into the weights first"
+        )
     grouped = hf.num_key_value_heads != hf.num_attention_heads
     cfg = HookedTransformerConfig(
         n_layers=hf.num_hidden_layers,
@@ -84,4 +100,23 @@ def hook_llama(hf_model: Any, n_ctx: int = 256) -> HookedTransformer:
     left = set(missing) & {name for name, _ in model.named_parameters()}
     if left:
         raise PrefixInterpError(f"hf_model has no weights for {sorted(left)[0]}; use another model")
-    return model.eval()
+    _check_same(hf_model, model.eval())
+    return model
+
+
+def _check_same(hf_model: Any, model: HookedTransformer) -> None:
+    """Raise unless both give the same logits: modules may do more than the config says."""
+    n = min(_CHECKED, model.cfg.n_ctx)
+    tokens = torch.linspace(0, model.cfg.d_vocab - 1, n, device=model.W_E.device).long()[None]
+    training = hf_model.training
+    with torch.no_grad():
+        theirs, ours = hf_model.eval()(tokens).logits.double(), model(tokens).double()
+    hf_model.train(training)
+    off = float((ours - theirs).abs().max() / theirs.abs().max())
+    # Rotations are in float32 whatever the weights are, and 16 bits lose more in many layers.
+    allowed = max(1e-3, torch.finfo(model.W_E.dtype).eps ** 0.5)
+    if not off <= allowed:
+        raise PrefixInterpError(
+            f"hf_model's logits differ by {off:.2g} of the largest, allowed is {allowed:.2g}: a "
+            "module does more than its config says; give an unchanged LlamaForCausalLM"
+        )

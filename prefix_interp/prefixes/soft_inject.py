@@ -85,10 +85,15 @@ def soft_hooks(
 
     Raises:
         PrefixInterpError: vectors that do not fit the model or the level, an unknown level, a
-            negative `after`, or `first` with a suffix; while running, too few tokens, or a batch
-            that is no multiple of the stack.
+            negative `after`, `first` with a suffix, or a tokenizer that pads on the left; while
+            running, too few tokens, or a batch that is no multiple of the stack.
     """
     _check_vectors(model, vectors, after, level)
+    if getattr(model.tokenizer, "padding_side", None) == "left":
+        raise PrefixInterpError(
+            "model.tokenizer.padding_side='left' makes TransformerLens mask tokens equal to its "
+            "padding token, by a mask without the slots; set it to 'right'"
+        )
     if first and after:
         raise PrefixInterpError(
             f"first=True does not go with after={after}: content stands before the slots; leave "

@@ -117,7 +117,7 @@ def _can_cache(model: HookedTransformer) -> bool:
 
     With a cache the embedding is skipped, and a hook sees one token at a time.
     """
-    cfg, hooked = model.cfg, any(p.fwd_hooks for p in model.hook_dict.values())
+    cfg, hooked = model.cfg, any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     return not hooked and cfg.attention_dir == "causal" and not cfg.post_embedding_ln
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from prefix_interp.experiments.ladder_summary import METRICS, ladder_rows, suffix_rows
+from prefix_interp.experiments.ladder_summary import (
+    METRICS,
+    VERDICTS,
+    ladder_rows,
+    suffix_rows,
+)
 from prefix_interp.results import Result
 from prefix_interp.views.ladder import (
     TASK_WORDS,
@@ -119,16 +125,12 @@ def suffix_findings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         rows: from `suffix_rows`.
     """
     new = [r for r in rows if r["asks_for"] == "new"]
-    better = {
-        key: sum(r[key] == "better" for r in new)
-        for key in ("verdict", "first_verdict", "later_verdict")
-    }
     depths = sorted({r["depth"] for r in new})
     found = [
-        f"Suffixes on new tasks, {len(new)} comparisons at {_listed(depths)} layers: better than "
-        f"the best context in front of the input in {better['verdict']} (exact match), better than "
-        f"the blind rule in {better['first_verdict']} at the first output and in "
-        f"{better['later_verdict']} at the later ones (95% intervals over seeds that do not touch)."
+        f"Suffixes on new tasks, {len(new)} comparisons at {_listed(depths)} layers. Exact match "
+        f"against the best tuned context in front of the input: {_verdicts(new, 'verdict')}. "
+        f"Against the blind rule: at the first output {_verdicts(new, 'first_verdict')}, at the "
+        f"later ones {_verdicts(new, 'later_verdict')}."
     ]
     for depth in depths:
         longest = max(r["steps"] for r in new if r["depth"] == depth)
@@ -138,6 +140,12 @@ def suffix_findings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         sizes = f"{own[0]['n_slots']} slots, {longest:,} steps"
         found.append(f"New tasks, {layers(depth)}, {sizes}: {words}.")
     return found
+
+
+def _verdicts(rows: Sequence[Mapping[str, Any]], key: str) -> str:
+    """Return how often each verdict was given, as ``better in 1, no difference shown in 5``."""
+    counts = Counter(r[key] for r in rows)
+    return ", ".join(f"{verdict} in {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
 
 
 def _best_suffix(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -17,7 +17,7 @@ from prefix_interp.tuning.evaluate import answer_logits
 from prefix_interp.views.capacity import capacity_figure
 from prefix_interp.views.capacity_sections import capacity_section
 from prefix_interp.views.ladder import ladder_figure, suffix_figure, tuning_length_figure
-from prefix_interp.views.ladder_sections import ladder_section
+from prefix_interp.views.ladder_sections import ladder_section, suffix_findings
 
 SMALL = replace(PROTOCOLS["smoke"], depths=(1,), hard_slots=(1,))
 
@@ -100,22 +100,30 @@ def test_by_output_against_a_loop():
         assert share == round(right / 7, 6)
 
 
-def _made_up(values):
+def _made_up(values, spread=0.01):
     """A ladder in which the exact match of each context is known, five seeds."""
     records = []
     for seed in range(5):
         for context, value in {BLIND: 0.0, **values}.items():
             for task in TASKS:
-                score = {"value": value + 0.01 * seed, "low": 0.0, "high": 1.0}
+                score = {"value": value + spread * seed, "low": 0.0, "high": 1.0}
                 records.append({
                     "seed": seed, "depth": 1, "context": context,
                     "n_slots": 0 if context == BLIND else 10,
                     "steps": None if context == BLIND else 400, "method": "context",
                     "task": task, "tuned_on": task, "chosen": True,
-                    "evaluation": dict.fromkeys(("exact_match", "token_accuracy", "loss"), score),
+                    "evaluation": {
+                        **dict.fromkeys(("exact_match", "token_accuracy", "loss"), score), "n": 800
+                    },
                     "by_output": [1.0] + [0.5] * 9,
                 })  # fmt: skip
     return pi.Result("ladder", "fast", range(5), {}, records)
+
+
+def _section_of(values, seeds=5):
+    result = _made_up(values)
+    records = [r for r in result.records if r["seed"] < seeds]
+    return suffix_findings(suffix_rows(replace(result, records=records)))[0]
 
 
 def test_two_seeds_are_too_few_for_a_verdict():
@@ -135,6 +143,22 @@ def test_the_verdict_on_suffixes_compares_intervals(suffix, verdict):
     assert row["first_verdict"] == "no difference shown"  # both are always right
     assert row["suffix_first_output"]["mean"] == 1.0
     assert row["suffix_later_outputs"]["mean"] == 0.5
+
+
+def test_what_is_one_sequence_of_the_test_set_is_no_difference():
+    values = {c: 0.0 for c in TUNED} | {"soft suffix": 1 / 800}
+    rows = suffix_rows(_made_up(values, spread=0.0))  # all seeds agree: intervals of no width
+    assert {r["verdict"] for r in rows} == {"no difference shown"}
+
+
+def test_the_finding_counts_every_verdict():
+    values = {c: 0.2 for c in TUNED} | {"prefix, kv": 0.5, "soft suffix": 0.9}
+    same = "at the first output no difference shown in 4, at the later ones no difference shown in"
+    finding = _section_of(values)
+    # Two suffixes on two new tasks; the one at every layer has 20 %.
+    assert "the best tuned context in front of the input: better in 2, worse in 2." in finding
+    assert same in finding
+    assert "input: too few seeds to say in 4." in _section_of(values, seeds=2)
 
 
 def test_of_the_loss_the_lower_is_better():
@@ -183,7 +207,8 @@ def test_the_section_has_every_number_and_a_conclusion(result):
     assert len(section.numbers["ladder"]) == len(ladder_rows(result))
     assert len(section.numbers["suffixes"]) == 2 * (2 * len(TASKS) + 2)
     assert len(section.findings) == 1 + 2  # one over all, one a depth
-    assert "12 comparisons at 1 and 2 layers: better than the best" in section.findings[0]
+    assert "12 comparisons at 1 and 2 layers. Exact match against" in section.findings[0]
+    assert section.findings[0].count("too few seeds to say in 12") == 3
     assert all("against" in finding for finding in section.findings[1:])
 
 

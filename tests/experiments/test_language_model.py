@@ -48,5 +48,10 @@ def test_finished_parts_are_taken_and_others_made_again(model, tmp_path, monkeyp
     with torch.no_grad():
         model.W_E[0] -= 1.0
     assert made == [0, 16]
+    run()
+    made.clear()
+    monkeypatch.setattr(model.cfg, "rotary_base", 100)  # the same weights, another model
+    run()
+    assert made == [0, 16]
     with pytest.raises(pi.PrefixInterpError, match="fast"):
         language_model(model, "tiny", "fats")

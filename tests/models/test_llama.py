@@ -21,6 +21,29 @@ def llama(**changes):
     return model.eval().double()
 
 
+class Adapter(torch.nn.Module):
+    """A linear layer and a low-rank one beside it, as PEFT wraps them."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.weight = base, base.weight
+        self.lora_A = torch.nn.Linear(24, 24, dtype=torch.float64)
+
+    def forward(self, x):
+        return self.base(x) + self.lora_A(x)
+
+
+def with_adapter(model):
+    attention = model.model.layers[1].self_attn
+    attention.q_proj = Adapter(attention.q_proj)
+    return model
+
+
+def with_rotations(model):
+    model.model.rotary_emb.inv_freq /= 2
+    return model
+
+
 @pytest.mark.parametrize("changes", [{}, {"num_key_value_heads": 4, "tie_word_embeddings": False}])
 def test_logits_are_those_of_the_model(changes):
     reference = llama(**changes)
@@ -60,6 +83,10 @@ def test_its_continuations_are_those_of_generate():
             ),
             "only 'default'",
         ),
+        (lambda: hook_llama(llama(head_dim=8), n_ctx=9), "head_dim=8 is not supported, only 6"),
+        (lambda: hook_llama(llama(hidden_act="mish"), n_ctx=9), "hidden_act='mish' is not one"),
+        (lambda: hook_llama(with_adapter(llama()), n_ctx=9), "q_proj.* merge an adapter"),
+        (lambda: hook_llama(with_rotations(llama()), n_ctx=9), "logits differ by"),
     ],
 )
 def test_what_would_be_another_model_is_refused(make, words):

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -36,6 +38,26 @@ def test_a_cache_changes_nothing(settings, seed):
     with model.hooks(fwd_hooks=[hook]):
         assert torch.equal(soft_continuations(model, vectors, 4), cached)
     assert seen == [vectors.shape[1] + i for i in range(4)]
+
+
+def test_a_plain_torch_hook_is_not_passed_over():
+    model = raw_model()
+    prompts = torch.randn(20, 1, model.cfg.d_model, generator=torch.Generator().manual_seed(0))
+    alone = soft_continuations(model, prompts.to(model.W_E), 4)
+    centred = lambda module, args, out: out - out.mean(dim=1, keepdim=True)  # noqa: E731
+    handle = model.blocks[0].register_forward_hook(centred)
+    with model.hooks(fwd_hooks=[(pi.Site.RESID_POST.at(0), lambda x, hook: None)]):
+        recomputed = soft_continuations(model, prompts.to(model.W_E), 4)
+    assert torch.equal(soft_continuations(model, prompts.to(model.W_E), 4), recomputed)
+    assert not torch.equal(recomputed, alone)
+    handle.remove()
+
+
+def test_a_tokenizer_that_pads_on_the_left_is_refused():
+    model = raw_model()
+    model.tokenizer = SimpleNamespace(padding_side="left")
+    with pytest.raises(pi.PrefixInterpError, match="padding_side='left'"):
+        search_soft_tokens(model, torch.tensor([[3, 1], [0, 1]]), steps=1, progress=False)
 
 
 @pytest.mark.parametrize("make", [raw_model, toy])

@@ -190,4 +190,5 @@ def test_prompts_save_and_load_and_say_how_many_there_are(tmp_path):
     prompt = built.encode(torch.tensor([2, 1]))
     again = type(prompt).load(prompt.save(tmp_path))
     assert torch.equal(again.vectors, prompt.vectors)
+    assert torch.equal(built.encode([2, 1]).vectors, prompt.vectors)
     assert prompt.vectors[0, 0, list(built.coordinates["token"])].tolist() == [2 / 3, 1 / 3]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -67,16 +68,16 @@ class Construction:
         """Return how many behaviours there are, each with a prompt of its own."""
         return self.n_tokens ** self.hardest.numel()
 
-    def encode(self, behaviour: Int[Tensor, "*behaviour"]) -> SoftPrompt:
+    def encode(self, behaviour: Int[Tensor, "*behaviour"] | Sequence[Any]) -> SoftPrompt:
         """Return the soft prompt that makes the model do `behaviour`.
 
         Args:
-            behaviour: codes, in the shape of `hardest`.
+            behaviour: codes, in the shape of `hardest`; lists do too.
 
         Raises:
             PrefixInterpError: another shape, or codes outside the vocabulary.
         """
-        return SoftPrompt(self.encode_stack(behaviour[None])[0])
+        return SoftPrompt(self.encode_stack(torch.as_tensor(behaviour)[None])[0])
 
     def encode_stack(
         self, behaviours: Int[Tensor, "stack *behaviour"]
