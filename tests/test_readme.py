@@ -6,6 +6,9 @@ import math
 import re
 from pathlib import Path
 
+import prefix_interp as pi
+from prefix_interp.experiments.content_blind import content_blind_log_probs
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -93,6 +96,62 @@ def test_what_is_said_of_theorems_and_of_time_is_committed():
     again = Result.load(ROOT / "results" / "table2-fast-repeat.json")
     assert f"{again.timing['wall_s'] / 60:.0f} minutes on two cores (`results/table2" in text
     assert again.timing["wall_s"] < 90 * 60
+
+
+def test_what_is_said_of_suffixes_is_committed():
+    from docs.update_readme import suffixes
+    from prefix_interp.experiments.ladder_protocol import BLIND, TUNED
+    from prefix_interp.experiments.ladder_summary import FRONT, SUFFIXES, ladder_rows, suffix_rows
+    from prefix_interp.results import committed_result
+
+    text = (ROOT / "README.md").read_text()
+    assert suffixes() in text
+    result = committed_result("ladder", "fast")
+    new = [r for r in suffix_rows(result) if r["asks_for"] == "new"]
+    assert {r["peer_later_verdict"] for r in new} == {"no difference shown"} and len(new) == 20
+    assert "none of 20 comparisons on new tasks shows a difference" in text
+    assert "better" not in {r["verdict"] for r in new}
+    assert f"{sum(r['verdict'] == 'worse' for r in new)} of 20 are worse" in text
+    longest = {1: 1200, 2: 1200, 4: 400}
+    best = {t: max(r["suffix_exact_match"]["mean"] for r in new if r["task"] == t)
+            for t in ("sort_descending", "double_histogram")}  # fmt: skip
+    most, histogram = (f"{100 * x:.1f} %" for x in best.values())
+    assert f"at most {most} of descending, {histogram} of the histogram" in text
+    (first,) = [r for r in new if (r["depth"], r["steps"], r["task"], r["suffix"])
+                == (2, 1200, "sort_descending", "suffix at every layer")]  # fmt: skip
+    own, peer, blind = (first[f"{who}_first_output"] for who in ("suffix", "peer", "blind"))
+    assert f"begins {100 * own['mean']:.1f} % of the descending sorts rightly" in text
+    assert f"(95 % interval {100 * own['low']:.0f} to {100 * own['high']:.0f}; the blind" in text
+    assert (
+        f"rule {100 * blind['mean']:.1f}, the same vectors in front {100 * peer['mean']:.1f})"
+        in text
+    )
+    assert (first["first_verdict"], first["peer_first_verdict"]) == ("better", "better")
+    soft = [r for r in new if (r["suffix"], r["task"]) == ("soft suffix", "sort_descending")]
+    assert all(r["suffix_exact_match"]["mean"] < 5e-4 for r in soft)
+    rows = [r for r in ladder_rows(result) if r["method"] == "context"]
+    kv = [r["exact_match"] for r in sorted(rows, key=lambda r: r["depth"])
+          if (r["context"], r["task"], r["steps"])
+          == ("prefix, kv", "sort_descending", longest[r["depth"]])]  # fmt: skip
+    shares = [f"{100 * x['mean']:.1f}" for x in kv]
+    assert "{}, {} and {} % of descending at one, two and four layers".format(*shares) in text
+    spans = [f"{100 * x['low']:.0f} to {100 * x['high']:.0f}" for x in kv]
+    assert "the intervals ({}, {}, {})".format(*spans) in text
+    histogram = [r for r in rows if r["task"] == "double_histogram"]
+    (floor,) = {r["exact_match"]["mean"] for r in histogram if r["context"] == BLIND}
+    assert f"the blind rule's {100 * floor:.1f} %" in text
+    assert all(round(r["exact_match"]["mean"], 3) <= round(floor, 3) for r in histogram)
+    assert set(TUNED) == {*FRONT, *SUFFIXES}
+    # It is always the same digit that the blind rule begins descending with.
+    batch = pi.get_task("sort_descending").sample(800, split="test", seed=0)
+    said = content_blind_log_probs(pi.get_task("sort_descending"), batch, 0)[:, 0].argmax(-1)
+    assert set(said.tolist()) == {7} and "its first output on descending is always 7" in text
+
+
+def test_what_is_said_of_one_token_is_committed():
+    from docs.update_readme import one_token
+
+    assert one_token() in (ROOT / "README.md").read_text()
 
 
 def test_the_repeated_table_2_says_the_same():

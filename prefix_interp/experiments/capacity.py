@@ -46,7 +46,7 @@ class Protocol:
 
     n_out: int = 10
     n_targets: int = 64
-    lengths: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 10, 14, 20)
+    lengths: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 10, 14)
     steps: int = 400
     lr: float = 0.1
     n_random: int = 1000

@@ -18,7 +18,8 @@ METRICS = {
     "first_output": 1.0,
     "later_outputs": 1.0,
 }
-SUFFIXES = ("soft suffix", "suffix at every layer")
+# Each suffix, and the same number of free vectors at the same layers in front of the input.
+SUFFIXES = {"soft suffix": "soft prompt", "suffix at every layer": "prefix, residual"}
 VERDICTS = ("better", "worse", "no difference shown", "too few seeds to say")
 ENOUGH = 3  # seeds: two that agree by chance give an interval of no width
 FRONT = ("soft prompt", "prefix, residual", "prefix, kv")
@@ -61,10 +62,11 @@ def suffix_rows(result: Result) -> list[dict[str, Any]]:
     """Return, by depth, steps and task, each suffix beside the best tuned context in front.
 
     Both have the most slots that were tuned. ``front`` is the soft prompt or prefix with the
-    highest mean exact match, of equal ones that with the lower loss. Each of `METRICS` stands
-    there of the suffix, of ``front`` and of the ``blind`` rule. ``verdict`` compares exact match
-    with that of ``front``, ``first_verdict`` and ``later_verdict`` the first and the later outputs
-    with the blind rule's (see `compare`).
+    highest mean exact match, of equal ones that with the lower loss; ``peer`` is the context of
+    the same vectors in front. Each of `METRICS` stands there of the suffix, of ``front``, of
+    ``peer`` and of the ``blind`` rule. ``verdict`` compares exact match with that of ``front``,
+    ``first_verdict`` and ``later_verdict`` the first and the later outputs with the blind rule's,
+    ``peer_first_verdict`` and ``peer_later_verdict`` with those of ``peer`` (see `compare`).
 
     Args:
         result: from `ladder`.
@@ -84,18 +86,22 @@ def suffix_rows(result: Result) -> list[dict[str, Any]]:
             (here[c] for c in FRONT), key=lambda r: (r["exact_match"]["mean"], -r["loss"]["mean"])
         )
         floor = blind[depth, task]
-        for context in SUFFIXES:
-            suffix = here[context]
+        for context, same in SUFFIXES.items():
+            suffix, peer = here[context], here[same]
             rows.append(
                 {
                     "depth": depth, "steps": steps, "task": task, "asks_for": TASKS[task],
                     "suffix": context, "n_slots": most, "front": front["context"],
+                    "peer": same,
                     **{f"suffix_{metric}": suffix[metric] for metric in METRICS},
                     **{f"front_{metric}": front[metric] for metric in METRICS},
+                    **{f"peer_{metric}": peer[metric] for metric in METRICS},
                     **{f"blind_{metric}": floor[metric] for metric in METRICS},
                     "verdict": compare(suffix, front, "exact_match"),
                     "first_verdict": compare(suffix, floor, "first_output"),
                     "later_verdict": compare(suffix, floor, "later_outputs"),
+                    "peer_first_verdict": compare(suffix, peer, "first_output"),
+                    "peer_later_verdict": compare(suffix, peer, "later_outputs"),
                 }
             )  # fmt: skip
     return rows

@@ -25,7 +25,8 @@ from prefix_interp.views.ladder import (
 from prefix_interp.views.sections import Section, Words, picture, records, spread_frame
 from prefix_interp.views.tables import frame_table, percent
 
-_SPREADS = tuple(f"{who}_{metric}" for metric in METRICS for who in ("suffix", "front", "blind"))
+_COMPARED = ("suffix", "front", "peer", "blind")
+_SPREADS = tuple(f"{who}_{metric}" for metric in METRICS for who in _COMPARED)
 
 
 def ladder_section(result: Result) -> Section:
@@ -130,7 +131,9 @@ def suffix_findings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         f"Suffixes on new tasks, {len(new)} comparisons at {_listed(depths)} layers. Exact match "
         f"against the best tuned context in front of the input: {_verdicts(new, 'verdict')}. "
         f"Against the blind rule: at the first output {_verdicts(new, 'first_verdict')}, at the "
-        f"later ones {_verdicts(new, 'later_verdict')}."
+        f"later ones {_verdicts(new, 'later_verdict')}. Against as many vectors at the same layers "
+        f"in front: at the first output {_verdicts(new, 'peer_first_verdict')}, at the later ones "
+        f"{_verdicts(new, 'peer_later_verdict')}."
     ]
     for depth in depths:
         longest = max(r["steps"] for r in new if r["depth"] == depth)

@@ -141,6 +141,7 @@ def test_the_verdict_on_suffixes_compares_intervals(suffix, verdict):
     row = next(r for r in suffix_rows(_made_up(values)) if r["suffix"] == "soft suffix")
     assert row["verdict"] == verdict and row["front"] == "prefix, kv"
     assert row["first_verdict"] == "no difference shown"  # both are always right
+    assert (row["peer"], row["peer_exact_match"]["mean"]) == ("soft prompt", pytest.approx(0.22))
     assert row["suffix_first_output"]["mean"] == 1.0
     assert row["suffix_later_outputs"]["mean"] == 0.5
 
@@ -208,7 +209,7 @@ def test_the_section_has_every_number_and_a_conclusion(result):
     assert len(section.numbers["suffixes"]) == 2 * (2 * len(TASKS) + 2)
     assert len(section.findings) == 1 + 2  # one over all, one a depth
     assert "12 comparisons at 1 and 2 layers. Exact match against" in section.findings[0]
-    assert section.findings[0].count("too few seeds to say in 12") == 3
+    assert section.findings[0].count("too few seeds to say in 12") == 5
     assert all("against" in finding for finding in section.findings[1:])
 
 
