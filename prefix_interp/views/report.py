@@ -19,7 +19,7 @@ from prefix_interp.models.zoo import toy_folder
 from prefix_interp.results import Result
 from prefix_interp.storage import check_writable, to_json, write_file
 from prefix_interp.views import pictures, tables
-from prefix_interp.views.capacity_sections import capacity_section
+from prefix_interp.views.capacity_sections import capacity_section, language_model_section
 from prefix_interp.views.display import page_scripts, watch_script
 from prefix_interp.views.headlines import headlines
 from prefix_interp.views.ladder_sections import ladder_section
@@ -40,6 +40,7 @@ SKILL_RESULTS = ("table2", "heads", "subspaces", "long-prefixes")
 RESULT_SECTIONS = {
     "constructions": constructions_section,
     "capacity": capacity_section,
+    "language-model": language_model_section,
     "ladder": ladder_section,
     "universality": universality_section,
 }

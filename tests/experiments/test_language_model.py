@@ -6,6 +6,7 @@ from prefix_interp.experiments import language_model as experiment
 from prefix_interp.experiments.language_model import PROTOCOLS, language_model
 from prefix_interp.models.llama import hook_llama
 from prefix_interp.theory.capacity import hard_continuations
+from prefix_interp.views.capacity_sections import language_model_section
 from tests.models.test_llama import llama
 
 
@@ -28,6 +29,10 @@ def test_counts_against_a_plain_recount(model, tmp_path):
     assert {r["length"] for r in result.records if r["part"] == "length"} == set(sizes.lengths)
     assert (rows["searched"]["tried"], rows["random"]["tried"]) == (3, 5)
     assert len(list(tmp_path.glob("hard-*"))) == 2  # 31 tokens in chunks of 16
+    section = language_model_section(result)
+    assert len(section.numbers["distinct"]) == 4 and len(section.numbers["lengths"]) == 2
+    (finding,) = section.findings
+    assert f"tiny: {len(set(emitted))} different continuations from 31 hard tokens" in finding
 
 
 def test_finished_parts_are_taken_and_others_made_again(model, tmp_path, monkeypatch):
