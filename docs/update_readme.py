@@ -123,7 +123,7 @@ def one_token() -> str:
             f"{own['distinct']['mean']:.1f} of {own['tried']['mean']:.0f}"
             for own in (counts[depth, trained, kind] for kind in ("hard", "searched"))
         ]
-        lines.append([name, *cells, f"{row['half_mean']:.1f} tokens", f"{row['any']} tokens"])
+        lines.append([name, *cells, tokens(row["half_mean"], 1), tokens(row["any"])])
     lines.append(language_model_line())
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -137,7 +137,12 @@ def language_model_line() -> list[str]:
     longest = max((r["length"] for r in lengths if r["reached"]), default=0)
     cells = [f"{counts[k]['distinct']:,} of {counts[k]['tried']:,}" for k in ("hard", "searched")]
     name = result.settings["model"].split(" (")[0]
-    return [name, *cells, f"{half} tokens", f"{longest} tokens"]
+    return [name, *cells, tokens(half), tokens(longest)]
+
+
+def tokens(n: float, digits: int = 0) -> str:
+    """Return a number of tokens in words."""
+    return f"{n:.{digits}f} token{'' if n == 1 else 's'}"
 
 
 def suffixes() -> str:

@@ -150,8 +150,26 @@ def test_what_is_said_of_suffixes_is_committed():
 
 def test_what_is_said_of_one_token_is_committed():
     from docs.update_readme import one_token
+    from prefix_interp.experiments.capacity_summary import longest_rows
+    from prefix_interp.results import committed_result
 
-    assert one_token() in (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text()
+    assert one_token() in text
+    result = committed_result("language-model", "fast")
+    counts = {r["kind"]: r for r in result.records if r["part"] == "distinct"}
+    share = counts["hard"]["distinct"] / counts["hard"]["tried"]
+    assert f"of the language model's, {100 * share:.0f} % are different" in text
+    few = counts["hard, as many"]
+    assert f"{few['distinct']:.1f} of {few['tried']} hard tokens drawn at random do" in text
+    reached = {r["length"]: f"{r['reached']} of {r['tried']}" for r in result.records
+               if r["part"] == "length"}  # fmt: skip
+    assert f"{reached[1]} random single tokens of SmolLM2 are reached" in text
+    assert f"{reached[2]} pairs" in text
+    assert reached[4] == reached[10] == "0 of 32" and "none of 4 or 10 tokens" in text
+    half = {(r["depth"], r["trained"]): r["half_mean"]
+            for r in longest_rows(committed_result("capacity", "fast"))}  # fmt: skip
+    assert all(half[depth, True] > half[depth, False] for depth in (1, 2, 4))
+    assert half[1, True] >= half[2, True] >= half[4, True]  # more layers do not
 
 
 def test_the_repeated_table_2_says_the_same():

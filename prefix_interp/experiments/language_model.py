@@ -106,6 +106,7 @@ def language_model(
     for part, make in bar:
         file = None if work is None else Path(work) / f"{part}.safetensors"
         kept[part] = _kept(file, key, make)
+    # Of the HookedTransformer, whose unembedding and zero biases are its own.
     settings = {"model": name, "n_params": sum(p.numel() for p in model.parameters())}
     settings |= {"d_vocab": model.cfg.d_vocab, "dtype": str(model.W_E.dtype), **asdict(protocol)}
     records = _rows(kept, protocol, seed)

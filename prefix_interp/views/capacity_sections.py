@@ -81,9 +81,8 @@ def language_model_section(result: Result) -> Section:
     lengths = parts["length"][["length", "tried", "reached", "tokens_right", "loss"]]
     settings = result.settings
     about = (
-        f"{settings['model']}, {settings['n_params'] / 1e6:.0f}M parameters, "
-        f"{settings['d_vocab']:,} tokens; one token and no other context, greedy decoding, "
-        f"continuations of {settings['n_out']} tokens."
+        f"{settings['model']}, {settings['d_vocab']:,} tokens; one token and no other context, "
+        f"greedy decoding, continuations of {settings['n_out']} tokens."
     )
     words = [
         Words(

@@ -19,7 +19,7 @@ from prefix_interp.views.capacity_sections import capacity_section
 from prefix_interp.views.ladder import ladder_figure, suffix_figure, tuning_length_figure
 from prefix_interp.views.ladder_sections import ladder_section, suffix_findings
 
-SMALL = replace(PROTOCOLS["smoke"], depths=(1,), hard_slots=(1,))
+SMALL = replace(PROTOCOLS["smoke"], depths=(1,), long_depths=(1,), hard_slots=(1,))
 
 
 @pytest.fixture(scope="module")
