@@ -90,13 +90,13 @@ def language_model_section(result: Result) -> Section:
             f"{about} Hard: the whole vocabulary; as many: the mean over random subsets as large "
             "as the searched tokens are many; random: normal vectors as long as embeddings; "
             f"searched: one for each uniform random target, {settings['steps']} steps.",
-            frame_table(distinct),
+            frame_table(distinct.assign(distinct=distinct["distinct"].map(_count))),
         ),
         Words(
             "By length",
             "Random targets that a searched soft token emits exactly, and the share of their "
-            "tokens that stand where they should; mean loss in nats a token. Searches of this "
-            "length are lower bounds.",
+            "tokens that stand where they should; mean loss in nats a token. Lower bounds: a "
+            "longer search may reach more.",
             frame_table(lengths),
         ),
     ]
@@ -113,3 +113,8 @@ def language_model_section(result: Result) -> Section:
             "hard ones."
         ],
     )  # fmt: skip
+
+
+def _count(number: float) -> str:
+    """Return a count in full, a mean of counts with one digit more."""
+    return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"
