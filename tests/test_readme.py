@@ -107,36 +107,49 @@ def test_what_is_said_of_suffixes_is_committed():
     text = (ROOT / "README.md").read_text()
     assert suffixes() in text
     result = committed_result("ladder", "fast")
-    new = [r for r in suffix_rows(result) if r["asks_for"] == "new"]
-    assert {r["peer_later_verdict"] for r in new} == {"no difference shown"} and len(new) == 20
-    assert "none of 20 comparisons on new tasks shows a difference" in text
-    assert "better" not in {r["verdict"] for r in new}
-    assert f"{sum(r['verdict'] == 'worse' for r in new)} of 20 are worse" in text
     longest = {1: 1200, 2: 1200, 4: 400}
-    best = {t: max(r["suffix_exact_match"]["mean"] for r in new if r["task"] == t)
-            for t in ("sort_descending", "double_histogram")}  # fmt: skip
-    most, histogram = (f"{100 * x:.1f} %" for x in best.values())
-    assert f"at most {most} of descending, {histogram} of the histogram" in text
-    (first,) = [r for r in new if (r["depth"], r["steps"], r["task"], r["suffix"])
-                == (2, 1200, "sort_descending", "suffix at every layer")]  # fmt: skip
-    own, peer, blind = (first[f"{who}_first_output"] for who in ("suffix", "peer", "blind"))
-    assert f"begins {100 * own['mean']:.1f} % of the descending sorts rightly" in text
-    assert f"(95 % interval {100 * own['low']:.0f} to {100 * own['high']:.0f}; the blind" in text
-    assert (
-        f"rule {100 * blind['mean']:.1f}, the same vectors in front {100 * peer['mean']:.1f})"
-        in text
+    new = [r for r in suffix_rows(result)
+           if r["asks_for"] == "new" and r["steps"] == longest[r["depth"]]]  # fmt: skip
+    by_task = {t: [r for r in new if r["task"] == t]
+               for t in ("sort_descending", "double_histogram")}  # fmt: skip
+    better = {
+        (task, key): sum(r[key] == "better" for r in own)
+        for task, own in by_task.items() for key in ("first_verdict", "peer_first_verdict")
+    }  # fmt: skip
+    assert list(better.values()) == [4, 3, 0, 0] and {len(own) for own in by_task.values()} == {6}
+    assert "beats the blind rule in 4 of 6 on descending" in text
+    assert "as many vectors tuned in front in 3 of 6" in text
+    assert {r["peer_later_verdict"] for r in new} == {"no difference shown"}
+    assert "better" not in {r["verdict"] for r in new}
+    worse = [r for r in new if r["verdict"] == "worse"]
+    assert f"{len(worse)} of 12 are worse, all on the histogram (0.0 against 1.1 %)" in text
+    assert {r["task"] for r in worse} == {"double_histogram"}
+    for who, share in (("suffix", "0.0"), ("front", "1.1")):
+        assert {f"{100 * r[f'{who}_exact_match']['mean']:.1f}" for r in worse} == {share}
+    most, histogram = (
+        f"{100 * max(r['suffix_exact_match']['mean'] for r in own):.1f} %"
+        for own in by_task.values()
     )
+    assert f"the most is {most} of descending, {histogram} of the histogram" in text
+    (first,) = [r for r in new if (r["depth"], r["task"], r["suffix"])
+                == (2, "sort_descending", "suffix at every layer")]  # fmt: skip
+    own, peer, blind = (first[f"{who}_first_output"] for who in ("suffix", "peer", "blind"))
+    shares = [100 * x for x in (own["mean"], own["low"], own["high"], blind["mean"], peer["mean"])]
+    assert "{:.1f} %, {:.0f} to {:.0f}, against {:.1f} and {:.1f})".format(*shares) in text
     assert (first["first_verdict"], first["peer_first_verdict"]) == ("better", "better")
-    soft = [r for r in new if (r["suffix"], r["task"]) == ("soft suffix", "sort_descending")]
+    soft = [r for r in by_task["sort_descending"] if r["suffix"] == "soft suffix"]
     assert all(r["suffix_exact_match"]["mean"] < 5e-4 for r in soft)
     rows = [r for r in ladder_rows(result) if r["method"] == "context"]
-    kv = [r["exact_match"] for r in sorted(rows, key=lambda r: r["depth"])
-          if (r["context"], r["task"], r["steps"])
-          == ("prefix, kv", "sort_descending", longest[r["depth"]])]  # fmt: skip
-    shares = [f"{100 * x['mean']:.1f}" for x in kv]
-    assert "{}, {} and {} % of descending at one, two and four layers".format(*shares) in text
-    spans = [f"{100 * x['low']:.0f} to {100 * x['high']:.0f}" for x in kv]
-    assert "the intervals ({}, {}, {})".format(*spans) in text
+    kv = {(r["depth"], r["steps"]): r["exact_match"] for r in rows
+          if (r["context"], r["task"]) == ("prefix, kv", "sort_descending")}  # fmt: skip
+    last = [kv[group] for group in longest.items()]
+    assert "{:.1f}, {:.1f} and {:.1f} % of descending on average at one, two and four".format(
+        *(100 * x["mean"] for x in last)
+    ) in text  # fmt: skip
+    spans = [f"{100 * x['low']:.0f} to {100 * x['high']:.0f}" for x in last]
+    assert "with intervals of {}, {} and {}".format(*spans) in text
+    short = [100 * kv[depth, 400]["mean"] for depth in (1, 2)]
+    assert "({:.1f} and {:.1f} %)".format(*short) in text
     histogram = [r for r in rows if r["task"] == "double_histogram"]
     (floor,) = {r["exact_match"]["mean"] for r in histogram if r["context"] == BLIND}
     assert f"the blind rule's {100 * floor:.1f} %" in text
@@ -158,7 +171,7 @@ def test_what_is_said_of_one_token_is_committed():
     result = committed_result("language-model", "fast")
     counts = {r["kind"]: r for r in result.records if r["part"] == "distinct"}
     share = counts["hard"]["distinct"] / counts["hard"]["tried"]
-    assert f"of the language model's, {100 * share:.0f} % are different" in text
+    assert f"of the language model's hard tokens, {100 * share:.0f} % are different" in text
     few = counts["hard, as many"]
     assert f"{few['distinct']:.1f} of {few['tried']} hard tokens drawn at random do" in text
     reached = {r["length"]: f"{r['reached']} of {r['tried']}" for r in result.records

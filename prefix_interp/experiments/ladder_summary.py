@@ -62,9 +62,9 @@ def suffix_rows(result: Result) -> list[dict[str, Any]]:
     """Return, by depth, steps and task, each suffix beside the best tuned context in front.
 
     Both have the most slots that were tuned. ``front`` is the soft prompt or prefix with the
-    highest mean exact match, of equal ones that with the lower loss; ``peer`` is the context of
-    the same vectors in front. Each of `METRICS` stands there of the suffix, of ``front``, of
-    ``peer`` and of the ``blind`` rule. ``verdict`` compares exact match with that of ``front``,
+    highest mean exact match, of equal ones that with the lower loss; ``peer`` has as many vectors
+    at the same layers, tuned in front. Each of `METRICS` stands there of the suffix, of ``front``,
+    of ``peer`` and of the ``blind`` rule. ``verdict`` compares exact match with that of ``front``,
     ``first_verdict`` and ``later_verdict`` the first and the later outputs with the blind rule's,
     ``peer_first_verdict`` and ``peer_later_verdict`` with those of ``peer`` (see `compare`).
 

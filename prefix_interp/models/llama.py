@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers import LlamaForCausalLM
 from prefix_interp.errors import PrefixInterpError, check_positive
 
 _CHECKED = 16  # tokens
+_TOLERANCE = 1e-4  # of the largest logit, float32: SmolLM2 is at 1.5e-6
 
 
 def hook_llama(hf_model: Any, n_ctx: int = 256) -> HookedTransformer:
@@ -30,12 +32,12 @@ def hook_llama(hf_model: Any, n_ctx: int = 256) -> HookedTransformer:
         PrefixInterpError: another architecture, scaled rotations, biases, an adapter, more context
             than the model was made for, or logits that differ.
     """
-    hf: Any = getattr(hf_model, "config", None)
-    names = getattr(hf, "architectures", None) or [type(hf_model).__name__]
-    if "LlamaForCausalLM" not in names:
+    if not isinstance(hf_model, LlamaForCausalLM):
         raise PrefixInterpError(
-            f"hf_model={names[0]} is not supported; give a transformers LlamaForCausalLM"
+            f"hf_model={type(hf_model).__name__} is not supported; give a transformers "
+            "LlamaForCausalLM"
         )
+    hf: Any = hf_model.config
     check_positive("n_ctx", n_ctx)
     if n_ctx > hf.max_position_embeddings:
         raise PrefixInterpError(
@@ -55,7 +57,8 @@ def hook_llama(hf_model: Any, n_ctx: int = 256) -> HookedTransformer:
                 f"hf_model.config.{name}={value!r} is not supported, only {allowed!r}; use a "
                 "model without it"
             )
-    if hf.hidden_act not in SUPPORTED_ACTIVATIONS:
+    act_fn = "silu" if hf.hidden_act == "swish" else hf.hidden_act  # two names of one function
+    if act_fn not in SUPPORTED_ACTIVATIONS:
         raise PrefixInterpError(
             f"hf_model.config.hidden_act={hf.hidden_act!r} is not one of TransformerLens's "
             f"{', '.join(map(repr, SUPPORTED_ACTIVATIONS))}; use a model with one of these"
@@ -77,7 +80,7 @@ def hook_llama(hf_model: Any, n_ctx: int = 256) -> HookedTransformer:
         d_mlp=hf.intermediate_size,
         d_vocab=hf.vocab_size,
         n_ctx=n_ctx,
-        act_fn=hf.hidden_act,
+        act_fn=act_fn,
         eps=hf.rms_norm_eps,
         normalization_type="RMS",
         final_rms=True,
@@ -100,23 +103,30 @@ def hook_llama(hf_model: Any, n_ctx: int = 256) -> HookedTransformer:
     left = set(missing) & {name for name, _ in model.named_parameters()}
     if left:
         raise PrefixInterpError(f"hf_model has no weights for {sorted(left)[0]}; use another model")
-    _check_same(hf_model, model.eval())
-    return model
+    if cfg.dtype in (torch.float16, torch.bfloat16):
+        # In 16 bits many layers lose as much as a wrong module may change: check a float32 copy.
+        hook_llama(copy.deepcopy(hf_model).float(), min(n_ctx, _CHECKED))
+    else:
+        _check_same(hf_model, model)
+    return model.eval()
 
 
 def _check_same(hf_model: Any, model: HookedTransformer) -> None:
     """Raise unless both give the same logits: modules may do more than the config says."""
     n = min(_CHECKED, model.cfg.n_ctx)
     tokens = torch.linspace(0, model.cfg.d_vocab - 1, n, device=model.W_E.device).long()[None]
-    training = hf_model.training
-    with torch.no_grad():
-        theirs, ours = hf_model.eval()(tokens).logits.double(), model(tokens).double()
-    hf_model.train(training)
-    off = float((ours - theirs).abs().max() / theirs.abs().max())
-    # Rotations are in float32 whatever the weights are, and 16 bits lose more in many layers.
-    allowed = max(1e-3, torch.finfo(model.W_E.dtype).eps ** 0.5)
-    if not off <= allowed:
+    training = [(module, module.training) for module in hf_model.modules()]
+    try:
+        with torch.no_grad():
+            theirs, ours = hf_model.eval()(tokens).logits.double(), model.eval()(tokens).double()
+    finally:
+        for module, flag in training:
+            module.training = flag
+    largest = theirs.abs().max().clamp_min(torch.finfo(theirs.dtype).tiny)
+    off = float((ours - theirs).abs().max() / largest)
+    if not off <= _TOLERANCE:
         raise PrefixInterpError(
-            f"hf_model's logits differ by {off:.2g} of the largest, allowed is {allowed:.2g}: a "
-            "module does more than its config says; give an unchanged LlamaForCausalLM"
+            f"hf_model's logits differ by {off:.2g} of the largest, allowed is {_TOLERANCE:.2g}: a "
+            "module does more than its config says, or .half() rounded its rotations; give a "
+            "LlamaForCausalLM as from_pretrained(dtype=...) loads it"
         )

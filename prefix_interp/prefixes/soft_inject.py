@@ -89,11 +89,7 @@ def soft_hooks(
             running, too few tokens, or a batch that is no multiple of the stack.
     """
     _check_vectors(model, vectors, after, level)
-    if getattr(model.tokenizer, "padding_side", None) == "left":
-        raise PrefixInterpError(
-            "model.tokenizer.padding_side='left' makes TransformerLens mask tokens equal to its "
-            "padding token, by a mask without the slots; set it to 'right'"
-        )
+    _check_padding(model)
     if first and after:
         raise PrefixInterpError(
             f"first=True does not go with after={after}: content stands before the slots; leave "
@@ -119,6 +115,7 @@ def soft_hooks(
         return rows.repeat_interleave(len(x) // len(rows), dim=0)
 
     def grow(embed: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
+        _check_padding(model)  # a call may set another side
         if level == "layers":
             return insert(embed, embed.new_zeros(len(embed), n_slots, embed.shape[2]))
         for layer in range(model.cfg.n_layers):  # every layer has what becomes of them
@@ -192,4 +189,12 @@ def _check_vectors(
     if vectors.dtype != model.W_E.dtype:
         raise PrefixInterpError(
             f"vectors are {vectors.dtype} but the model is {model.W_E.dtype}; convert them"
+        )
+
+
+def _check_padding(model: HookedTransformer) -> None:
+    if getattr(model.tokenizer, "padding_side", None) == "left":
+        raise PrefixInterpError(
+            "model.tokenizer.padding_side='left' makes TransformerLens mask tokens equal to its "
+            "padding token, by a mask without the slots; set it to 'right'"
         )

@@ -21,6 +21,20 @@ def llama(**changes):
     return model.eval().double()
 
 
+def test_16_bits_are_compared_in_32_and_flags_stay():
+    reference = llama(hidden_act="swish").train()
+    reference.model.layers[0].eval()
+    flags = [module.training for module in reference.modules()]
+    for parameter in reference.parameters():  # as from_pretrained does, rotations stay
+        parameter.data = parameter.data.bfloat16()
+    assert hook_llama(reference, n_ctx=9).W_E.dtype == torch.bfloat16
+    with_rotations(reference)
+    with pytest.raises(pi.PrefixInterpError, match="logits differ by"):
+        hook_llama(reference, n_ctx=9)
+    assert [module.training for module in reference.modules()] == flags
+    assert {p.dtype for p in reference.parameters()} == {torch.bfloat16}
+
+
 class Adapter(torch.nn.Module):
     """A linear layer and a low-rank one beside it, as PEFT wraps them."""
 

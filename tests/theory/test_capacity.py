@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prefix_interp as pi
+from prefix_interp.prefixes.soft_inject import soft_hooks
 from prefix_interp.theory.capacity import (
     count_distinct,
     hard_continuations,
@@ -55,9 +56,14 @@ def test_a_plain_torch_hook_is_not_passed_over():
 
 def test_a_tokenizer_that_pads_on_the_left_is_refused():
     model = raw_model()
-    model.tokenizer = SimpleNamespace(padding_side="left")
+    model.tokenizer = SimpleNamespace(padding_side="left", pad_token_id=5, bos_token_id=1)
     with pytest.raises(pi.PrefixInterpError, match="padding_side='left'"):
         search_soft_tokens(model, torch.tensor([[3, 1], [0, 1]]), steps=1, progress=False)
+    model.tokenizer.padding_side = "right"
+    hooks = soft_hooks(model, torch.randn(1, 1, model.cfg.d_model).to(model.W_E))
+    model.tokenizer.padding_side = "left"  # between the making of hooks and the call
+    with pytest.raises(pi.PrefixInterpError, match="padding_side='left'"):
+        model.run_with_hooks(torch.tensor([[5]]), fwd_hooks=hooks)
 
 
 @pytest.mark.parametrize("make", [raw_model, toy])
