@@ -29,12 +29,16 @@ notebooks: install  ## write the .ipynb files anew from their .py sources
 readme: install  ## write the README's output and tables anew
 	$(BIN)/python docs/update_readme.py
 
-reproduce: install  ## every fast result again, and the zoo from the first seeds (about three hours)
+reproduce: install  ## every fast result again, and the zoo from the first seeds (about six hours)
 	$(BIN)/prefix-interp reproduce table1 --preset fast --zoo prefix_interp/models/trained
 	$(BIN)/prefix-interp reproduce table2 --preset fast --zoo prefix_interp/models/trained
 	$(BIN)/prefix-interp reproduce heads --preset fast
 	$(BIN)/prefix-interp reproduce subspaces --preset fast
 	$(BIN)/prefix-interp reproduce long-prefixes --preset fast --seeds 3
+	$(BIN)/prefix-interp reproduce constructions --preset fast --seeds 1
+	$(BIN)/prefix-interp reproduce universality --preset fast
+	$(BIN)/prefix-interp reproduce ladder --preset fast --seeds 3
+	$(BIN)/prefix-interp reproduce capacity --preset fast --seeds 3
 
 clean:
 	rm -rf .venv report work
