@@ -98,5 +98,5 @@ def committed_result(name: str, preset: str) -> Result:
             return Result.load(path)
     raise PrefixInterpError(
         f"name={name!r}, preset={preset!r} is not among the shipped results; make it with "
-        f"prefix-interp reproduce {name} --preset {preset}"
+        f"prefix-interp reproduce {name} --preset {preset}, or with its script in analyses/"
     )

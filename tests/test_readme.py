@@ -107,6 +107,7 @@ def test_what_is_said_of_suffixes_is_committed():
     text = (ROOT / "README.md").read_text()
     assert suffixes() in text
     result = committed_result("ladder", "fast")
+    assert f"on {result.settings['protocol']['n_test']} unseen inputs" in text
     longest = {1: 1200, 2: 1200, 4: 400}
     new = [r for r in suffix_rows(result)
            if r["asks_for"] == "new" and r["steps"] == longest[r["depth"]]]  # fmt: skip

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import check_choice
@@ -140,7 +142,7 @@ def capacity_rows(model: HookedTransformer, protocol: Protocol, seed: int) -> Ro
     """
     n_out, d_vocab = protocol.n_out, model.cfg.d_vocab
 
-    def distinct(kind: str, emitted: torch.Tensor, std: float | None = None) -> dict[str, Any]:
+    def distinct(kind: str, emitted: Tensor, std: float | None = None) -> dict[str, Any]:
         return {"part": "distinct", "kind": kind, "std": std, "n_out": n_out,
                 "tried": len(emitted), "distinct": count_distinct(emitted)}  # fmt: skip
 
@@ -155,14 +157,28 @@ def capacity_rows(model: HookedTransformer, protocol: Protocol, seed: int) -> Ro
         found = search_soft_tokens(
             model, targets, steps=protocol.steps, lr=protocol.lr, seed=seed, progress=False
         )
-        rows.append(
-            {
-                "part": "length", "length": length, "tried": len(targets),
-                "reached": found.reached,
-                "tokens_right": float((found.emitted == targets).double().mean()),
-                "loss": float(found.losses.mean()),
-            }
-        )  # fmt: skip
+        rows.append(length_row(targets, found.emitted, found.losses))
         if length == n_out:
             rows.append(distinct("searched", found.emitted))
     return rows
+
+
+def length_row(
+    targets: Int[Tensor, "target n_out"],
+    emitted: Int[Tensor, "target n_out"],
+    losses: Float[Tensor, " target"],
+) -> dict[str, Any]:
+    """Return what one length's searches came to (see `capacity`).
+
+    Args:
+        targets: what the soft tokens were searched for.
+        emitted: what they make the model emit.
+        losses: of each search, nats a token.
+    """
+    right = emitted == targets
+    return {
+        "part": "length", "length": targets.shape[1], "tried": len(targets),
+        "reached": int(right.all(dim=1).sum()),
+        "tokens_right": float(right.double().mean()),
+        "loss": float(losses.mean()),
+    }  # fmt: skip

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import check_choice
+from prefix_interp.experiments.capacity import length_row
 from prefix_interp.experiments.seed_runs import Rows
 from prefix_interp.models.toy import model_id
 from prefix_interp.results import Result, package_versions
@@ -173,15 +174,8 @@ def _rows(kept: Mapping[str, Tensors], protocol: Protocol, seed: int) -> Rows:
     ]
     for length in sorted(protocol.lengths):
         part = kept[f"searched-{length}"]
-        right = part["emitted"] == part["targets"]
-        rows.append(
-            {
-                "part": "length", "seed": seed, "length": length, "tried": len(right),
-                "reached": int(right.all(dim=1).sum()),
-                "tokens_right": float(right.double().mean()),
-                "loss": float(part["losses"].mean()),
-            }
-        )  # fmt: skip
+        row = length_row(part["targets"], part["emitted"], part["losses"])
+        rows.append({"seed": seed, **row})
     return rows
 
 

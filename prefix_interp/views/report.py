@@ -110,7 +110,7 @@ def all_sections(seed: int = 0, device: str = "cpu", progress: bool = True) -> l
 def _missing(name: str) -> Section:
     text = (
         f"The result {name!r} is not shipped with this version; prefix-interp reproduce {name} "
-        "--preset fast makes it."
+        "--preset fast, or its script in analyses/, makes it."
     )
     return Section(f"missing-{name}", name, name, text, [])
 
