@@ -21,8 +21,8 @@ from prefix_interp.results import Result
 from prefix_interp.views.subspaces import slots_figure
 
 COLUMNS = {
-    "tuning": ["parameterization", "n_prefix", "exact_match.mean", "loss.mean"],
-    "bias": ["method", "parameterization", "level", "n_prefix", "rank.mean", "effective_rank.mean",
+    "tuning": ["parameterization", "n_slots", "exact_match.mean", "loss.mean"],
+    "bias": ["method", "parameterization", "level", "n_slots", "rank.mean", "effective_rank.mean",
              "n_95.mean"],
 }  # fmt: skip
 

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> Result:
             f"[{row[task]['exact_match']['low']:.3f}, {row[task]['exact_match']['high']:.3f}]"
             for task in (OLD, NEW)
         )
-        kind = f"{row['parameterization']} {row['n_prefix']}" if row["n_prefix"] else ""
+        kind = f"{row['parameterization']} {row['n_slots']}" if row["n_slots"] else ""
         print(f"{row['method']:20s} {kind:12s} {scores}  loss {row[NEW]['loss']['mean']:.2f}")
     sweep_figure(result).savefig(stem.with_suffix(".png"), dpi=150)
     return result

@@ -22,12 +22,12 @@ def main(argv: Sequence[str] | None = None) -> Result:
     result, stem = reproduce("universality", argv, __doc__)
     table = result.to_dataframe()
     table.columns = table.columns.str.removeprefix("rmse.")
-    table["n_prefix"] = table["n_prefix"].astype("Int64")
+    table["n_slots"] = table["n_slots"].astype("Int64")
     functions = ["harmonic", "bumps", "kink", "waves"]
-    for part, keys in {"fit": ["dim", "method", "n_prefix"], "order": ["dim", "method"]}.items():
+    for part, keys in {"fit": ["dim", "method", "n_slots"], "order": ["dim", "method"]}.items():
         means = table[table["part"] == part].groupby(keys, sort=False)[functions].mean()
         print(f"{part}, rmse", means.map("{:.2g}".format).to_string(), sep="\n", end="\n\n")
-    fits = table[(table["part"] == "fit") & (table["n_prefix"] > 0)]
+    fits = table[(table["part"] == "fit") & (table["n_slots"] > 0)]
     print("largest violations:", fits[["eq6", "eq7"]].max().to_dict())
     print("rank within its bound:", bool((fits["rank"] <= fits["bound"]).all()))
     for dim in sorted(set(fits["dim"])):

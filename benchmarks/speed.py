@@ -29,10 +29,10 @@ def median_seconds(*functions: Callable[[], object], rounds: int = 15) -> list[f
 
 def injection() -> None:
     """Compare one training step of a prefix by mixture with one by slots."""
-    for n_layers, n_heads, d_model, n_prefix in [(1, 1, 96, 1), (1, 1, 96, 10), (4, 4, 256, 10)]:
-        cfg = pi.ToyConfig(n_layers, n_heads, d_model, n_prefix)
+    for n_layers, n_heads, d_model, n_slots in [(1, 1, 96, 1), (1, 1, 96, 10), (4, 4, 256, 10)]:
+        cfg = pi.ToyConfig(n_layers, n_heads, d_model, n_slots)
         model = pi.build_toy(cfg).requires_grad_(False)
-        vectors = torch.randn(n_layers, n_prefix, d_model, requires_grad=True)
+        vectors = torch.randn(n_layers, n_slots, d_model, requires_grad=True)
         tokens = pi.get_task("sort_descending").sample(64).tokens
 
         def step(make: Callable[..., list], model=model, vectors=vectors, tokens=tokens) -> None:
@@ -42,7 +42,7 @@ def injection() -> None:
 
         slots, mixture = median_seconds(lambda: step(slot_hooks), lambda: step(mixture_hooks))
         print(
-            f"prefix step, {n_layers} layers, {n_heads} heads, d {d_model}, {n_prefix} slots: "
+            f"prefix step, {n_layers} layers, {n_heads} heads, d {d_model}, {n_slots} slots: "
             f"slots {slots * 1e3:.1f} ms, mixture {mixture * 1e3:.1f} ms, "
             f"ratio {slots / mixture:.2f}"
         )
@@ -77,7 +77,7 @@ def sorting() -> None:
 
 def sampling() -> None:
     """Print how many sequences with answers one core samples in a second."""
-    for name in pi.tasks():
+    for name in pi.list_tasks():
         task = pi.get_task(name)
         for split in ("train", "test"):
             (t,) = median_seconds(lambda task=task, s=split: task.sample(200_000, s), rounds=3)

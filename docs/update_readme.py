@@ -46,11 +46,11 @@ def table1() -> str:
         head += ["loss, descending"]
         for row in table1_rows(result):
             if not row["method"].endswith(" prefix"):
-                key = (row["method"], row["parameterization"], row["n_prefix"])
+                key = (row["method"], row["parameterization"], row["n_slots"])
                 rows.setdefault(key, {})[preset] = row
     lines = [head, ["---"] * len(head)]
-    for (method, parameterization, n_prefix), by_preset in rows.items():
-        slots = f"{n_prefix} slot{'' if n_prefix == 1 else 's'}"
+    for (method, parameterization, n_slots), by_preset in rows.items():
+        slots = f"{n_slots} slot{'' if n_slots == 1 else 's'}"
         name = f"{method}, {parameterization}, {slots}" if parameterization else method
         paper = next(iter(by_preset.values()))["paper"]
         cells = [f"{paper[t][0]} ± {paper[t][1]}" if paper else "" for t in (OLD, NEW)]

@@ -14,11 +14,11 @@ from prefix_interp.views.attention import attention_view
 from prefix_interp.views.display import show_attention
 from prefix_interp.views.plots import parts_figure, spectrum_figure
 
-print(pi.zoo())
+print(pi.list_toys())
 model = pi.load_toy("sort-ascending-1l1h")  # one layer, one head, trained to sort ascending
 prefixes = pi.load_prefixes("sort-ascending-1l1h")
 for name, prefix in prefixes.items():
-    kind = f"{prefix.parameterization}, {prefix.n_prefix} slots"
+    kind = f"{prefix.parameterization}, {prefix.n_slots} slots"
     print(f"{name}: {kind}, {prefix.n_parameters} numbers")
 
 # %% [markdown]
@@ -77,7 +77,7 @@ parts_figure({"kv, 10 slots": parts}, n_out=task.length)
 space = pi.bias_subspace(exact, prefix.to(exact), batch.tokens, layer=0, head=0)
 print(f"rank {space.rank}, at most {space.bound}; effective rank {space.effective_rank:.2f}")
 print(f"singular value 11 over the first: {space.to_dataframe()['of_first'][10]:.0e}")
-assert space.rank <= prefix.n_prefix
+assert space.rank <= prefix.n_slots
 spectrum_figure({"kv, 10 slots": space})
 
 # %% [markdown]

@@ -49,7 +49,7 @@ for i in range(3):
     ]
     for prefix in prefixes.values():
         pair = pi.run_pair(old, prefix, batch.tokens)
-        label = variant_label(prefix.parameterization, prefix.n_prefix)
+        label = variant_label(prefix.parameterization, prefix.n_slots)
         views.append(attention_view(pair, i, label))
     groups.append(views)
 query_figure(groups, query=task.length - 1)
@@ -78,7 +78,7 @@ sweep_figure(table)
 for row in sweep_rows(table):
     if row["chosen"]:
         print(
-            f"{row['parameterization']:8s} {row['n_prefix']:2d} slots, lr {row['lr']:<5g} "
+            f"{row['parameterization']:8s} {row['n_slots']:2d} slots, lr {row['lr']:<5g} "
             f"(lowest training loss for {row['chosen']:2d} of {len(table.seeds)} seeds): "
             f"exact match {row['exact_match']['mean']:.3f}, "
             f"token accuracy {row['token_accuracy']['mean']:.3f}, loss {row['loss']['mean']:.2f}"
@@ -97,7 +97,7 @@ test = task.sample(3200, seed=0)
 right = {"content-blind rule": content_blind_hits(task)}
 for prefix in prefixes.values():
     hits = answer_logits(old, task, test.tokens, prefix).argmax(-1) == test.answers
-    right[variant_label(prefix.parameterization, prefix.n_prefix)] = hits
+    right[variant_label(prefix.parameterization, prefix.n_slots)] = hits
 table = pd.DataFrame({name: hits.double().mean(0).tolist() for name, hits in right.items()}).T
 table["exact match"] = [hits.all(-1).double().mean().item() for hits in right.values()]
 table.round(3)

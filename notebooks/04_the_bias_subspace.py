@@ -108,7 +108,7 @@ slots_figure(longer)
 # %%
 table = [r for r in long_prefix_rows(longer) if r["part"] == "tuning" and r["task"] is None]
 print(
-    pd.json_normalize(table)[["parameterization", "n_prefix", "exact_match.mean", "loss.mean"]]
+    pd.json_normalize(table)[["parameterization", "n_slots", "exact_match.mean", "loss.mean"]]
     .round(3)
     .to_string(index=False)
 )

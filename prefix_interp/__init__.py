@@ -25,8 +25,8 @@ from prefix_interp.models.toy import ToyConfig as ToyConfig
 from prefix_interp.models.toy import build_toy as build_toy
 from prefix_interp.models.toy import save_toy as save_toy
 from prefix_interp.models.toy import to_dtype as to_dtype
+from prefix_interp.models.zoo import list_toys as list_toys
 from prefix_interp.models.zoo import load_toy as load_toy
-from prefix_interp.models.zoo import zoo as zoo
 from prefix_interp.prefixes.baselines import RunPair as RunPair
 from prefix_interp.prefixes.baselines import run_pair as run_pair
 from prefix_interp.prefixes.inject import attach as attach
@@ -41,7 +41,7 @@ from prefix_interp.results import Result as Result
 from prefix_interp.tasks import Batch as Batch
 from prefix_interp.tasks import Task as Task
 from prefix_interp.tasks import get_task as get_task
-from prefix_interp.tasks import tasks as tasks
+from prefix_interp.tasks import list_tasks as list_tasks
 from prefix_interp.theory.decompose import Decomposition as Decomposition
 from prefix_interp.theory.decompose import decompose_attention as decompose_attention
 from prefix_interp.theory.subspace import BiasSubspace as BiasSubspace

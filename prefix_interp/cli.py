@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(tune)
     _add_device(tune)
     tune.add_argument("--task", required=True, help="what the prefix should do")
-    tune.add_argument("--n-prefix", type=int, default=1, help="slots (1)")
+    tune.add_argument("--n-slots", type=int, default=1, help="slots (1)")
     tune.add_argument("--parameterization", default="residual", help="residual or kv (residual)")
     tune.add_argument("--preset", default="fast", help="paper, fast or smoke (fast)")
     tune.add_argument("--lr", type=float, help="instead of the preset's")
@@ -222,7 +222,7 @@ def _tune(arguments: argparse.Namespace) -> None:
     fit = tune_prefix(
         _load_model(arguments),
         arguments.task,
-        arguments.n_prefix,
+        arguments.n_slots,
         parameterization=arguments.parameterization,
         preset=arguments.preset,
         seed=arguments.seed,

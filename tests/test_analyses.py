@@ -80,7 +80,7 @@ def test_ladder_and_capacity(tmp_path, capsys, monkeypatch):
 
 def test_circuits(tmp_path, capsys):
     found = _run("circuits", "--n", 4, "--threshold", 0.8, "--out", tmp_path)
-    assert list(found) == list(pi.tasks())[:4]
+    assert list(found) == list(pi.list_tasks())[:4]
     for task, circuit in found.items():
         again = pi.Circuit.load(tmp_path / f"{task}.json")
         assert again.nodes == circuit.nodes

@@ -33,10 +33,10 @@ def test_inspect_prints_and_writes_the_split(tmp_path, capsys):
 
 def test_tune_writes_a_prefix_that_inspect_reads(tmp_path, capsys):
     code, out, _ = run(capsys, "tune", "--model", TOY, "--task", "add_one", "--preset", "smoke",
-                       "--parameterization", "kv", "--n-prefix", 3, "--out", tmp_path / "p",
+                       "--parameterization", "kv", "--n-slots", 3, "--out", tmp_path / "p",
                        "--quiet")  # fmt: skip
     assert code == 0 and "exact match" in out
-    assert pi.Prefix.load(tmp_path / "p").n_prefix == 3
+    assert pi.Prefix.load(tmp_path / "p").n_slots == 3
     code, _, _ = run(capsys, "inspect", "--model", TOY, "--prefix", tmp_path / "p", "--task",
                      "add_one", "--out", tmp_path)  # fmt: skip
     assert code == 0
@@ -99,8 +99,8 @@ BAD = {
     "negative token": [*INSPECT, "{}/good", "--tokens=-1,2"],
     "no tokens": [*INSPECT, "{}/good", "--tokens", "1,x"],
     "context": [*INSPECT, "{}/good", "--tokens", ",".join("1" * 20)],
-    "no slots": ["tune", "--model", TOY, "--task", "add_one", "--n-prefix", "0"],
-    "negative slots": ["tune", "--model", TOY, "--task", "add_one", "--n-prefix=-3"],
+    "no slots": ["tune", "--model", TOY, "--task", "add_one", "--n-slots", "0"],
+    "negative slots": ["tune", "--model", TOY, "--task", "add_one", "--n-slots=-3"],
     "parameterization": ["tune", "--model", TOY, "--task", "add_one", "--parameterization", "vk"],
     "learning rate": ["tune", "--model", TOY, "--task", "add_one", "--lr", "nan"],
     "seed": ["report", "--seed", "abc"],

@@ -85,7 +85,7 @@ def test_what_is_said_of_theorems_and_of_time_is_committed():
     assert constructions() in text
     rows = [
         r for r in committed_result("universality", "fast").records
-        if r["part"] == "fit" and (r["dim"], r["n_prefix"]) == (2, 1024)
+        if r["part"] == "fit" and (r["dim"], r["n_slots"]) == (2, 1024)
     ]  # fmt: skip
     for method, words in (
         ("quadrature", "the function's own values"), ("least squares", "fitted ones"),

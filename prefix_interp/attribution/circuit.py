@@ -141,7 +141,7 @@ class Circuit:
         kinds = tuple(dict.fromkeys(node.kind for node in self.all_nodes))
         if set(circuit_nodes(pair.model, pair.pair.prefix, kinds)) != set(self.all_nodes):
             raise PrefixInterpError(
-                f"pair has a prefix of {pair.pair.prefix.n_prefix} slots, which are not those of "
+                f"pair has a prefix of {pair.pair.prefix.n_slots} slots, which are not those of "
                 "the circuit; give a prefix with as many"
             )
         if self.metric not in pair.metrics:

@@ -96,7 +96,7 @@ def circuit_nodes(
     for layer in range(model.cfg.n_layers):
         own = [Node("head", layer, i) for i in range(model.cfg.n_heads)]
         own += [] if model.cfg.attn_only else [Node("mlp", layer)]
-        own += [Node("slot", layer, i) for i in range(prefix.n_prefix)]
+        own += [Node("slot", layer, i) for i in range(prefix.n_slots)]
         nodes += [node for node in own if node.kind in kinds]
     return tuple(nodes)
 
@@ -130,7 +130,7 @@ def circuit_metrics(
         raise PrefixInterpError(
             f"keep has {keep.shape[1]} columns but there are {len(nodes)} nodes; give one each"
         )
-    cfg, n_slots = pair.model.cfg, pair.pair.prefix.n_prefix
+    cfg, n_slots = pair.model.cfg, pair.pair.prefix.n_slots
     keep = keep.to(pair.model.W_E.device)
     heads = keep.new_ones(len(keep), cfg.n_layers, cfg.n_heads)
     mlps = keep.new_ones(len(keep), cfg.n_layers)

@@ -112,7 +112,7 @@ def find_circuit(
         "task": task if isinstance(task, str) else getattr(task, "name", "a batch"),
         "model_id": model_id(model),
         "parameterization": prefix.parameterization,
-        "n_prefix": prefix.n_prefix,
+        "n_slots": prefix.n_slots,
         "baseline": "masked",
         "n": pair.n_batch,
         "seed": seed,

@@ -152,7 +152,7 @@ def random_prefixes(
 
     def noise(i: int) -> Prefix:
         own = derive_seed(seed, "elicitation", RANDOM, i)
-        return Prefix.random(model, prefix.n_prefix, own, kind)
+        return Prefix.random(model, prefix.n_slots, own, kind)
 
     makers: dict[str, Callable[[int], Prefix]] = {NORM_MATCHED: matched, RANDOM: noise}
     return {name: [make(i) for i in range(n)] for name, make in makers.items()}

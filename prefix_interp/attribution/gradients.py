@@ -152,7 +152,7 @@ def attribution_patch(
         gates = None
         hooks: list[Hook] = []
         if site == "gate":
-            shape = (pair.n_batch, model.cfg.n_layers, model.cfg.n_heads, prefix.n_prefix)
+            shape = (pair.n_batch, model.cfg.n_layers, model.cfg.n_heads, prefix.n_slots)
             gates = model.W_E.detach().new_full(shape, float(base == "on")).requires_grad_()
         else:
             place = Site.Z if site == "pattern" else HEAD_SITES[site]
@@ -323,7 +323,7 @@ def _gate_slopes(
 ) -> tuple[Float[Tensor, "stack batch"], Float[Tensor, "stack layer head slot batch"]]:
     """Return the metric and its slope in each gate where all gates have the values `at`."""
     cfg, like = pair.model.cfg, pair.model.W_E.detach()
-    shape = (cfg.n_layers, cfg.n_heads, pair.pair.prefix.n_prefix)
+    shape = (cfg.n_layers, cfg.n_heads, pair.pair.prefix.n_slots)
     gates = at.to(like).repeat_interleave(pair.n_batch)[:, None, None, None]
     gates = gates.expand(-1, *shape).clone().requires_grad_()
     with torch.enable_grad():

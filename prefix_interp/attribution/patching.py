@@ -197,7 +197,7 @@ def patch_slots(
         allowed = ", ".join(map(str, SLOT_AXES))
         raise PrefixInterpError(f"axes={axes!r} are unknown; choose one of {allowed}")
     pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metrics)
-    sizes = {"layer": model.cfg.n_layers, "head": model.cfg.n_heads, "slot": prefix.n_prefix}
+    sizes = {"layer": model.cfg.n_layers, "head": model.cfg.n_heads, "slot": prefix.n_slots}
     shape = [sizes[axis] for axis in axes]
     n_cells = torch.Size(shape).numel()
     ones = torch.eye(n_cells).reshape(n_cells, *shape).to(model.W_E)

@@ -114,7 +114,7 @@ def plant(
     )  # fmt: skip
     d_head = max(n_tokens + 1, n_in + 1, math.ceil(width / n_heads))
     cfg = ToyConfig(
-        n_layers=n_layers, n_heads=n_heads, d_model=n_heads * d_head, n_prefix=1,
+        n_layers=n_layers, n_heads=n_heads, d_model=n_heads * d_head, n_slots=1,
         n_content=2 * n_in - 1, d_vocab=n_tokens + 1, d_mlp=n_skills * n_tokens + 2,
         normalization="none",
     )  # fmt: skip

@@ -23,14 +23,14 @@ def accuracy_claims(table1: Result) -> Iterator[dict[str, Any]]:
     for row in table1_rows(table1):
         if row["method"] != "prefix":
             continue
-        kind, n = row["parameterization"], row["n_prefix"]
-        own = [r for r in sweep if (r["parameterization"], r["n_prefix"]) == (kind, n)]
+        kind, n = row["parameterization"], row["n_slots"]
+        own = [r for r in sweep if (r["parameterization"], r["n_slots"]) == (kind, n)]
         best = max(own, key=lambda r: r["exact_match"]["max"])
         exact, top = row[NEW]["exact_match"], best["exact_match"]["max"]
         about = {
             "subject": f"{kind}, {n} slot{'s' if n > 1 else ''}, {row['n_seeds']} seeds",
             "parameterization": kind,
-            "n_prefix": n,
+            "n_slots": n,
             "level": "model",
             "layer": None,
             "baseline": "none: with the prefix",
@@ -62,7 +62,7 @@ def control_claims(seed: int = 0) -> Iterator[dict[str, Any]]:
     about = {
         "subject": "best content-blind rule",
         "parameterization": None,
-        "n_prefix": None,
+        "n_slots": None,
         "level": "model",
         "layer": None,
         "baseline": "none: no model",

@@ -66,7 +66,7 @@ def load_zoo(seed: int = 0, device: str = "cpu", n_sequences: int = N_SEQUENCES)
         models.append(model.to(device, print_details=False))
     pretrained, fine_tuned = models
     found = {name: p.to(pretrained) for name, p in load_prefixes(PRETRAINED).items()}
-    order = sorted(found, key=lambda k: (found[k].parameterization == "kv", found[k].n_prefix))
+    order = sorted(found, key=lambda k: (found[k].parameterization == "kv", found[k].n_slots))
     task = get_task(NEW)
     tokens = task.sample(n_sequences, split="test", seed=seed).tokens.to(device)
     return Zoo(pretrained, fine_tuned, {k: found[k] for k in order}, tokens, task.length)
@@ -77,7 +77,7 @@ def measure_claims(seed: int = 0, device: str = "cpu", progress: bool = True) ->
 
     A record is one claim about one subject: ``claim``, ``statement``, ``formula``, ``quantity``
     (what was measured), ``value``, ``comparison`` and ``tolerance`` (what it is held against),
-    ``verdict``, ``subject``, ``parameterization``, ``n_prefix``, ``level``, ``layer``,
+    ``verdict``, ``subject``, ``parameterization``, ``n_slots``, ``level``, ``layer``,
     ``baseline``, ``low`` and ``high`` (95% over seeds, where there are seeds) and ``note``.
 
     Args:
@@ -154,7 +154,7 @@ def _about(subject: str, prefix: Prefix | None, level: str, layer: int | None) -
     return {
         "subject": subject,
         "parameterization": None if prefix is None else prefix.parameterization,
-        "n_prefix": None if prefix is None else prefix.n_prefix,
+        "n_slots": None if prefix is None else prefix.n_slots,
         "level": level,
         "layer": layer,
         "baseline": "masked",
@@ -184,7 +184,7 @@ def _head_claims(
     about: Mapping[str, Any], pair: RunPair, parts: Decomposition, layer: int, head: int,
     answers: slice,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    n = pair.prefix.n_prefix
+    n = pair.prefix.n_slots
     gate = parts.gate[layer, :, head, answers]
     error = parts.residual[layer, :, head].abs().max() / parts.output[layer, :, head].abs().max()
     plain = plain_difference_spectrum(parts, layer, head)
@@ -244,7 +244,7 @@ def _rank_claim(
 def _injection_claim(about: Mapping[str, Any], pair: RunPair) -> dict[str, Any]:
     model, prefix, tokens = pair.model, pair.prefix, pair.tokens
     runs: dict[str, Callable[[], Tensor]] = {"mixture": lambda: _mixture_logits(pair)}
-    if prefix.n_prefix == reserved_slots(model):
+    if prefix.n_slots == reserved_slots(model):
         # A cache puts the content right behind the slots, where a toy has it for this n_s alone.
         cache = prefix_cache(model, prefix, len(tokens))
         mask = torch.ones_like(tokens)
@@ -257,7 +257,7 @@ def _injection_claim(about: Mapping[str, Any], pair: RunPair) -> dict[str, Any]:
         "logits(" + ") = logits(".join(["slots", *runs]) + ")",
         f"largest difference of a logit between {ways}", max(gaps), "at most", EXACT,
         note="" if "cache" in runs else "No cache: this toy's content stands at position 1, "
-        f"not {prefix.n_prefix}.",
+        f"not {prefix.n_slots}.",
     )  # fmt: skip
 
 

@@ -155,7 +155,7 @@ def _another_seed(source: Path, seed: int, task: str, kind: str) -> Prefix | Non
     if len(seeds) < 2:
         return None
     other = seeds[(seeds.index(seed) + 1) % len(seeds)]
-    return _prefix(source, other, task, kind).unbound()
+    return _prefix(source, other, task, kind).for_any_model()
 
 
 def copy_attention(
@@ -176,7 +176,7 @@ def copy_attention(
     on = torch.stack([pair.on[Site.PATTERN.at(i)] for i in layers])
     index = torch.arange(length)
     copied = off[:, :, :, first + index, index].mean(dim=(1, 3))
-    return copied, on[:, :, :, first, : prefix.n_prefix].sum(-1).mean(dim=1)
+    return copied, on[:, :, :, first, : prefix.n_slots].sum(-1).mean(dim=1)
 
 
 def _elicitation(

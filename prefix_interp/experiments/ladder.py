@@ -217,7 +217,7 @@ class _Seed:
     ) -> Prefix | SoftPrompt:
         seed = derive_seed(self.seed, "random", task)
         if isinstance(tuned, Prefix):
-            return Prefix.random(model, tuned.n_prefix, seed, tuned.parameterization)
+            return Prefix.random(model, tuned.n_slots, seed, tuned.parameterization)
         return SoftPrompt.random(model, tuned.n_slots, seed, after=tuned.after, level=tuned.level)
 
     def _score(

@@ -146,32 +146,32 @@ class _Seed:
         self.rows: Rows = []
 
     def run(self) -> Rows:
-        for n_prefix in self.protocol.n_prefixes:
+        for n_slots in self.protocol.n_prefixes:
             for kind in ("residual", "kv"):
                 for task in FOUR_SKILLS:
-                    self._tune(task, kind, n_prefix)
+                    self._tune(task, kind, n_slots)
         return self.rows
 
-    def _tune(self, task: str, kind: str, n_prefix: int) -> None:
-        name, size, folder = f"{task}-{kind}-{n_prefix}", self.protocol, self.folder
+    def _tune(self, task: str, kind: str, n_slots: int) -> None:
+        name, size, folder = f"{task}-{kind}-{n_slots}", self.protocol, self.folder
         (fit,) = sweep_prefixes(
-            self.model, task, n_prefix, (size.lr,), parameterization=kind, preset=self.preset,
+            self.model, task, n_slots, (size.lr,), parameterization=kind, preset=self.preset,
             seed=self.seed, steps=size.steps, init_std=size.init_std, progress=False,
             checkpoint=None if folder is None else folder / "checkpoints" / f"{name}.safetensors",
         )  # fmt: skip
         if folder is not None:
             fit.prefix.save(folder / "prefixes" / name)
-        about = {"seed": self.seed, "task": task, "parameterization": kind, "n_prefix": n_prefix}
+        about = {"seed": self.seed, "task": task, "parameterization": kind, "n_slots": n_slots}
         score = {"train_loss": fit.train_loss, "evaluation": fit.evaluation.to_dict()}
         self.rows.append({**about, "part": "tuning", **score})
         rng = derive_generator(self.seed, "norm-matched", name)
         prefixes = {
             "prefix": fit.prefix,
-            "random prefix": Prefix.random(self.model, n_prefix, self.seed, kind, size.init_std),
+            "random prefix": Prefix.random(self.model, n_slots, self.seed, kind, size.init_std),
             "norm-matched prefix": norm_matched(fit.prefix, rng),
         }
         for method, prefix in prefixes.items():
-            prefix = prefix.unbound()
+            prefix = prefix.for_any_model()
             mass = slot_attention(self.model, prefix, self._tokens(task, size.n_items, "inputs"))
             tokens = self._tokens(task, size.n_space, "all")
             found = bias_rows(self.exact, prefix.to(self.exact), tokens, mass, size.n_shares)
@@ -236,7 +236,7 @@ def slot_attention(
             inputs, names_filter=lambda name: name in names, return_cache_object=False
         )
     rows = [cache[Site.PATTERN.at(i)][:, :, -1] for i in range(model.cfg.n_layers)]
-    mass = torch.stack(rows)[..., : prefix.n_prefix]
+    mass = torch.stack(rows)[..., : prefix.n_slots]
     # A head that does not attend to the slots at all shares out nothing.
     return mass / mass.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
 

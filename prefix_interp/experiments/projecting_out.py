@@ -146,7 +146,7 @@ def _logits(
         if one.run == "on":
             stack.enter_context(attach(model, pair.prefix, "slots" if slots else "mixture"))
         else:
-            hooks = [*offset_hooks(model, pair.prefix.n_prefix), *hooks]
+            hooks = [*offset_hooks(model, pair.prefix.n_slots), *hooks]
         stack.enter_context(model.hooks(fwd_hooks=hooks))
         return model(pair.tokens)[:, -n_out:]
 

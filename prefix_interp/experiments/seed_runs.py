@@ -148,8 +148,8 @@ def _shape(context: Prefix | SoftPrompt | None) -> dict[str, Any]:
     if isinstance(context, SoftPrompt):
         return {"after": context.after, "level": context.level}
     if context is None:
-        return {"parameterization": None, "n_prefix": None}
-    return {"parameterization": context.parameterization, "n_prefix": context.n_prefix}
+        return {"parameterization": None, "n_slots": None}
+    return {"parameterization": context.parameterization, "n_slots": context.n_slots}
 
 
 def keep_toy(

@@ -11,7 +11,7 @@ from transformer_lens import HookedTransformer
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.experiments.table2 import NAME
 from prefix_interp.models.toy import to_dtype
-from prefix_interp.models.zoo import load_toy, zoo
+from prefix_interp.models.zoo import list_toys, load_toy
 from prefix_interp.prefixes.prefix import Prefix, load_prefixes
 from prefix_interp.tasks import FOUR_SKILLS, Batch, get_task
 
@@ -52,7 +52,7 @@ def load_skills(
     Raises:
         PrefixInterpError: the zoo lacks the model.
     """
-    if NAME not in zoo():
+    if NAME not in list_toys():
         raise PrefixInterpError(f"name={NAME!r} is not in the zoo; run prefix-interp reproduce "
                                 "table2 --zoo prefix_interp/models/trained")  # fmt: skip
     model = to_dtype(load_toy(NAME), dtype).to(device, print_details=False)

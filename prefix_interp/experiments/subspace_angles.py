@@ -42,8 +42,8 @@ class Measured(NamedTuple):
     @property
     def about(self) -> dict[str, Any]:
         """Return what a record says of the prefix."""
-        kind, n_prefix = str(self.prefix.parameterization), self.prefix.n_prefix
-        return {"task": self.task, "parameterization": kind, "n_prefix": n_prefix}
+        kind, n_slots = str(self.prefix.parameterization), self.prefix.n_slots
+        return {"task": self.task, "parameterization": kind, "n_slots": n_slots}
 
 
 def angle_rows(
@@ -63,7 +63,7 @@ def angle_rows(
         if same_kind and a.task != b.task:
             about = a.about | {"comparison": "tasks", "task": None, "a": a.task, "b": b.task}
             rows += _between(a, b, about, draws)
-        elif a.task == b.task and a.prefix.n_prefix == b.prefix.n_prefix:
+        elif a.task == b.task and a.prefix.n_slots == b.prefix.n_slots:
             names = {which: x.prefix.parameterization for which, x in (("a", a), ("b", b))}
             about = a.about | {"comparison": "parameterizations", "parameterization": None}
             rows += _between(a, b, about | names, draws)

@@ -13,7 +13,7 @@ from prefix_interp.results import Result
 _SUMMARIES: tuple[tuple[str, tuple[str, ...], Mapping[str, float]], ...] = (
     (
         "spectrum",
-        ("method", "parameterization", "n_prefix", "task", "level"),
+        ("method", "parameterization", "n_slots", "task", "level"),
         {"rank": math.inf, "effective_rank": math.inf},
     ),
     (
@@ -24,7 +24,7 @@ _SUMMARIES: tuple[tuple[str, tuple[str, ...], Mapping[str, float]], ...] = (
     ),
     (
         "removal",
-        ("parameterization", "n_prefix", "task", "run", "level", "space", "remove"),
+        ("parameterization", "n_slots", "task", "run", "level", "space", "remove"),
         {"exact_match": 1.0, "token_accuracy": 1.0, "late_token_accuracy": 1.0, "loss": math.inf},
     ),
 )  # fmt: skip
@@ -63,7 +63,7 @@ def long_prefix_rows(result: Result) -> list[dict[str, Any]]:
         if r["part"] == "tuning"
     ]
     biases = [r for r in result.records if r["part"] == "bias"]
-    common = ("parameterization", "n_prefix", "task")
+    common = ("parameterization", "n_slots", "task")
     metrics = {"exact_match": 1.0, "loss": math.inf}
     rows += [{"part": "tuning", **row} for row in summarise(tunings, common, metrics)]
     for level, more in (("head", {"slot_range": 1.0, "top_slot": 1.0}), ("layer", {})):

@@ -30,7 +30,7 @@ from prefix_interp.prefixes.prefix import Prefix, load_prefixes
 from prefix_interp.results import Result
 from prefix_interp.seeds import derive_generator
 from prefix_interp.storage import read_json
-from prefix_interp.tasks import Batch, get_task, tasks
+from prefix_interp.tasks import Batch, get_task, list_tasks
 from prefix_interp.theory.decompose import Decomposition, decompose_attention
 from prefix_interp.theory.subspace import BiasSubspace, subspaces_of
 
@@ -185,11 +185,11 @@ def subspace_records(
 
     def measure(prefix: Prefix, task: str | None = None) -> Measured:
         task = str(prefix.metadata.get("task")) if task is None else task
-        check_choice("prefix.metadata['task']", task, tasks())
+        check_choice("prefix.metadata['task']", task, list_tasks())
         tokens = get_task(task).sample(protocol.n_space, split="train", seed=seed).tokens
         prefix = prefix.to(exact)
         parts = decompose_attention(run_pair(exact, prefix, tokens))
-        layers = [subspaces_of(parts, exact, prefix.n_prefix, i) for i in range(exact.cfg.n_layers)]
+        layers = [subspaces_of(parts, exact, prefix.n_slots, i) for i in range(exact.cfg.n_layers)]
         return Measured(prefix, task, layers, _content(parts, layers))
 
     best = [measure(prefix) for prefix in prefixes]
@@ -198,13 +198,13 @@ def subspace_records(
     for own in best:
         controls = {
             "random prefix": Prefix.random(
-                exact, own.prefix.n_prefix, seed, own.prefix.parameterization,
+                exact, own.prefix.n_slots, seed, own.prefix.parameterization,
                 float(own.prefix.metadata.get("recipe", {}).get("init_std", 1.0)),
             ),
             "norm-matched prefix": norm_matched(
                 own.prefix,
                 derive_generator(seed, "subspaces", own.task, own.prefix.parameterization),
-            ).unbound(),
+            ).for_any_model(),
         }  # fmt: skip
         rows += _spectrum_rows(own, "prefix", seed)
         for method, prefix in controls.items():

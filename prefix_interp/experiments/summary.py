@@ -35,7 +35,7 @@ def table1_rows(result: Result) -> list[dict[str, Any]]:
     """Return the rows of Table 1: each method and variant, summarised over seeds.
 
     A prefix counts at the learning rate that had the lowest training loss for its seed. Keys:
-    ``method``, ``parameterization``, ``n_prefix``, ``baseline``, ``lrs`` (rates that were
+    ``method``, ``parameterization``, ``n_slots``, ``baseline``, ``lrs`` (rates that were
     chosen, with the number of seeds), ``n_seeds``, ``paper`` (percent, mean and sd, by task)
     and, by task, ``exact_match``, ``token_accuracy`` and ``loss``, each with ``mean``, ``sd``,
     ``low``, ``high``, ``min`` and ``max``.
@@ -45,14 +45,14 @@ def table1_rows(result: Result) -> list[dict[str, Any]]:
     """
     chosen = [r for r in result.records if r["chosen"]]
     rows = []
-    for method, parameterization, n_prefix in _variants(chosen):
-        own = [r for r in chosen if _variant(r) == (method, parameterization, n_prefix)]
+    for method, parameterization, n_slots in _variants(chosen):
+        own = [r for r in chosen if _variant(r) == (method, parameterization, n_slots)]
         # The paper's one prefix is the residual one with a single slot.
-        published = parameterization in (None, "residual") and n_prefix in (None, 1)
+        published = parameterization in (None, "residual") and n_slots in (None, 1)
         row: dict[str, Any] = {
             "method": method,
             "parameterization": parameterization,
-            "n_prefix": n_prefix,
+            "n_slots": n_slots,
             "baseline": own[0]["baseline"],
             "lrs": _counts(r["lr"] for r in own if r["task"] == NEW),
             "n_seeds": len({r["seed"] for r in own}),
@@ -68,7 +68,7 @@ def table1_rows(result: Result) -> list[dict[str, Any]]:
 def sweep_rows(result: Result, task: str = NEW) -> list[dict[str, Any]]:
     """Return a row for each prefix variant and learning rate, summarised over seeds.
 
-    Keys: ``parameterization``, ``n_prefix``, ``lr``, ``n_seeds``, ``chosen`` (seeds for which
+    Keys: ``parameterization``, ``n_slots``, ``lr``, ``n_seeds``, ``chosen`` (seeds for which
     this rate had the lowest training loss), ``train_loss`` (mean), and the metrics as in
     `table1_rows`.
 
@@ -78,14 +78,14 @@ def sweep_rows(result: Result, task: str = NEW) -> list[dict[str, Any]]:
     """
     prefixes = [r for r in result.records if r["method"] == "prefix" and r["task"] == task]
     rows = []
-    for _, parameterization, n_prefix in _variants(prefixes):
-        variant = [r for r in prefixes if _variant(r)[1:] == (parameterization, n_prefix)]
+    for _, parameterization, n_slots in _variants(prefixes):
+        variant = [r for r in prefixes if _variant(r)[1:] == (parameterization, n_slots)]
         for lr in sorted({r["lr"] for r in variant}):
             own = [r for r in variant if r["lr"] == lr]
             rows.append(
                 {
                     "parameterization": parameterization,
-                    "n_prefix": n_prefix,
+                    "n_slots": n_slots,
                     "lr": lr,
                     "n_seeds": len(own),
                     "chosen": sum(bool(r["chosen"]) for r in own),
@@ -97,15 +97,15 @@ def sweep_rows(result: Result, task: str = NEW) -> list[dict[str, Any]]:
 
 
 def _variant(record: Mapping[str, Any]) -> tuple[str, str | None, int | None]:
-    return record["method"], record["parameterization"], record["n_prefix"]
+    return record["method"], record["parameterization"], record["n_slots"]
 
 
 def _variants(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, str | None, int | None]]:
     """Return the variants that occur, in the order of the table."""
 
     def order(variant: tuple[str, str | None, int | None]) -> tuple[int, bool, int]:
-        method, parameterization, n_prefix = variant
-        return METHODS.index(method), parameterization == "kv", n_prefix or 0
+        method, parameterization, n_slots = variant
+        return METHODS.index(method), parameterization == "kv", n_slots or 0
 
     return sorted({_variant(r) for r in records}, key=order)
 

@@ -49,7 +49,7 @@ class Sweep:
     """One set of prefixes tuned side by side, one a learning rate."""
 
     parameterization: Parameterization
-    n_prefix: int
+    n_slots: int
     lrs: tuple[float, ...]
 
 
@@ -80,7 +80,7 @@ def table1(
 
     Each record is one model or prefix on one task: ``method`` (``pretrained``, ``fine-tuned``,
     ``prefix`` or one of the controls ``random prefix``, ``norm-matched prefix``, ``other-task
-    prefix``), ``parameterization``, ``n_prefix``, ``lr``, ``seed``, ``task``, ``train_loss``,
+    prefix``), ``parameterization``, ``n_slots``, ``lr``, ``seed``, ``task``, ``train_loss``,
     ``evaluation``, and ``chosen``: whether its final training loss is the lowest of its sweep.
 
     Args:
@@ -132,10 +132,10 @@ class _Seed:
         self._score("fine-tuned", tuned.model, train_loss=tuned.history["loss"].iloc[-1])
         self._keep_toy(FINE_TUNED, tuned, NEW)
         for sweep in SWEEPS[self.preset]:
-            name = f"{sweep.parameterization}-{sweep.n_prefix}"
+            name = f"{sweep.parameterization}-{sweep.n_slots}"
             how = {"parameterization": sweep.parameterization, **common}
             fits = sweep_prefixes(
-                old.model, NEW, sweep.n_prefix, sweep.lrs, checkpoint=self._file(name), **how
+                old.model, NEW, sweep.n_slots, sweep.lrs, checkpoint=self._file(name), **how
             )
             losses = [fit.train_loss for fit in fits]
             best = losses.index(min(losses))
@@ -152,15 +152,15 @@ class _Seed:
     def _controls(
         self, model: HookedTransformer, sweep: Sweep, fit: PrefixFit, how: Mapping[str, Any]
     ) -> None:
-        rng = derive_generator(self.seed, "norm-matched", sweep.parameterization, sweep.n_prefix)
-        start = Prefix.random(model, sweep.n_prefix, self.seed, sweep.parameterization)
+        rng = derive_generator(self.seed, "norm-matched", sweep.parameterization, sweep.n_slots)
+        start = Prefix.random(model, sweep.n_slots, self.seed, sweep.parameterization)
         self._score("random prefix", model, start)
         self._score("norm-matched prefix", model, norm_matched(fit.prefix, rng))
         if not OTHER_TASK_CONTROL[self.preset]:
             return
-        name = f"other-task-{sweep.parameterization}-{sweep.n_prefix}"
+        name = f"other-task-{sweep.parameterization}-{sweep.n_slots}"
         other = tune_prefix(
-            model, OLD, sweep.n_prefix, lr=fit.recipe.lr, checkpoint=self._file(name), **how
+            model, OLD, sweep.n_slots, lr=fit.recipe.lr, checkpoint=self._file(name), **how
         )
         self._score(
             "other-task prefix", model, other.prefix, lr=fit.recipe.lr, train_loss=other.train_loss

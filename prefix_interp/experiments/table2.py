@@ -98,7 +98,7 @@ def table2(
 
     Each record is one model or prefix on one task: ``method`` (``pretrained``, ``prefix``, or
     one of the controls ``random prefix`` and ``norm-matched prefix``), ``tuned_on``,
-    ``parameterization``, ``n_prefix``, ``init_std``, ``start``, ``lr``, ``seed``, ``task``,
+    ``parameterization``, ``n_slots``, ``init_std``, ``start``, ``lr``, ``seed``, ``task``,
     ``train_loss``, ``evaluation``, and ``chosen``: whether its training loss is the lowest of
     its trial. Prefixes that were not chosen are scored on their own task alone. The other-task
     control is the matrix itself, off its diagonal.

@@ -90,7 +90,7 @@ def universality(
     and ``max_error`` (largest over points and outputs) on held-out points alone in their sequence;
     functions have variance 1.
 
-    - ``"fit"``: errors at ``n_prefix`` slots, ``rmse_float32`` of the same prefix in float32,
+    - ``"fit"``: errors at ``n_slots`` slots, ``rmse_float32`` of the same prefix in float32,
       ``kappa``, ``largest_value`` in the prefix; and of sequences of several points ``eq6`` and
       ``eq7`` (largest violations), ``rank`` and ``bound`` of the bias, ``gate`` at the first and
       ``gate_in_company`` at the last position (means).
@@ -160,39 +160,41 @@ class _Sphere:
         self.rows: Rows = []
 
     def run(self) -> Rows:
-        self._row("fit", "constant", n_prefix=0, **self._errors(torch.zeros_like(self.truth)))
+        self._row("fit", "constant", n_slots=0, **self._errors(torch.zeros_like(self.truth)))
         for method in METHODS:
             fits = [self._fit(method, n) for n in self.protocol.n_prefixes]
             self._row("order", method, **self._orders(fits))
         for method in ("quadrature", "least squares"):
             for sharpness in self.protocol.sharpnesses:
                 prefix = self._slots(method, self.protocol.n_sweep, sharpness=sharpness)
-                about = {"n_prefix": self.protocol.n_sweep, "sharpness": sharpness}
+                about = {"n_slots": self.protocol.n_sweep, "sharpness": sharpness}
                 self._row("sharpness", method, **about, **self._errors(self._alone(prefix)))
         for method in ("quadrature", "least squares, flat"):
             for gate in self.protocol.gates:
                 self._gate(method, gate)
         return self.rows
 
-    def _slots(self, method: str, n_prefix: int, **changed: float) -> Prefix:
+    def _slots(self, method: str, n_slots: int, **changed: float) -> Prefix:
         how, sharpness = METHODS[method]
         return slots_for(
-            self.head, _side_by_side, n_prefix, how, seed=self.seed,
+            self.head, _side_by_side, n_slots, how, seed=self.seed,
             **{"gate": self.protocol.gate, "sharpness": sharpness, **changed},
         )  # fmt: skip
 
     def _alone(self, prefix: Prefix) -> Tensor:
         return self.head.outputs(prefix, self.test[:, None])[:, 0]
 
-    def _fit(self, method: str, n_prefix: int) -> dict[str, Any]:
-        prefix = self._slots(method, n_prefix)
+    def _fit(self, method: str, n_slots: int) -> dict[str, Any]:
+        prefix = self._slots(method, n_slots)
         errors = self._errors(self._alone(prefix))
-        coarse = self.single.outputs(prefix.unbound().to(self.single.model), self.test[:, None])
+        coarse = self.single.outputs(
+            prefix.for_any_model().to(self.single.model), self.test[:, None]
+        )
         assert prefix.vectors is not None
         self._row(
-            "fit", method, n_prefix=n_prefix, **errors,
+            "fit", method, n_slots=n_slots, **errors,
             rmse_float32=self._errors(coarse[:, 0].double())["rmse"],
-            kappa=METHODS[method][1] * concentration(self.dim, n_prefix),
+            kappa=METHODS[method][1] * concentration(self.dim, n_slots),
             largest_value=float(prefix.vectors[..., -self.head.n_out :].abs().max()),
             **identities(self.head, prefix, self.company[:8]),
         )  # fmt: skip
@@ -202,7 +204,7 @@ class _Sphere:
         prefix = self._slots(method, self.protocol.n_sweep, gate=gate)
         last = self.head.outputs(prefix, self.company)[:, -1]
         self._row(
-            "gate", method, n_prefix=self.protocol.n_sweep, gate=gate,
+            "gate", method, n_slots=self.protocol.n_sweep, gate=gate,
             **self._errors(self._alone(prefix)),
             rmse_in_company=self._errors(last, _side_by_side(self.company[:, -1]))["rmse"],
         )  # fmt: skip
@@ -253,7 +255,7 @@ def identities(
     """
     with head.feed(points) as tokens:
         parts = decompose_attention(run_pair(head.model, prefix, tokens))
-    space = subspaces_of(parts, head.model, prefix.n_prefix)[0]
+    space = subspaces_of(parts, head.model, prefix.n_slots)[0]
     return {
         **parts.max_errors(),
         "rank": space.rank,

@@ -12,7 +12,7 @@ from prefix_interp.models.toy import STEM, read_toy
 ZOO = Path(__file__).parent / "trained"
 
 
-def zoo() -> list[str]:
+def list_toys() -> list[str]:
     """Return the names of the trained toys that `load_toy` knows."""
     return sorted(p.parent.name for p in ZOO.glob(f"*/{STEM}.json"))
 
@@ -23,7 +23,7 @@ def toy_folder(name_or_path: str | Path) -> Path:
     Raises:
         PrefixInterpError: neither a zoo name (the nearest is named) nor a folder.
     """
-    names = zoo()
+    names = list_toys()
     if str(name_or_path) in names:
         return ZOO / str(name_or_path)
     if Path(name_or_path).is_dir():
@@ -36,7 +36,7 @@ def toy_folder(name_or_path: str | Path) -> Path:
 
 
 def load_toy(name_or_path: str | Path) -> HookedTransformer:
-    """Return a trained toy from the zoo (`zoo()` lists the names) or from a folder.
+    """Return a trained toy from the zoo (`list_toys()` lists the names) or from a folder.
 
     Raises:
         PrefixInterpError: unknown name, or files that are missing, corrupted or foreign.

@@ -87,8 +87,8 @@ def run_pair(
             unknown baseline.
     """
     check_choice("baseline", baseline, get_args(Baseline))  # before the first run
-    check_tokens(model, tokens, prefix.n_prefix)
-    n = prefix.n_prefix
+    check_tokens(model, tokens, prefix.n_slots)
+    n = prefix.n_slots
     with torch.no_grad():
         with attach(model, prefix):
             logits_on, cache = model.run_with_cache(tokens, return_cache_object=False)
@@ -107,7 +107,7 @@ def run_pair(
 
 def baseline_run(
     model: HookedTransformer,
-    n_prefix: int,
+    n_slots: int,
     tokens: Int[Tensor, "batch pos"],
     baseline: Baseline | str,
 ) -> tuple[Int[Tensor, "batch all_pos"], list[Hook]]:
@@ -115,7 +115,7 @@ def baseline_run(
 
     Args:
         model: a supported HookedTransformer.
-        n_prefix: slots the prefix would take.
+        n_slots: slots the prefix would take.
         tokens: content alone.
         baseline: which "no prefix" is meant.
 
@@ -124,9 +124,9 @@ def baseline_run(
     """
     check_choice("baseline", baseline, get_args(Baseline))
     if baseline == "masked":
-        return tokens, masked_hooks(model, n_prefix)
+        return tokens, masked_hooks(model, n_slots)
     if baseline == "placeholder":
-        n_pads = content_start(model, n_prefix)
+        n_pads = content_start(model, n_slots)
         pads = tokens.new_full((len(tokens), n_pads), PLACEHOLDER_TOKEN)
         return torch.cat([pads, tokens], dim=1), []
     return tokens, []
@@ -134,33 +134,33 @@ def baseline_run(
 
 def fast_baseline(
     model: HookedTransformer,
-    n_prefix: int,
+    n_slots: int,
     tokens: Int[Tensor, "batch pos"],
     baseline: Baseline | str,
 ) -> tuple[Int[Tensor, "batch all_pos"], list[Hook]]:
     """Return the same as `baseline_run`, without rows for masked slots (for training)."""
     if baseline == "masked":
-        return tokens, offset_hooks(model, n_prefix)
-    return baseline_run(model, n_prefix, tokens, baseline)
+        return tokens, offset_hooks(model, n_slots)
+    return baseline_run(model, n_slots, tokens, baseline)
 
 
-def masked_hooks(model: HookedTransformer, n_prefix: int) -> list[Hook]:
-    """Return hooks that reserve `n_prefix` slots which no content attends to."""
+def masked_hooks(model: HookedTransformer, n_slots: int) -> list[Hook]:
+    """Return hooks that reserve `n_slots` slots which no content attends to."""
 
     def mask(scores: Float[Tensor, "batch head query key"], hook: object) -> Tensor:
         scores = scores.clone()
         # The slots' own rows stay: a row with nothing to attend to would be NaN.
-        scores[:, :, n_prefix:, :n_prefix] = -torch.inf
+        scores[:, :, n_slots:, :n_slots] = -torch.inf
         return scores
 
     layers = range(model.cfg.n_layers)
-    return [*layout_hooks(model, n_prefix), *((Site.ATTN_SCORES.at(i), mask) for i in layers)]
+    return [*layout_hooks(model, n_slots), *((Site.ATTN_SCORES.at(i), mask) for i in layers)]
 
 
-def _hold_inputs(model: HookedTransformer, on: ActivationCache, n_prefix: int) -> list[Hook]:
+def _hold_inputs(model: HookedTransformer, on: ActivationCache, n_slots: int) -> list[Hook]:
     def hold(layer: int) -> Hook:
         def write(resid: Tensor, hook: object) -> Tensor:
-            return torch.cat([resid[:, :n_prefix], on[Site.RESID_PRE.at(layer)]], dim=1)
+            return torch.cat([resid[:, :n_slots], on[Site.RESID_PRE.at(layer)]], dim=1)
 
         return Site.RESID_PRE.at(layer), write
 
@@ -185,9 +185,9 @@ def _content(
     return ActivationCache(cut, model)
 
 
-def _check_masked(cache: ActivationCache, n_layers: int, n_prefix: int) -> None:
+def _check_masked(cache: ActivationCache, n_layers: int, n_slots: int) -> None:
     for layer in range(n_layers):
-        if bool(cache[Site.PATTERN.at(layer)][..., :n_prefix].any()):
+        if bool(cache[Site.PATTERN.at(layer)][..., :n_slots].any()):
             raise PrefixInterpError(
                 f"baseline='masked' had no effect in layer {layer}: this version of "
                 "TransformerLens ignores writes to hook_attn_scores; use transformer-lens 3.9"

@@ -13,13 +13,13 @@ from prefix_interp.errors import PrefixInterpError
 
 
 def check_gates(
-    model: HookedTransformer, n_prefix: int, gates: Float[Tensor, "*axes"] | None
+    model: HookedTransformer, n_slots: int, gates: Float[Tensor, "*axes"] | None
 ) -> Float[Tensor, "layer head slot"] | None:
     """Return gates for every layer, head and slot, on the device of `model`; None stays None.
 
     Args:
         model: gives layers and heads.
-        n_prefix: slots.
+        n_slots: slots.
         gates: ``layer head`` (for all slots alike) or ``layer head slot``, 0 to 1.
 
     Raises:
@@ -30,25 +30,25 @@ def check_gates(
     heads = (model.cfg.n_layers, model.cfg.n_heads)
     if not isinstance(gates, Tensor):
         raise PrefixInterpError(f"gates={gates!r} must be a tensor with axes layer, head[, slot]")
-    if tuple(gates.shape) not in (heads, (*heads, n_prefix)):
+    if tuple(gates.shape) not in (heads, (*heads, n_slots)):
         raise PrefixInterpError(
             f"gates have shape {tuple(gates.shape)}; give {heads} (layer, head) or "
-            f"{(*heads, n_prefix)} (layer, head, slot)"
+            f"{(*heads, n_slots)} (layer, head, slot)"
         )
     gates = gates.to(model.W_E)
     if not bool(((gates >= 0) & (gates <= 1)).all()):
         raise PrefixInterpError("gates must lie between 0 (dropped) and 1 (kept)")
-    return gates[..., None].expand(*heads, n_prefix) if gates.ndim == 2 else gates
+    return gates[..., None].expand(*heads, n_slots) if gates.ndim == 2 else gates
 
 
 def gate_scores(gates: Float[Tensor, "head slot"]) -> Callable[..., Tensor]:
     """Return a hook for `hook_attn_scores` that scales the content's mass on leading slots."""
-    n_prefix = gates.shape[-1]
+    n_slots = gates.shape[-1]
 
     def scale(scores: Float[Tensor, "batch head query key"], hook: object) -> Tensor:
         scores = scores.clone()
         # The slots' own rows stay: a row with nothing to attend to would be NaN.
-        scores[:, :, n_prefix:, :n_prefix] += gates[:, None, :].log()
+        scores[:, :, n_slots:, :n_slots] += gates[:, None, :].log()
         return scores
 
     return scale

@@ -48,12 +48,12 @@ class Guard:
     def __init__(
         self,
         model: HookedTransformer,
-        n_prefix: int,
+        n_slots: int,
         extra_rows: int,
         *,
         may_be_empty: bool = False,
     ) -> None:
-        self.model, self.n_prefix, self.extra_rows = model, n_prefix, extra_rows
+        self.model, self.n_slots, self.extra_rows = model, n_slots, extra_rows
         self.may_be_empty = may_be_empty
         self.n_content: int | None = None  # known from the embedding to the first block
         self.layers_written: set[int] = set()
@@ -85,7 +85,7 @@ class Guard:
             ]
 
     def _check_input(self, module: object, args: tuple[Tensor, ...]) -> None:
-        check_tokens(self.model, args[0], self.n_prefix, may_be_empty=self.may_be_empty)
+        check_tokens(self.model, args[0], self.n_slots, may_be_empty=self.may_be_empty)
         self.n_content = args[0].shape[1]
         self.layers_written.clear()  # left over if the last call ended in an error
 
@@ -95,7 +95,7 @@ class Guard:
         for name in ("attention_mask", "past_kv_cache_entry"):
             if kwargs.get(name) is not None:
                 raise PrefixInterpError(
-                    f"{name} is given but does not cover the {self.n_prefix} prefix slots; call "
+                    f"{name} is given but does not cover the {self.n_slots} prefix slots; call "
                     "the model under attach without it (for a cache, use prefix_cache)"
                 )
         n_content, self.n_content = self.n_content, None

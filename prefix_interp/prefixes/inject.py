@@ -48,18 +48,18 @@ def slot_hooks(
         written: called with the layer each time its keys and values were overwritten.
         gates: how much of each slot's mass each head keeps (see `attach`); None keeps all.
     """
-    n_prefix = slots[0][0].shape[-3]
+    n_slots = slots[0][0].shape[-3]
 
     def overwrite(layer: int, which: int) -> Callable[..., Tensor]:
         def write(x: Float[Tensor, "batch pos kv_head d_head"], hook: object) -> Tensor:
             rows = _expand_heads(slots[layer][which], x.shape[2])
             written(layer)
             rows = rows.expand(len(x), *rows.shape[-3:])
-            return torch.cat([rows, x[:, n_prefix:]], dim=1)
+            return torch.cat([rows, x[:, n_slots:]], dim=1)
 
         return write
 
-    hooks = layout_hooks(model, n_prefix)
+    hooks = layout_hooks(model, n_slots)
     for layer in range(model.cfg.n_layers):
         hooks.append((Site.K.at(layer), overwrite(layer, 0)))
         hooks.append((Site.V.at(layer), overwrite(layer, 1)))
@@ -91,8 +91,8 @@ def mixture_hooks(
         written: called with the layer each time its output was mixed.
         gates: how much of each slot's mass each head keeps (see `attach`); None keeps all.
     """
-    n_prefix = slots[0][0].shape[-3]
-    hooks = offset_hooks(model, n_prefix)
+    n_slots = slots[0][0].shape[-3]
+    hooks = offset_hooks(model, n_slots)
     for layer in range(model.cfg.n_layers):
         own = None if gates is None else gates[..., layer, :, :]
         hooks += _mixture_at(model, layer, *slots[layer], written, own)
@@ -108,7 +108,7 @@ def _mixture_at(
     gates: Float[Tensor, "*stack head slot"] | None,
 ) -> list[Hook]:
     cfg, attn = model.cfg, model.blocks[layer].attn
-    n_prefix, seen = keys.shape[-3], {}
+    n_slots, seen = keys.shape[-3], {}
     gates = None if gates is None else gates.reshape(-1, *gates.shape[-2:])
     n_stack = max(1 if keys.ndim == 3 else len(keys), 1 if gates is None else len(gates))
 
@@ -132,7 +132,7 @@ def _mixture_at(
         if cfg.clip_qkv is not None:
             q, k, v = (x.clamp(-cfg.clip_qkv, cfg.clip_qkv) for x in (q, k, v))
         if cfg.positional_embedding_type == "rotary":
-            q, k = attn.apply_rotary(q, n_prefix), attn.apply_rotary(k, 0)
+            q, k = attn.apply_rotary(q, n_slots), attn.apply_rotary(k, 0)
         stacked = q.unflatten(0, (n_stack, -1))
         scores = torch.einsum("tbqhd,tshd->tbhqs", stacked, k) / attn.attn_scale
         # Masses need more digits than half precision has: a gate near 1 leaves little beside it.
@@ -177,7 +177,7 @@ def prefix_hooks(
     check_choice("method", method, get_args(Method))
     check_free(model)
     slots = prefix.keys_values(model)
-    return _method_hooks(method)(model, slots, gates=check_gates(model, prefix.n_prefix, gates))
+    return _method_hooks(method)(model, slots, gates=check_gates(model, prefix.n_slots, gates))
 
 
 def _method_hooks(method: Method | str) -> Callable[..., list[Hook]]:
@@ -222,8 +222,8 @@ def attach(
     check_choice("method", method, get_args(Method))
     check_free(model)
     slots = prefix.keys_values(model)
-    gates = check_gates(model, prefix.n_prefix, gates)
-    guard = Guard(model, prefix.n_prefix, extra_rows=prefix.n_prefix if method == "slots" else 0)
+    gates = check_gates(model, prefix.n_slots, gates)
+    guard = Guard(model, prefix.n_slots, extra_rows=prefix.n_slots if method == "slots" else 0)
     hooks = _method_hooks(method)(model, slots, guard.written, gates)
     with guard.watching(hooks):
         yield model
@@ -247,9 +247,9 @@ def prefix_cache(
     """
     check_positive("batch_size", batch_size)
     slots = prefix.keys_values(model)
-    if content_start(model, prefix.n_prefix) != prefix.n_prefix:
+    if content_start(model, prefix.n_slots) != prefix.n_slots:
         raise PrefixInterpError(
-            f"prefix.n_prefix={prefix.n_prefix} cannot go into a cache: TransformerLens puts the "
+            f"prefix.n_slots={prefix.n_slots} cannot go into a cache: TransformerLens puts the "
             f"content at that position, this toy has it at {reserved_slots(model)}; use attach"
         )
     if model.cfg.ungroup_grouped_query_attention and model.cfg.n_key_value_heads is not None:
@@ -270,7 +270,7 @@ def prefix_cache(
         cache.entries[layer].past_keys = k
         cache.entries[layer].past_values = v
     cache.previous_attention_mask = torch.ones(
-        batch_size, prefix.n_prefix, dtype=torch.int, device=model.W_E.device
+        batch_size, prefix.n_slots, dtype=torch.int, device=model.W_E.device
     )
     cache.freeze()
     return cache

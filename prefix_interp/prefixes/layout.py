@@ -22,24 +22,24 @@ NOT_EMBEDDED = (
 )
 
 
-def content_start(model: HookedTransformer, n_prefix: int) -> int:
-    """Return the position of the first content token behind a prefix of `n_prefix` slots.
+def content_start(model: HookedTransformer, n_slots: int) -> int:
+    """Return the position of the first content token behind a prefix of `n_slots` slots.
 
-    It is `n_prefix`, except in a toy, whose content stays where it was trained. Slots carry no
+    It is `n_slots`, except in a toy, whose content stays where it was trained. Slots carry no
     position, so a toy takes a prefix of any length.
     """
     reserved = reserved_slots(model)
-    return n_prefix if reserved is None else reserved
+    return n_slots if reserved is None else reserved
 
 
 def check_tokens(
     model: HookedTransformer,
     tokens: Int[Tensor, "batch pos"],
-    n_prefix: int,
+    n_slots: int,
     *,
     may_be_empty: bool = False,
 ) -> None:
-    """Raise unless `tokens` are in the vocabulary and fit the context behind `n_prefix` slots."""
+    """Raise unless `tokens` are in the vocabulary and fit the context behind `n_slots` slots."""
     whole = not tokens.is_floating_point() and tokens.dtype != torch.bool
     empty = 0 in tokens.shape[: 1 if may_be_empty else 2]
     if not whole or tokens.ndim != 2 or empty:
@@ -49,7 +49,7 @@ def check_tokens(
         )
     if tokens.numel():
         check_vocabulary(model, tokens)
-    room = model.cfg.n_ctx - content_start(model, n_prefix)
+    room = model.cfg.n_ctx - content_start(model, n_slots)
     if tokens.shape[1] > room:
         raise PrefixInterpError(
             f"tokens have {tokens.shape[1]} positions, more than the context of "
@@ -73,15 +73,15 @@ def check_vocabulary(model: HookedTransformer, tokens: Int[Tensor, "*any"]) -> N
         )
 
 
-def offset_hooks(model: HookedTransformer, n_prefix: int) -> list[Hook]:
-    """Return hooks that put the content where it stands behind `n_prefix` slots, without slots.
+def offset_hooks(model: HookedTransformer, n_slots: int) -> list[Hook]:
+    """Return hooks that put the content where it stands behind `n_slots` slots, without slots.
 
     On the content this is the masked baseline, without the slots' rows. Rotary positions need
     no hook, since only differences of positions count.
     """
     if model.cfg.positional_embedding_type != "standard":
         return []
-    start = content_start(model, n_prefix)
+    start = content_start(model, n_slots)
 
     def move(pos: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
         return _content_positions(model, start, pos.shape[1]).expand(len(pos), -1, -1)
@@ -89,30 +89,30 @@ def offset_hooks(model: HookedTransformer, n_prefix: int) -> list[Hook]:
     return [(Site.POS_EMBED.at(), move)]
 
 
-def layout_hooks(model: HookedTransformer, n_prefix: int) -> list[Hook]:
-    """Return hooks that reserve `n_prefix` leading rows, content behind them.
+def layout_hooks(model: HookedTransformer, n_slots: int) -> list[Hook]:
+    """Return hooks that reserve `n_slots` leading rows, content behind them.
 
     Rows of zeros are put in front at the embedding, positions run on over slots and content,
     and the slot rows are dropped at the last `hook_resid_post`, so that logits are those of
     the content.
     """
-    start = content_start(model, n_prefix)
+    start = content_start(model, n_slots)
     grown: list[bool] = []
 
     def grow(embed: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
         grown.append(True)
-        return torch.cat([embed.new_zeros(len(embed), n_prefix, embed.shape[2]), embed], dim=1)
+        return torch.cat([embed.new_zeros(len(embed), n_slots, embed.shape[2]), embed], dim=1)
 
     def place(pos: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
         if not grown:
             raise PrefixInterpError(NOT_EMBEDDED)
         grown.clear()
-        slots = model.W_pos[torch.arange(n_prefix).clamp(max=start - 1)]
+        slots = model.W_pos[torch.arange(n_slots).clamp(max=start - 1)]
         content = _content_positions(model, start, pos.shape[1])
         return torch.cat([slots, content]).expand(len(pos), -1, -1)
 
     def drop(resid: Float[Tensor, "batch all_pos d_model"], hook: object) -> Tensor:
-        return resid[:, n_prefix:]
+        return resid[:, n_slots:]
 
     hooks: list[Hook] = [(Site.EMBED.at(), grow)]
     if model.cfg.positional_embedding_type == "standard":

@@ -91,7 +91,7 @@ class Prefix:
         return next(iter(self.tensors.values())).shape[0]
 
     @property
-    def n_prefix(self) -> int:
+    def n_slots(self) -> int:
         """Return the number of slots (the paper's n_S)."""
         return next(iter(self.tensors.values())).shape[1]
 
@@ -104,7 +104,7 @@ class Prefix:
     def random(
         cls,
         model: HookedTransformer,
-        n_prefix: int,
+        n_slots: int,
         seed: int = 0,
         parameterization: Parameterization | str = "residual",
         std: float = 1.0,
@@ -113,7 +113,7 @@ class Prefix:
 
         Args:
             model: gives the shape.
-            n_prefix: slots, at least 1.
+            n_slots: slots, at least 1.
             seed: any integer.
             parameterization: ``"residual"`` or ``"kv"``.
             std: standard deviation (the paper starts its prefixes from N(0, 1)).
@@ -121,10 +121,10 @@ class Prefix:
         Raises:
             PrefixInterpError: bad arguments, or a model that no prefix fits.
         """
-        check_positive("n_prefix", n_prefix)
+        check_positive("n_slots", n_slots)
         check_choice("parameterization", parameterization, get_args(Parameterization))
         check_supported(model)
-        shapes = prefix_shapes(model, n_prefix, parameterization)
+        shapes = prefix_shapes(model, n_slots, parameterization)
         rng = derive_generator(seed, "prefix", parameterization)
         device, dtype = model.W_E.device, model.W_E.dtype
         draws = {
@@ -151,7 +151,7 @@ class Prefix:
                 tuned for a model with other weights.
         """
         check_supported(model)
-        expected = prefix_shapes(model, self.n_prefix, self.parameterization)
+        expected = prefix_shapes(model, self.n_slots, self.parameterization)
         for name, tensor in self.tensors.items():
             check_finite(name, tensor)  # again: tensors can be written into
             if tuple(tensor.shape) != expected[name]:
@@ -167,7 +167,7 @@ class Prefix:
         if self.model_id is not None and self.model_id != model_id(model):
             raise PrefixInterpError(
                 f"prefix.model_id={self.model_id!r} is not this model's {model_id(model)!r}: it "
-                "was tuned for other weights; if that is wanted, use prefix.unbound()"
+                "was tuned for other weights; if that is wanted, use prefix.for_any_model()"
             )
 
     def to(self, model: HookedTransformer) -> Prefix:
@@ -175,7 +175,7 @@ class Prefix:
         w = model.W_E
         return replace(self, **{k: v.to(w.device, w.dtype) for k, v in self.tensors.items()})
 
-    def unbound(self) -> Prefix:
+    def for_any_model(self) -> Prefix:
         """Return the same vectors without `model_id`, to attach them to another model."""
         return replace(self, model_id=None)
 
@@ -227,7 +227,7 @@ def load_prefixes(name_or_path: str | Path) -> dict[str, Prefix]:
     """Return the trained prefixes that ship with a toy of the zoo, by task name.
 
     A key is the task's name for the paper's prefix (residual), or
-    ``<task>-<parameterization>-<n_prefix>`` for a variant of it.
+    ``<task>-<parameterization>-<n_slots>`` for a variant of it.
 
     Args:
         name_or_path: as for `load_toy`.
@@ -240,11 +240,11 @@ def load_prefixes(name_or_path: str | Path) -> dict[str, Prefix]:
 
 
 def prefix_shapes(
-    model: HookedTransformer, n_prefix: int, parameterization: Parameterization | str
+    model: HookedTransformer, n_slots: int, parameterization: Parameterization | str
 ) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor of a prefix with `n_prefix` slots for `model`."""
+    """Return the shape of each tensor of a prefix with `n_slots` slots for `model`."""
     cfg = model.cfg
     if parameterization == "residual":
-        return {"vectors": (cfg.n_layers, n_prefix, cfg.d_model)}
-    shape = (cfg.n_layers, n_prefix, kv_heads(model), cfg.d_head)
+        return {"vectors": (cfg.n_layers, n_slots, cfg.d_model)}
+    shape = (cfg.n_layers, n_slots, kv_heads(model), cfg.d_head)
     return {"keys": shape, "values": shape}

@@ -164,14 +164,14 @@ class SoftPrompt:
             raise PrefixInterpError(
                 f"soft_prompt.model_id={self.model_id!r} is not this model's "
                 f"{model_id(model)!r}: it was tuned for other weights; if that is wanted, use "
-                "soft_prompt.unbound()"
+                "soft_prompt.for_any_model()"
             )
 
     def to(self, model: HookedTransformer) -> SoftPrompt:
         """Return the same rows in the dtype and on the device of `model`."""
         return replace(self, vectors=self.vectors.to(model.W_E.device, model.W_E.dtype))
 
-    def unbound(self) -> SoftPrompt:
+    def for_any_model(self) -> SoftPrompt:
         """Return the same rows without `model_id`, to attach them to another model."""
         return replace(self, model_id=None)
 

@@ -206,7 +206,7 @@ _TASKS = {
 }
 
 
-def tasks() -> list[str]:
+def list_tasks() -> list[str]:
     """Return the names that `get_task` knows."""
     return list(_TASKS)
 

@@ -100,7 +100,7 @@ def decompose_attention(pair: RunPair) -> Decomposition:
         pair: from `run_pair`, any baseline; `base` never depends on it, `propagated` does.
     """
     layers = range(pair.model.cfg.n_layers)
-    n = pair.prefix.n_prefix
+    n = pair.prefix.n_slots
     slots = pair.prefix.keys_values(pair.model)
 
     def heads(cache_name: str, site: Site) -> Tensor:

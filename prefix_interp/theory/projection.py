@@ -128,7 +128,7 @@ def _bias_hooks(
 ) -> list[Hook]:
     """Return hooks that leave the bias of a layer's heads in `seen`, before `hook_z` is called."""
     _, values = prefix.keys_values(model)[layer]
-    n, n_heads = prefix.n_prefix, model.cfg.n_heads
+    n, n_heads = prefix.n_slots, model.cfg.n_heads
     values = values.detach().repeat_interleave(n_heads // values.shape[1], dim=1)
 
     def check(v: Float[Tensor, "batch pos kv_head d_head"], hook: object) -> None:

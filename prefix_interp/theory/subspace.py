@@ -132,8 +132,8 @@ def bias_subspace(
         check_index("head", head, model.cfg.n_heads)
     parts = _measured(model, prefix, tokens, layer)
     if head is None:
-        return _of_layer(parts, model, prefix.n_prefix, layer)
-    return _of_heads(parts, prefix.n_prefix, layer, [head])[0]
+        return _of_layer(parts, model, prefix.n_slots, layer)
+    return _of_heads(parts, prefix.n_slots, layer, [head])[0]
 
 
 def bias_subspaces(
@@ -153,22 +153,22 @@ def bias_subspaces(
         PrefixInterpError: a layer out of range, or bad prefix or tokens (see `run_pair`).
     """
     parts = _measured(model, prefix, tokens, layer)
-    return subspaces_of(parts, model, prefix.n_prefix, layer)
+    return subspaces_of(parts, model, prefix.n_slots, layer)
 
 
 def subspaces_of(
-    parts: Decomposition, model: HookedTransformer, n_prefix: int, layer: int = 0
+    parts: Decomposition, model: HookedTransformer, n_slots: int, layer: int = 0
 ) -> list[BiasSubspace]:
     """Return the bias's subspace at every head of a layer, and last at the layer itself.
 
     Args:
         parts: of a run with a prefix.
         model: whose W_O leads from heads to the layer.
-        n_prefix: slots, for the bounds.
+        n_slots: slots, for the bounds.
         layer: 0-based.
     """
-    heads = _of_heads(parts, n_prefix, layer, range(model.cfg.n_heads))
-    return [*heads, _of_layer(parts, model, n_prefix, layer)]
+    heads = _of_heads(parts, n_slots, layer, range(model.cfg.n_heads))
+    return [*heads, _of_layer(parts, model, n_slots, layer)]
 
 
 def _measured(
@@ -184,12 +184,12 @@ def _measured(
 
 
 def _of_heads(
-    parts: Decomposition, n_prefix: int, layer: int, heads: Sequence[int]
+    parts: Decomposition, n_slots: int, layer: int, heads: Sequence[int]
 ) -> list[BiasSubspace]:
     moved, whole = (x.flatten(1, 2)[list(heads)] for x in _moved_and_whole(parts, layer))
     _, s, vh = torch.linalg.svd(moved, full_matrices=False)
     scales = torch.linalg.matrix_norm(whole, 2).tolist()
-    bound = min(moved.shape[-1], n_prefix)
+    bound = min(moved.shape[-1], n_slots)
     return [
         BiasSubspace("head", layer, head, bound, s[i], vh[i], moved.shape[1], scales[i])
         for i, head in enumerate(heads)
@@ -197,14 +197,14 @@ def _of_heads(
 
 
 def _of_layer(
-    parts: Decomposition, model: HookedTransformer, n_prefix: int, layer: int
+    parts: Decomposition, model: HookedTransformer, n_slots: int, layer: int
 ) -> BiasSubspace:
     w_o = model.blocks[layer].attn.W_O.detach()
     moved, whole = (
         torch.einsum("hbqd,hdm->bqm", x, w_o).flatten(0, 1) for x in _moved_and_whole(parts, layer)
     )
     _, s, vh = torch.linalg.svd(moved, full_matrices=False)
-    bound = min(model.cfg.d_model, n_prefix * model.cfg.n_heads)
+    bound = min(model.cfg.d_model, n_slots * model.cfg.n_heads)
     scale = float(torch.linalg.matrix_norm(whole, 2))
     return BiasSubspace("layer", layer, None, bound, s, vh, len(moved), scale)
 

@@ -173,7 +173,7 @@ def kernel_head(dim: int, n_out: int, n_content: int = 8) -> KernelHead:
     offset = 2 * (dim + 1)
     value = torch.arange(n_out) + offset + 1
     cfg = ToyConfig(
-        n_layers=1, n_heads=1, d_model=offset + 1 + n_out, n_prefix=1, n_content=n_content,
+        n_layers=1, n_heads=1, d_model=offset + 1 + n_out, n_slots=1, n_content=n_content,
         d_vocab=n_out, normalization="none", attn_only=True,
     )  # fmt: skip
     model = to_dtype(build_toy(cfg), torch.float64)
@@ -197,14 +197,14 @@ def kernel_head(dim: int, n_out: int, n_content: int = 8) -> KernelHead:
 def slots_for(
     head: KernelHead,
     function: Function,
-    n_prefix: int,
+    n_slots: int,
     method: SlotValues | str = "quadrature",
     *,
     gate: float = 0.99,
     sharpness: float = 1.0,
     seed: int = 0,
 ) -> Prefix:
-    """Return a prefix of `n_prefix` slots that makes `head` approximate `function`.
+    """Return a prefix of `n_slots` slots that makes `head` approximate `function`.
 
     Keys are even points on the sphere times kappa. One offset for all slots sets their share of
     the mass: the logit of the gate has the given one's on average over the sphere. Values are
@@ -217,7 +217,7 @@ def slots_for(
     Args:
         head: from `kernel_head`.
         function: takes points ``batch coordinate``, returns ``batch out``.
-        n_prefix: slots.
+        n_slots: slots.
         method: how the values come about.
         gate: the slots' share of the mass beside one point of content, between 0 and 1.
         sharpness: kappa as a multiple of `concentration`.
@@ -227,15 +227,15 @@ def slots_for(
         PrefixInterpError: an argument out of range, or a function of another shape.
     """
     check_choice("method", method, get_args(SlotValues))
-    check_positive("n_prefix", n_prefix)
+    check_positive("n_slots", n_slots)
     check_number("sharpness", sharpness, low_open=True)
     check_number("gate", gate, low_open=True)
     if gate >= 1:
         raise PrefixInterpError(f"gate={gate!r} must be below 1: content keeps some of its mass")
-    points = even_points(head.dim, n_prefix, seed)
-    keys = sharpness * concentration(head.dim, n_prefix) * points
-    rng = derive_generator(seed, "universality", n_prefix)
-    train = random_points(head.dim, max(N_TRAIN, 4 * n_prefix), rng)
+    points = even_points(head.dim, n_slots, seed)
+    keys = sharpness * concentration(head.dim, n_slots) * points
+    rng = derive_generator(seed, "universality", n_slots)
+    train = random_points(head.dim, max(N_TRAIN, 4 * n_slots), rng)
     scores = train @ keys.T
     offset = math.log(gate / (1 - gate)) + 1 - float(scores.logsumexp(dim=-1).mean())
     if method == "quadrature":
@@ -245,8 +245,8 @@ def slots_for(
         mass = torch.cat([scores + offset, own], dim=1).softmax(dim=-1)[:, :-1]
         values = _ridge(mass, _evaluated(head, function, train))
     else:
-        values = torch.randn(n_prefix, head.n_out, generator=rng, dtype=torch.float64)
-    return head.prefix(keys, keys.new_full((n_prefix,), offset), values)
+        values = torch.randn(n_slots, head.n_out, generator=rng, dtype=torch.float64)
+    return head.prefix(keys, keys.new_full((n_slots,), offset), values)
 
 
 def _evaluated(head: KernelHead, function: Function, points: Tensor) -> Tensor:

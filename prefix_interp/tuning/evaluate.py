@@ -161,9 +161,9 @@ def answer_logits(
         stack.enter_context(torch.no_grad())
         if prefix is None:
             check_free(model)
-            n_prefix = reserved_slots(model) or 0
-            check_tokens(model, tokens, n_prefix)
-            tokens, hooks = fast_baseline(model, n_prefix, tokens, baseline)
+            n_slots = reserved_slots(model) or 0
+            check_tokens(model, tokens, n_slots)
+            tokens, hooks = fast_baseline(model, n_slots, tokens, baseline)
             stack.enter_context(model.hooks(fwd_hooks=hooks))
         elif isinstance(prefix, SoftPrompt):
             stack.enter_context(attach_soft(model, prefix))

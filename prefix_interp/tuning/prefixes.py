@@ -30,7 +30,7 @@ class PrefixFit(ContextFit):
 def tune_prefix(
     model: HookedTransformer,
     task: Task | str,
-    n_prefix: int = 1,
+    n_slots: int = 1,
     *,
     parameterization: Parameterization | str = "residual",
     preset: str = "fast",
@@ -47,7 +47,7 @@ def tune_prefix(
     Args:
         model: a supported HookedTransformer.
         task: a task or its name.
-        n_prefix: slots, at least 1.
+        n_slots: slots, at least 1.
         parameterization: ``"residual"`` (the paper's) or ``"kv"`` (PEFT's).
         preset: ``"paper"``, ``"fast"`` or ``"smoke"``.
         seed: initialisation, normal noise, and data.
@@ -66,7 +66,7 @@ def tune_prefix(
     return sweep_prefixes(
         model,
         task,
-        n_prefix,
+        n_slots,
         [rate],
         parameterization=parameterization,
         preset=preset,
@@ -82,7 +82,7 @@ def tune_prefix(
 def sweep_prefixes(
     model: HookedTransformer,
     task: Task | str,
-    n_prefix: int,
+    n_slots: int,
     lrs: Sequence[float],
     *,
     parameterization: Parameterization | str = "residual",
@@ -104,7 +104,7 @@ def sweep_prefixes(
     Args:
         model: a supported HookedTransformer.
         task: a task or its name.
-        n_prefix: slots, at least 1.
+        n_slots: slots, at least 1.
         lrs: peak learning rates, at least one, all different.
         parameterization: ``"residual"`` or ``"kv"``.
         preset: ``"paper"``, ``"fast"`` or ``"smoke"``.
@@ -117,7 +117,7 @@ def sweep_prefixes(
         progress: show a bar.
     """
     task, chosen = as_task(task), get_preset(preset)
-    check_positive("n_prefix", n_prefix)
+    check_positive("n_slots", n_slots)
     check_choice("parameterization", parameterization, get_args(Parameterization))
     check_rates(lrs)
     recipes = [
@@ -125,15 +125,15 @@ def sweep_prefixes(
         for r in lrs
     ]
     starts = [
-        Prefix.random(model, n_prefix, each, parameterization, recipes[0].init_std).tensors
+        Prefix.random(model, n_slots, each, parameterization, recipes[0].init_std).tensors
         for each in start_seeds(seed, restarts)
     ]
     tuned = tune_side_by_side(
         model, task, starts, recipes,
         lambda stacked: mixture_hooks(model, to_keys_values(model, stacked)),
-        preset=preset, seed=seed, identity={"prefix": parameterization, "slots": n_prefix},
+        preset=preset, seed=seed, identity={"prefix": parameterization, "slots": n_slots},
         checkpoint=checkpoint, progress=progress,
-        description=f"{parameterization} prefix, {n_prefix} slots, {task.name}",
+        description=f"{parameterization} prefix, {n_slots} slots, {task.name}",
     )  # fmt: skip
     fits = []
     for one in tuned:

@@ -129,8 +129,8 @@ def _train_weights(
     def loss(batch: Batch, step: int) -> Tensor:
         rng = derive_generator(seed, "dropout", what, step)
         hooks = dropout_hooks(model, recipe.dropout, rng)
-        n_prefix = reserved_slots(model) or 0
-        tokens, placing = fast_baseline(model, n_prefix, batch.tokens, preset.baseline)
+        n_slots = reserved_slots(model) or 0
+        tokens, placing = fast_baseline(model, n_slots, batch.tokens, preset.baseline)
         batch = batch._replace(tokens=tokens)
         return sequence_losses(model, task, batch, recipe, [*placing, *hooks]).mean()[None]
 

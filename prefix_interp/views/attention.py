@@ -75,7 +75,7 @@ def attention_view(
         PrefixInterpError: no such sequence, or another number of labels.
     """
     tokens = _labels(pair.tokens, sequence, labels)
-    n = pair.prefix.n_prefix
+    n = pair.prefix.n_slots
     layers = range(pair.model.cfg.n_layers)
     pattern = torch.stack([pair.on[Site.PATTERN.at(i)][sequence] for i in layers]).cpu()
     content = pattern[..., n:]

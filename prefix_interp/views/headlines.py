@@ -63,7 +63,7 @@ def _learning(claims: Result, table1: Result) -> list[str]:
     tops = [r for r in claims.records if r["claim"] == "no-prefix-learns-any-lr"]
     means = {r["subject"]: r for r in claims.records if r["claim"] == "no-prefix-learns"}
     rows = {
-        (r["parameterization"], r["n_prefix"]): r
+        (r["parameterization"], r["n_slots"]): r
         for r in table1_rows(table1)
         if r["method"] == "prefix"
     }
@@ -72,7 +72,7 @@ def _learning(claims: Result, table1: Result) -> list[str]:
         if top["verdict"] == HOLDS:
             continue
         mean = means[top["subject"]]
-        tokens = rows[top["parameterization"], top["n_prefix"]][NEW]["token_accuracy"]["mean"]
+        tokens = rows[top["parameterization"], top["n_slots"]][NEW]["token_accuracy"]["mean"]
         found.append(
             f"Finding against the claim that no prefix learns a new pattern: {top['subject']}, "
             f"exact match {percent(mean['value'])} % on sorting descending (mean, 95% interval "
@@ -90,7 +90,7 @@ def _learning(claims: Result, table1: Result) -> list[str]:
         )
     zero = [r for r in tops if r["verdict"] == HOLDS]
     if zero:
-        kinds = "; ".join(variant_label(r["parameterization"], r["n_prefix"]) for r in zero)
+        kinds = "; ".join(variant_label(r["parameterization"], r["n_slots"]) for r in zero)
         found.append(
             "Not one test sequence is sorted descending, at any seed or learning rate, with these "
             f"prefixes: {kinds}. The paper prints 0 ± 0 % for residual, 1 slot."

@@ -32,7 +32,7 @@ FULL_COLOUR = 0.5  # most attention here is far below 1
 def measure(zoo: Zoo) -> tuple[dict[str, RunPair], dict[str, Decomposition]]:
     """Return runs and decompositions of every prefix of the zoo, by its name in words."""
     pairs = {
-        variant_label(p.parameterization, p.n_prefix): run_pair(zoo.pretrained, p, zoo.tokens)
+        variant_label(p.parameterization, p.n_slots): run_pair(zoo.pretrained, p, zoo.tokens)
         for p in zoo.prefixes.values()
     }
     return pairs, {name: decompose_attention(pair) for name, pair in pairs.items()}

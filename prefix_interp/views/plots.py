@@ -170,7 +170,7 @@ def _spectrum(
 
 
 def _variant(row: Mapping[str, object]) -> tuple[str, int]:
-    return str(row["parameterization"]), int(str(row["n_prefix"]))
+    return str(row["parameterization"]), int(str(row["n_slots"]))
 
 
 def _legend_below(figure: Figure, ax: Axes) -> None:

@@ -73,8 +73,8 @@ def data_uri(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg(figure).encode()).decode()
 
 
-def variant_label(parameterization: str | None, n_prefix: int | None) -> str:
+def variant_label(parameterization: str | None, n_slots: int | None) -> str:
     """Return the name of a kind of prefix in words, e.g. ``residual, 1 slot``."""
-    if parameterization is None or n_prefix is None:
+    if parameterization is None or n_slots is None:
         return "no prefix"
-    return f"{parameterization}, {n_prefix} slot{'' if n_prefix == 1 else 's'}"
+    return f"{parameterization}, {n_slots} slot{'' if n_slots == 1 else 's'}"

@@ -133,9 +133,9 @@ def _long_findings(bias: pd.DataFrame) -> list[str]:
     own = bias[(bias["method"] == "prefix") & (bias["level"] == "head")]
     found = []
     for kind, rows in own.groupby("parameterization", sort=False):
-        last = rows.loc[rows["n_prefix"].idxmax()]
+        last = rows.loc[rows["n_slots"].idxmax()]
         found.append(
-            f"Long prefixes, {kind}: with {int(last['n_prefix'])} slots a head's bias has an "
+            f"Long prefixes, {kind}: with {int(last['n_slots'])} slots a head's bias has an "
             f"effective rank of {last['effective_rank']:.1f} and {last['n_95']:.1f} directions "
             "carry 95 % of it (means over heads, tasks and seeds)."
         )

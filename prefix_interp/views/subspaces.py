@@ -14,7 +14,7 @@ from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.experiments.subspace_summary import long_prefix_rows, subspace_rows
 from prefix_interp.results import Result
 from prefix_interp.seeds import derive_seed
-from prefix_interp.tasks import tasks
+from prefix_interp.tasks import list_tasks
 from prefix_interp.views.style import COLOURS, MARKERS, look
 
 _METHODS = {
@@ -78,7 +78,7 @@ def slots_figure(result: Result) -> Figure:
             for ax, level in zip(axes, _LEVELS, strict=False):
                 _slot_lines(ax, own, level, "effective_rank")
                 _single_heads(ax, result, kind, level, "effective_rank")
-                bounds = {r["n_prefix"]: r["bound"]["mean"] for r in own if r["level"] == level}
+                bounds = {r["n_slots"]: r["bound"]["mean"] for r in own if r["level"] == level}
                 ax.plot(list(bounds), list(bounds.values()), "k--", linewidth=1.2, label="bound")
                 ax.set_yscale("log", base=2)
                 ax.set_title(f"{kind}: {_LEVELS[level]}")
@@ -87,7 +87,7 @@ def slots_figure(result: Result) -> Figure:
             axes[2].set(title=f"{kind}: range of slot shares", ylim=(-0.02, 1.02))
             for ax in axes:
                 ax.set_xscale("log", base=2)
-                ax.set_xticks(sorted({r["n_prefix"] for r in own}))
+                ax.set_xticks(sorted({r["n_slots"] for r in own}))
                 for axis in (ax.xaxis, ax.yaxis) if ax is not axes[2] else (ax.xaxis,):
                     axis.set_major_formatter(lambda x, _: f"{x:g}")
         for ax in grid[-1]:
@@ -100,7 +100,7 @@ def _slot_lines(ax: Axes, rows: Sequence[Mapping[str, Any]], level: str, metric:
     for i, (method, label) in enumerate(_METHODS.items()):
         own = [r for r in rows if r["method"] == method and r["level"] == level]
         ax.plot(
-            [r["n_prefix"] for r in own], [r[metric]["mean"] for r in own], color=COLOURS[i],
+            [r["n_slots"] for r in own], [r[metric]["mean"] for r in own], color=COLOURS[i],
             marker=MARKERS[i], markersize=5, linewidth=2, label=label, zorder=3,
         )  # fmt: skip
 
@@ -111,7 +111,7 @@ def _single_heads(ax: Axes, result: Result, kind: str, level: str, metric: str) 
         if r["part"] == "bias" and r["method"] == "prefix" and r["level"] == level:
             if r["parameterization"] == kind:
                 line = lines.setdefault((r["seed"], r["head"]), {})
-                line.setdefault(r["n_prefix"], []).append(r[metric])
+                line.setdefault(r["n_slots"], []).append(r[metric])
     for line in lines.values():
         means = [np.mean(values) for values in line.values()]
         ax.plot(list(line), means, color=COLOURS[0], alpha=0.3, linewidth=0.8)
@@ -198,15 +198,15 @@ def removal_figure(result: Result, metric: str = "exact_match", level: str = "he
     rows = [r for r in subspace_rows(result) if r["part"] == "removal" and r["task"] is not None]
     if not rows:
         raise _other_result(result, "subspaces")
-    kinds = sorted({(r["parameterization"], r["n_prefix"]) for r in rows}, reverse=True)
-    names = sorted({r["task"] for r in rows}, key=tasks().index)
+    kinds = sorted({(r["parameterization"], r["n_slots"]) for r in rows}, reverse=True)
+    names = sorted({r["task"] for r in rows}, key=list_tasks().index)
     with look():
         size = (2.9 * max(len(names), 2) + 0.6, 2.6 * len(kinds) + 0.8)
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(kinds), len(names), squeeze=False, sharey=True, sharex=True)
         for axes, kind in zip(grid, kinds, strict=True):
             for ax, task in zip(axes, names, strict=True):
-                own = [r for r in rows if (r["parameterization"], r["n_prefix"]) == kind]
+                own = [r for r in rows if (r["parameterization"], r["n_slots"]) == kind]
                 _bars(ax, [r for r in own if r["task"] == task], result, metric, level)
                 ax.set_title(f"{task.replace('_', ' ')}, {kind[0]}")
                 if metric != "loss":
@@ -252,7 +252,7 @@ def _ends(row: Mapping[str, Any], result: Result, metric: str) -> tuple[float, f
     """Return where the line of a bar begins and ends."""
     if row["space"] != "random":
         return row[metric]["low"], row[metric]["high"]
-    keys = ("parameterization", "n_prefix", "task", "run", "level", "space", "remove")
+    keys = ("parameterization", "n_slots", "task", "run", "level", "space", "remove")
     draws = [
         r[metric]
         for r in result.records

@@ -75,8 +75,8 @@ def table1_table(result: Result) -> Table:
     )  # fmt: skip
     rows = []
     for row in table1_rows(result):
-        cells = [row["method"], variant_label(row["parameterization"], row["n_prefix"])]
-        cells.append(row["baseline"] if row["n_prefix"] is None else "with the prefix")
+        cells = [row["method"], variant_label(row["parameterization"], row["n_slots"])]
+        cells.append(row["baseline"] if row["n_slots"] is None else "with the prefix")
         for task in (OLD, NEW):
             cells.append(share(row[task]["exact_match"]))
             paper = row["paper"]
@@ -100,7 +100,7 @@ def table1_more(result: Result) -> Table:
         rows.append(
             (
                 row["method"],
-                variant_label(row["parameterization"], row["n_prefix"]),
+                variant_label(row["parameterization"], row["n_slots"]),
                 str(row["n_seeds"]),
                 rates or "–",
                 f"{percent(exact['min'])} to {percent(exact['max'])}",
@@ -119,7 +119,7 @@ def sweep_table(result: Result) -> Table:
     )  # fmt: skip
     rows = [
         (
-            variant_label(row["parameterization"], row["n_prefix"]),
+            variant_label(row["parameterization"], row["n_slots"]),
             f"{row['lr']:g}",
             f"{row['chosen']} of {row['n_seeds']}",
             f"{row['train_loss']:.3g}",
@@ -202,8 +202,8 @@ def _claim_row(record: Mapping[str, Any]) -> ClaimRow:
     sign = {"at most": "≤", "above": ">", None: ""}[record["comparison"]]
     line = "–" if record["tolerance"] is None else f"{sign} {record['tolerance']:g}"
     subject = record["subject"]
-    if record["n_prefix"] is not None and not is_share:
-        subject = variant_label(record["parameterization"], record["n_prefix"])
+    if record["n_slots"] is not None and not is_share:
+        subject = variant_label(record["parameterization"], record["n_slots"])
     where = "whole model"
     if record["layer"] is not None:
         level = "all heads" if record["level"] == "layer" else record["level"]

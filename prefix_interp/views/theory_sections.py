@@ -145,15 +145,15 @@ def _fit_rows(result: Result) -> list[dict[str, Any]]:
             continue
         for name, error in record["rmse"].items():
             own = {**record, "error": error, "largest": record["max_error"][name]}
-            key = record["dim"], name, record["method"], record["n_prefix"]
+            key = record["dim"], name, record["method"], record["n_slots"]
             groups.setdefault(key, []).append(own)
     rows = []
-    for (dim, name, method, n_prefix), own in groups.items():
+    for (dim, name, method, n_slots), own in groups.items():
         error = over_seeds(own, "error")
-        row = {"sphere": dim, "function": name, "method": method, "slots": n_prefix,
+        row = {"sphere": dim, "function": name, "method": method, "slots": n_slots,
                "rmse": error["mean"], "low": error["low"], "high": error["high"],
                "largest error": _mean(own, "largest")}  # fmt: skip
-        if n_prefix:
+        if n_slots:
             row |= {"eq. 6": max(r["eq6"] for r in own), "rank": max(r["rank"] for r in own),
                     "bound": own[0]["bound"], "gate": _mean(own, "gate")}  # fmt: skip
         rows.append(row)

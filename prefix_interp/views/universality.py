@@ -60,11 +60,11 @@ def universality_figure(result: Result, dim: int = 2, metric: str = "rmse") -> F
             _errors(ax, fits, metric, name)
             ax.set_title(f"{name} on $S^{dim}$")
             ax.set_ylabel(_METRICS[metric])
-        _violations(axes[-2], [r for r in fits if r["n_prefix"]])
-        _ranks(axes[-1], [r for r in fits if r["n_prefix"]])
+        _violations(axes[-2], [r for r in fits if r["n_slots"]])
+        _ranks(axes[-1], [r for r in fits if r["n_slots"]])
         for ax in axes[len(names) : -2]:
             ax.set_visible(False)
-        counts = sorted({r["n_prefix"] for r in fits} - {0})
+        counts = sorted({r["n_slots"] for r in fits} - {0})
         for ax in axes:
             ax.set_xscale("log", base=2)
             ax.set_xticks(counts[::2])
@@ -120,10 +120,10 @@ def _against_slots(
     records: Sequence[Mapping[str, Any]], metric: str
 ) -> tuple[list[int], list[dict[str, Any]]]:
     """Return numbers of slots, rising, and the spread of a metric over records at each."""
-    counts = sorted({r["n_prefix"] for r in records})
+    counts = sorted({r["n_slots"] for r in records})
     spreads = []
     for n in counts:
-        own = [r for r in records if r["n_prefix"] == n]
+        own = [r for r in records if r["n_slots"] == n]
         values = [r[metric] for r in own]
         spreads.append({**over_seeds(own, metric), "min": min(values), "max": max(values)})
     return counts, spreads

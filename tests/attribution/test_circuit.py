@@ -60,7 +60,7 @@ def circuit_of(pair, **settings):
 
 
 def off_activations(pair):
-    seen, n = {}, pair.pair.prefix.n_prefix
+    seen, n = {}, pair.pair.prefix.n_slots
 
     def read(x, hook):
         seen[hook.name] = x[:, n:]
@@ -83,7 +83,7 @@ def holding(node, off, n):
 
 def one_by_one(pair, inside, nodes, closed=(), more=()):
     """The log-probabilities of one circuit; `closed` are gates (layer, head, slot)."""
-    n, cfg = pair.pair.prefix.n_prefix, pair.model.cfg
+    n, cfg = pair.pair.prefix.n_slots, pair.model.cfg
     out, off = [node for node in nodes if node not in inside], off_activations(pair)
     gates = torch.ones(cfg.n_layers, cfg.n_heads, n, dtype=torch.float64)
     for layer, head, slot in closed:

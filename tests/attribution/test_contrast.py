@@ -13,9 +13,9 @@ from tests.helpers import architectures, assert_close, forward_hooks, raw_model,
 Site = pi.Site
 
 
-def made(arch=None, n_prefix=2, seed=0, **sizes):
+def made(arch=None, n_slots=2, seed=0, **sizes):
     model = raw_model(seed, **(arch or {}))
-    prefix = pi.Prefix.random(model, n_prefix, seed, "kv")
+    prefix = pi.Prefix.random(model, n_slots, seed, "kv")
     batch = batch_for(model, seed=seed, **sizes)
     return model, prefix, batch, contrast(model, prefix, batch)
 
@@ -34,10 +34,10 @@ def test_both_runs_are_those_of_attach_and_of_the_masked_baseline(name):
 
 @settings(derandomize=True, deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
 @given(architectures(), st.integers(0, 99), st.integers(1, 3), st.integers(1, 6), st.data())
-def test_an_intervention_that_does_nothing_changes_nothing(arch, seed, n_prefix, length, data):
+def test_an_intervention_that_does_nothing_changes_nothing(arch, seed, n_slots, length, data):
     """Wherever a run is resumed, on every architecture, from both runs."""
     n_out = data.draw(st.integers(1, length))
-    _, _, _, pair = made(arch, n_prefix, seed, length=length, n_out=n_out)
+    _, _, _, pair = made(arch, n_slots, seed, length=length, n_out=n_out)
     place = dict(
         layer=data.draw(st.integers(0, arch["n_layers"] - 1)),
         first_pos=data.draw(st.integers(0, length - 1)),
@@ -46,7 +46,7 @@ def test_an_intervention_that_does_nothing_changes_nothing(arch, seed, n_prefix,
     for base in ("on", "off"):
         got = pair.run(base, 2, lambda _: [], **place)["log_prob"]
         assert_close(got, getattr(pair, base)["log_prob"].expand(2, -1), 1e-9)
-    ones = torch.ones(2, arch["n_layers"], arch["n_heads"], n_prefix, dtype=torch.float64)
+    ones = torch.ones(2, arch["n_layers"], arch["n_heads"], n_slots, dtype=torch.float64)
     place["after_attention"] = False
     kept = pair.run("on", 2, lambda _: [], **place, gates=ones)["log_prob"]
     assert_close(kept, pair.on["log_prob"].expand(2, -1), 1e-9)
@@ -211,4 +211,4 @@ def test_what_would_be_silently_wrong_is_refused():
     with torch.no_grad():
         model.blocks[0].attn.W_Q[0, 0, 0] = torch.nan
     with pytest.raises(pi.PrefixInterpError, match="NaN or infinity"):
-        contrast(model, prefix.unbound(), batch)
+        contrast(model, prefix.for_any_model(), batch)

@@ -55,9 +55,9 @@ def test_same_seed_same_records(measured):
 def test_a_prefix_that_learns_is_called_a_failure_of_the_claim(monkeypatch):
     monkeypatch.setattr(claims_module, "shipped_result", lambda *_: made_up_table1(learned=0.2))
     records = [r for r in measure_claims(progress=False).records if "no-prefix" in r["claim"]]
-    verdicts = {(r["parameterization"], r["n_prefix"], r["verdict"]) for r in records}
+    verdicts = {(r["parameterization"], r["n_slots"], r["verdict"]) for r in records}
     assert verdicts == {("residual", 1, HOLDS), ("kv", 10, FAILS)}
-    mean = next(r for r in records if r["claim"] == "no-prefix-learns" and r["n_prefix"] == 10)
+    mean = next(r for r in records if r["claim"] == "no-prefix-learns" and r["n_slots"] == 10)
     assert mean["value"] == pytest.approx(0.2) and "Finding" in mean["note"]
 
 
@@ -103,10 +103,10 @@ def test_total_variation_of_disjoint_rows_is_one():
 
 def test_table1_rows_count_chosen_rates_only():
     rows = table1_rows(made_up_table1(learned=0.2))
-    kinds = [(r["method"], r["parameterization"], r["n_prefix"]) for r in rows]
+    kinds = [(r["method"], r["parameterization"], r["n_slots"]) for r in rows]
     assert kinds[:2] == [("pretrained", None, None), ("fine-tuned", None, None)]
     assert kinds[2] == ("prefix", "residual", 1)
-    kv = next(r for r in rows if r["method"] == "prefix" and r["n_prefix"] == 10)
+    kv = next(r for r in rows if r["method"] == "prefix" and r["n_slots"] == 10)
     assert kv[NEW]["exact_match"]["mean"] == pytest.approx(0.2)
     assert kv["lrs"] == [{"lr": 0.1, "seeds": 3}] and kv["paper"] is None
     assert next(r for r in rows if r["method"] == "pretrained")["paper"][OLD] == (91, 5)
@@ -114,7 +114,7 @@ def test_table1_rows_count_chosen_rates_only():
 
 def test_sweep_rows_have_every_rate_once():
     rows = sweep_rows(made_up_table1(learned=0.2))
-    assert [(r["n_prefix"], r["lr"], r["chosen"]) for r in rows] == [
+    assert [(r["n_slots"], r["lr"], r["chosen"]) for r in rows] == [
         (1, 0.01, 0), (1, 0.1, 3), (10, 0.01, 0), (10, 0.1, 3),
     ]  # fmt: skip
 

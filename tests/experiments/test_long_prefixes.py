@@ -43,7 +43,7 @@ def test_every_row_is_there_and_within_its_bound(result):
     biases = [r for r in result.records if r["part"] == "bias"]
     assert len(tunings) == variants and len(biases) == variants * 3 * 3
     for row in biases:
-        heads, n = (2 if row["level"] == "layer" else 1), row["n_prefix"]
+        heads, n = (2 if row["level"] == "layer" else 1), row["n_slots"]
         assert row["bound"] == min(n * heads, 4 * heads) >= row["rank"]
         assert 1 <= row["n_95"] <= row["n_99"] <= row["rank"]
         assert 1 <= row["effective_rank"] <= row["rank"] + 1e-9
@@ -59,12 +59,12 @@ def test_every_row_is_there_and_within_its_bound(result):
 def test_rows_are_those_of_the_prefix_that_was_kept(result, table2_work, work):
     model = pi.load_toy(table2_toy(0, "smoke", table2_work))
     prefix = pi.Prefix.load(work / "seed-0" / "prefixes" / "add_one-residual-3")
-    assert prefix.n_prefix == 3 and prefix.metadata["task"] == "add_one"
+    assert prefix.n_slots == 3 and prefix.metadata["task"] == "add_one"
     task = pi.get_task("add_one")
     (row,) = [
         r for r in result.records
         if r["part"] == "bias" and r["method"] == "prefix" and r["task"] == "add_one"
-        and r["parameterization"] == "residual" and r["n_prefix"] == 3 and r["head"] == 1
+        and r["parameterization"] == "residual" and r["n_slots"] == 3 and r["head"] == 1
     ]  # fmt: skip
     tokens = task.sample(PROTOCOLS["smoke"].n_space, seed=0).tokens
     space = pi.bias_subspace(model, prefix, tokens, head=1)
@@ -79,7 +79,7 @@ def test_rows_are_those_of_the_prefix_that_was_kept(result, table2_work, work):
     assert row["top_slot"] == pytest.approx(shares.max(axis=1).mean(), rel=1e-5)
     (tuning,) = [
         r for r in result.records
-        if r["part"] == "tuning" and r["task"] == "add_one" and r["n_prefix"] == 3
+        if r["part"] == "tuning" and r["task"] == "add_one" and r["n_slots"] == 3
         and r["parameterization"] == "residual"
     ]  # fmt: skip
     score = pi.evaluate(model, "add_one", prefix, seed=0)
@@ -118,12 +118,12 @@ def test_summary_is_the_mean_over_heads_and_tasks(result):
         r for r in rows
         if r["part"] == "bias" and r["level"] == "head" and r["task"] is None
         and r["method"] == "norm-matched prefix" and r["parameterization"] == "kv"
-        and r["n_prefix"] == 3
+        and r["n_slots"] == 3
     ]  # fmt: skip
     own = [
         r for r in result.records
         if r["part"] == "bias" and r["level"] == "head" and r["method"] == "norm-matched prefix"
-        and r["parameterization"] == "kv" and r["n_prefix"] == 3
+        and r["parameterization"] == "kv" and r["n_slots"] == 3
     ]  # fmt: skip
     assert len(own) == 4 * 2 and row["n_seeds"] == 1
     for metric in ("effective_rank", "n_99", "slot_range"):
@@ -131,11 +131,11 @@ def test_summary_is_the_mean_over_heads_and_tasks(result):
     (layer,) = [
         r for r in rows
         if r["part"] == "bias" and r["level"] == "layer" and r["task"] == "add_one"
-        and r["method"] == "prefix" and r["parameterization"] == "kv" and r["n_prefix"] == 3
+        and r["method"] == "prefix" and r["parameterization"] == "kv" and r["n_slots"] == 3
     ]  # fmt: skip
     assert "slot_range" not in layer and layer["bound"]["mean"] == 6
     (tuned,) = [r for r in rows if r["part"] == "tuning" and r["task"] == "add_two"
-                and r["parameterization"] == "kv" and r["n_prefix"] == 1]  # fmt: skip
+                and r["parameterization"] == "kv" and r["n_slots"] == 1]  # fmt: skip
     assert 0 <= tuned["exact_match"]["mean"] <= 1
 
 

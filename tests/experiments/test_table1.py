@@ -37,7 +37,7 @@ def test_the_chosen_rate_has_the_lowest_training_loss(smoke):
     for sweep in SWEEPS["smoke"]:
         own = [
             r for r in smoke["records"]
-            if r["method"] == "prefix" and r["task"] == NEW and r["n_prefix"] == sweep.n_prefix
+            if r["method"] == "prefix" and r["task"] == NEW and r["n_slots"] == sweep.n_slots
             and r["parameterization"] == sweep.parameterization
         ]  # fmt: skip
         (chosen,) = [r for r in own if r["chosen"]]
@@ -69,7 +69,7 @@ def test_the_committed_table_reaches_what_was_asked(preset):
         assert result.timing["wall_s"] < 40 * 60
     prefixes = table[(table["method"] == "prefix") & (table["task"] == NEW)]
     residual = prefixes[prefixes["parameterization"] == "residual"]
-    one_slot = residual[residual["n_prefix"] == 1]
+    one_slot = residual[residual["n_slots"] == 1]
     assert (one_slot[value] == 0).all(), "the paper's own setting: 0 +- 0 at every rate"
 
 
@@ -85,7 +85,7 @@ def test_the_zoo_is_seed_0_of_the_committed_table():
             r for r in rows
             if r["seed"] == 0 and r["method"] == "prefix" and r["task"] == NEW and r["chosen"]
             and r["parameterization"] == prefix.parameterization
-            and r["n_prefix"] == prefix.n_prefix
+            and r["n_slots"] == prefix.n_slots
         ]  # fmt: skip
         got = pi.evaluate(model, NEW, prefix, seed=0)
         assert got.exact_match == pytest.approx(

@@ -33,13 +33,13 @@ def chosen(records, part, **keys):
 def test_every_row_is_there_and_theory_holds_in_each(records):
     json.dumps(records, allow_nan=False)
     size = PROTOCOLS["smoke"]
-    fits = [r for r in chosen(records, "fit") if r["n_prefix"]]
-    assert [(r["method"], r["n_prefix"]) for r in fits] == [
+    fits = [r for r in chosen(records, "fit") if r["n_slots"]]
+    assert [(r["method"], r["n_slots"]) for r in fits] == [
         (m, n) for m in METHODS for n in size.n_prefixes
     ]
     for row in fits:
         assert row["eq6"] < 1e-14 and row["eq7"] < 1e-13
-        assert row["rank"] == min(row["n_prefix"], 6) <= row["bound"] == min(row["n_prefix"], 13)
+        assert row["rank"] == min(row["n_slots"], 6) <= row["bound"] == min(row["n_slots"], 13)
         assert 0.9 < row["gate_in_company"] < row["gate"] < 1
         for name, error in row["rmse"].items():
             assert error <= row["max_error"][name]
@@ -73,7 +73,7 @@ def test_a_row_is_that_of_its_prefix_computed_again(records):
     head = kernel_head(2, 6)
     prefix = slots_for(head, function, 64, "least_squares", gate=size.gate, sharpness=0.25, seed=0)
     misses = (head.outputs(prefix, points[:, None])[:, 0] - function(points)).abs()
-    (row,) = chosen(records, "fit", method="least squares, flat", n_prefix=64)
+    (row,) = chosen(records, "fit", method="least squares, flat", n_slots=64)
     assert row["rmse"]["kink"] == pytest.approx(float(misses[:, 2].square().mean().sqrt()))
     assert row["max_error"]["waves"] == pytest.approx(float(misses[:, 3:].max()))
     assert row["largest_value"] == pytest.approx(float(prefix.vectors[0, :, 7:].abs().max()))

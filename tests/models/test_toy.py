@@ -246,7 +246,7 @@ def test_a_file_in_the_way_leaves_nothing(tmp_path):
 
 
 def test_zoo():
-    names = pi.zoo()
+    names = pi.list_toys()
     assert "sort-ascending-1l1h" in names
     model = pi.load_toy("sort-ascending-1l1h")
     cfg = toy_config(model)

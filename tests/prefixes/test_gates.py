@@ -75,11 +75,11 @@ def test_a_gated_head_is_one_without_these_keys_and_values(settings, kind):
 
 @SOME
 @given(architectures(), st.integers(0, 99), st.integers(1, 4), st.booleans())
-def test_slots_and_mixture_agree_at_any_gates(arch, seed, n_prefix, per_slot):
+def test_slots_and_mixture_agree_at_any_gates(arch, seed, n_slots, per_slot):
     model = raw_model(seed, **arch)
     tokens = tokens_for(model, 2, 4, seed)
-    prefix = pi.Prefix.random(model, n_prefix, seed, "kv")
-    shape = (arch["n_layers"], arch["n_heads"]) + (n_prefix,) * per_slot
+    prefix = pi.Prefix.random(model, n_slots, seed, "kv")
+    shape = (arch["n_layers"], arch["n_heads"]) + (n_slots,) * per_slot
     gates = drawn(shape, seed)
     found = [run(model, prefix, tokens, method, gates) for method in ("slots", "mixture")]
     assert_close(*found, 1e-10)
@@ -87,15 +87,15 @@ def test_slots_and_mixture_agree_at_any_gates(arch, seed, n_prefix, per_slot):
 
 @SOME
 @given(architectures(), st.integers(0, 99), st.integers(1, 4))
-def test_all_off_is_the_masked_baseline_bit_for_bit(arch, seed, n_prefix):
+def test_all_off_is_the_masked_baseline_bit_for_bit(arch, seed, n_slots):
     """Slots against masked slots, the mixture against content that stands behind no slots."""
     model = raw_model(seed, **arch)
     tokens = tokens_for(model, 2, 4, seed)
-    prefix = pi.Prefix.random(model, n_prefix, seed, "kv", std=2.0)
+    prefix = pi.Prefix.random(model, n_slots, seed, "kv", std=2.0)
     none = torch.zeros(arch["n_layers"], arch["n_heads"])
     with torch.no_grad():
-        masked = model.run_with_hooks(tokens, fwd_hooks=masked_hooks(model, n_prefix))
-        content = model.run_with_hooks(tokens, fwd_hooks=offset_hooks(model, n_prefix))
+        masked = model.run_with_hooks(tokens, fwd_hooks=masked_hooks(model, n_slots))
+        content = model.run_with_hooks(tokens, fwd_hooks=offset_hooks(model, n_slots))
     assert torch.equal(run(model, prefix, tokens, "slots", none), masked)
     assert torch.equal(run(model, prefix, tokens, "mixture", none), content)
     for method in ("slots", "mixture"):

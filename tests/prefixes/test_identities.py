@@ -12,7 +12,7 @@ EVERYTHING = settings(
 )
 prefix_settings = st.fixed_dictionaries(
     {
-        "n_prefix": st.integers(1, 6),
+        "n_slots": st.integers(1, 6),
         "parameterization": st.sampled_from(["residual", "kv"]),
         "std": st.sampled_from([0.5, 1.0, 3.0]),
     }
@@ -33,7 +33,7 @@ def test_the_theorem_and_the_three_injections(arch, spec, seed, biases, gain, ba
     model = raw_model(seed, gain=gain, biases=biases, **arch)
     tokens = tokens_for(model, batch, length, seed)
     drawn = pi.Prefix.random(model, seed=seed, **spec)
-    n, layers = drawn.n_prefix, range(model.cfg.n_layers)
+    n, layers = drawn.n_slots, range(model.cfg.n_layers)
     event(f"{arch['normalization_type']}, {arch['positional_embedding_type']}")
 
     # Three injections: the same logits, and the same gradients with respect to the prefix.

@@ -173,7 +173,8 @@ def test_a_call_that_stops_early_or_fails_does_not_disturb_the_next(model, prefi
         assert early.shape[1] == 4 + 3
         with pytest.raises(ZeroDivisionError):
             model.run_with_hooks(tokens, fwd_hooks=[(Site.Z.at(0), fail)])
-        assert torch.equal(model(cache[Site.RESID_PRE.at(1)][:1], start_at_layer=1), expected[:1])
+        # One sequence alone: the processor may add up in another order.
+        assert_close(model(cache[Site.RESID_PRE.at(1)][:1], start_at_layer=1), expected[:1], 1e-12)
         assert torch.equal(model(tokens), expected)
 
 

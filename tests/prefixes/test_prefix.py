@@ -29,7 +29,7 @@ def test_random_has_the_shape_dtype_and_statistics_it_promises(model, parameteri
     for name, tensor in prefix.tensors.items():
         assert torch.equal(tensor, again.tensors[name])
         assert not torch.equal(tensor, other.tensors[name])
-    assert (prefix.n_layers, prefix.n_prefix) == (2, 400)
+    assert (prefix.n_layers, prefix.n_slots) == (2, 400)
 
 
 @pytest.mark.parametrize("norm", ["LN", "RMS", None])
@@ -63,7 +63,7 @@ def test_kv_prefixes_are_taken_as_they_are(model):
 @pytest.mark.parametrize("n", [0, -1, True, 1.0, "2", None])
 @pytest.mark.usefixtures("unchecked")
 def test_a_length_below_one_is_refused(model, n):
-    with pytest.raises(pi.PrefixInterpError, match=r"n_prefix=.*at least 1"):
+    with pytest.raises(pi.PrefixInterpError, match=r"n_slots=.*at least 1"):
         pi.Prefix.random(model, n)
 
 
@@ -115,9 +115,9 @@ def test_a_prefix_is_bound_to_the_weights_it_was_tuned_for():
     drawn = pi.Prefix.random(model, 2)
     bound = pi.Prefix("residual", drawn.vectors, model_id=model_id(model))
     assert bound.keys_values(model)
-    with pytest.raises(pi.PrefixInterpError, match="unbound"):
+    with pytest.raises(pi.PrefixInterpError, match="for_any_model"):
         bound.keys_values(other)
-    assert bound.unbound().keys_values(other)
+    assert bound.for_any_model().keys_values(other)
     with torch.no_grad():
         model.blocks[0].mlp.b_out += 1e-3  # fine-tuning of any parameter unbinds it
     with pytest.raises(pi.PrefixInterpError, match="other weights"):
@@ -173,7 +173,7 @@ def test_damaged_files_are_refused(model, tmp_path):
     refused("does not exist")
     with pytest.raises(pi.PrefixInterpError, match="does not exist"):
         pi.Prefix.load(tmp_path / "nowhere")
-    assert pi.Prefix.load(path).n_prefix == 3
+    assert pi.Prefix.load(path).n_slots == 3
 
 
 def test_a_file_in_the_way_is_refused_and_stays(model, tmp_path):
@@ -187,7 +187,7 @@ def test_a_file_in_the_way_is_refused_and_stays(model, tmp_path):
 
 def test_shipped_prefixes_fit_their_toys():
     found = 0
-    for name in pi.zoo():
+    for name in pi.list_toys():
         model = pi.load_toy(name)
         for prefix in pi.load_prefixes(name).values():
             prefix.check_fits(model)

@@ -36,7 +36,7 @@ def code(digits, n_digits=8):
     return sum(d * n_digits**i for i, d in enumerate(digits))
 
 
-@pytest.mark.parametrize("name", pi.tasks())
+@pytest.mark.parametrize("name", pi.list_tasks())
 def test_answers_are_those_of_a_loop(name):
     task = pi.get_task(name)
     for split in ("train", "test", "all"):
@@ -51,7 +51,7 @@ def test_answers_are_those_of_a_loop(name):
 
 
 def test_the_names_are_the_papers():
-    assert pi.tasks() == [*RULES, "four_skills"] and set(RULES) == set(ORACLES)
+    assert pi.list_tasks() == [*RULES, "four_skills"] and set(RULES) == set(ORACLES)
     assert pi.get_task("four_skills").rules == FOUR_SKILLS
 
 

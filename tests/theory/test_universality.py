@@ -105,15 +105,15 @@ def test_random_values_do_not_fit_and_least_squares_beats_quadrature(head):
     assert at["least_squares"] < at["quadrature"] < constant / 10 < constant < at["random"]
 
 
-@pytest.mark.parametrize("n_prefix", [1, 3, 40])
+@pytest.mark.parametrize("n_slots", [1, 3, 40])
 @pytest.mark.parametrize("gate", [0.3, 0.99])
-def test_eq_6_eq_7_and_rank_hold(head, n_prefix, gate):
-    prefix = slots_for(head, two_outputs, n_prefix, gate=gate, seed=1)
+def test_eq_6_eq_7_and_rank_hold(head, n_slots, gate):
+    prefix = slots_for(head, two_outputs, n_slots, gate=gate, seed=1)
     points = points_of(2, 60).unflatten(0, (20, 3))
     found = identities(head, prefix, points)
     assert found["eq6"] < 1e-14 and found["eq7"] < 1e-13
-    assert found["rank"] == min(n_prefix, 2) <= found["bound"] == min(n_prefix, 9)
-    assert found["gate"] == pytest.approx(gate, abs=0.12 if n_prefix < 4 else 0.01)
+    assert found["rank"] == min(n_slots, 2) <= found["bound"] == min(n_slots, 9)
+    assert found["gate"] == pytest.approx(gate, abs=0.12 if n_slots < 4 else 0.01)
     assert found["gate_in_company"] < found["gate"]
 
 
@@ -166,7 +166,7 @@ def test_bad_input_is_one_line(head):
         "n=0 must be": lambda: even_points(2, 0),
         "points have 1 coordinate": lambda: sphere_functions(torch.ones(3, 1)),
         "method='exact' is unknown": lambda: slots_for(head, two_outputs, 4, "exact"),
-        "n_prefix=0 must be": lambda: slots_for(head, two_outputs, 0),
+        "n_slots=0 must be": lambda: slots_for(head, two_outputs, 0),
         "gate=1.0 must be below 1": lambda: slots_for(head, two_outputs, 4, gate=1.0),
         "gate=0.0 must be": lambda: slots_for(head, two_outputs, 4, gate=0.0),
         "sharpness=-1.0 must be": lambda: slots_for(head, two_outputs, 4, sharpness=-1.0),

@@ -53,7 +53,7 @@ def test_prefix_tuning_trains_the_prefix_alone(fit, parameterization):
     assert got.evaluation.loss < pi.evaluate(fit.model, "add_two", start).loss
     assert all(torch.equal(v, before[k]) for k, v in fit.model.named_parameters())
     assert {k: v.requires_grad for k, v in fit.model.named_parameters()} == flags
-    assert got.prefix.parameterization == parameterization and got.prefix.n_prefix == 2
+    assert got.prefix.parameterization == parameterization and got.prefix.n_slots == 2
     assert got.prefix.model_id is not None and got.prefix.metadata["task"] == "add_two"
 
 
@@ -85,8 +85,8 @@ def test_dropout_of_the_paper_preset_acts():
     ("change", "message"),
     [
         ({"preset": "fats"}, "did you mean 'fast'"),
-        ({"n_prefix": 0}, "n_prefix=0"),
-        ({"n_prefix": -1}, "n_prefix=-1"),
+        ({"n_slots": 0}, "n_slots=0"),
+        ({"n_slots": -1}, "n_slots=-1"),
         ({"parameterization": "keyvalue"}, "parameterization='keyvalue'"),
         ({"lr": float("nan")}, "lr=nan"),
         ({"lr": -1.0}, "lr=-1.0"),
@@ -98,7 +98,7 @@ def test_bad_input(fit, change, message):
     arguments = {"task": "add_one", "preset": "smoke", "progress": False, **change}
     task = arguments.pop("task")
     with pytest.raises(pi.PrefixInterpError, match=message):
-        pi.tune_prefix(fit.model, task, arguments.pop("n_prefix", 1), **arguments)
+        pi.tune_prefix(fit.model, task, arguments.pop("n_slots", 1), **arguments)
 
 
 def test_a_task_that_does_not_fit_the_model_is_refused():

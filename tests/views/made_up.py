@@ -12,23 +12,23 @@ def made_up_table1(learned: float = 0.0) -> Result:
         records += _rows(seed, "fine-tuned", {OLD: 0.0, NEW: 0.85})
         for kind, n, top in (("residual", 1, 0.0), ("kv", 10, learned)):
             for lr, exact in ((0.01, 0.0), (0.1, top)):
-                variant = {"parameterization": kind, "n_prefix": n, "lr": lr, "chosen": lr == 0.1}
+                variant = {"parameterization": kind, "n_slots": n, "lr": lr, "chosen": lr == 0.1}
                 records += _rows(seed, "prefix", {OLD: 0.0, NEW: exact}, **variant)
-            control = {"parameterization": kind, "n_prefix": n}
+            control = {"parameterization": kind, "n_slots": n}
             records += _rows(seed, "random prefix", {OLD: 0.5, NEW: 0.0}, **control)
     settings = {"test_sequences": 3200}
     return Result("table1", "fast", [0, 1, 2], settings, records, timing={"wall_s": 1.0})
 
 
-def _rows(seed, method, exact, parameterization=None, n_prefix=None, lr=None, chosen=True):
+def _rows(seed, method, exact, parameterization=None, n_slots=None, lr=None, chosen=True):
     def estimate(x):
         return {"value": x, "low": max(0.0, x - 0.01), "high": x + 0.01}
 
     return [
         {
             "seed": seed, "method": method, "parameterization": parameterization,
-            "n_prefix": n_prefix, "lr": lr, "chosen": chosen, "task": task,
-            "baseline": "prefix" if n_prefix else "masked", "train_loss": 1.0,
+            "n_slots": n_slots, "lr": lr, "chosen": chosen, "task": task,
+            "baseline": "prefix" if n_slots else "masked", "train_loss": 1.0,
             "evaluation": {
                 "task": task, "n": 3200, "exact_match": estimate(value),
                 "token_accuracy": estimate(0.1 + value / 2), "loss": estimate(2.0 - value),

@@ -24,7 +24,7 @@ def made_up(own=0.9, n_seeds=2):
 def _row(seed, method, kind, tuned_on, task, exact, chosen=True):
     score = {"value": exact, "low": exact, "high": exact}
     return {
-        "seed": seed, "method": method, "parameterization": kind, "n_prefix": kind and 1,
+        "seed": seed, "method": method, "parameterization": kind, "n_slots": kind and 1,
         "init_std": kind and 0.1, "tuned_on": tuned_on, "start": 0, "lr": 0.1, "chosen": chosen,
         "task": task, "baseline": "prefix" if kind else "masked", "train_loss": 0.1 + (not chosen),
         "evaluation": {"exact_match": score, "token_accuracy": score, "loss": score},

@@ -23,7 +23,7 @@ def removed():
     for seed in (0, 1):
         for kind in KINDS:
             for task in TASKS:
-                about = {"seed": seed, "task": task, "parameterization": kind, "n_prefix": 1}
+                about = {"seed": seed, "task": task, "parameterization": kind, "n_slots": 1}
                 for run, level, space, remove in (
                     ("on", None, "none", None), ("off", None, "none", None),
                     ("on", "head", "own", "output"), ("on", "head", "random", "output"),
@@ -59,7 +59,7 @@ def slots():
                         heads = 2 if head is None else 1
                         records.append({
                             "seed": seed, "task": "add_one", "parameterization": kind,
-                            "n_prefix": n, "part": "bias", "method": method, "level": level,
+                            "n_slots": n, "part": "bias", "method": method, "level": level,
                             "layer": 0, "head": head, "bound": n * heads, "rank": n * heads,
                             "effective_rank": float(rng.uniform(1, n * heads)), "n_95": 1,
                             "n_99": 1, "slot_range": None if head is None else 0.2, "top_slot":

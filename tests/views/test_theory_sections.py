@@ -35,7 +35,7 @@ def test_what_universality_says_is_in_its_rows():
     ]  # fmt: skip
     own = [
         r["rmse"]["harmonic"] for r in result.records
-        if r["part"] == "fit" and (r["dim"], r["method"], r["n_prefix"]) == (2, "quadrature", 1024)
+        if r["part"] == "fit" and (r["dim"], r["method"], r["n_slots"]) == (2, "quadrature", 1024)
     ]  # fmt: skip
     assert row["rmse"] == pytest.approx(sum(own) / len(own)) and len(own) == 10
     assert f"{row['rmse']:.2g} with 1024;" in section.findings[0]

@@ -16,7 +16,7 @@ def result():
     for seed in (0, 1, 2):
         about = {"seed": seed, "part": "fit", "dim": 2}
         flat = {m: dict.fromkeys(NAMES, 1.0) for m in ("rmse", "max_error")}
-        records.append({**about, "method": "constant", "n_prefix": 0, **flat})
+        records.append({**about, "method": "constant", "n_slots": 0, **flat})
         for method in METHODS:
             for n in (4, 16, 64):
                 errors = {
@@ -24,7 +24,7 @@ def result():
                     for m in ("rmse", "max_error")
                 }
                 records.append({
-                    **about, "method": method, "n_prefix": n, **errors, "eq6": 1e-16 * (seed + 1),
+                    **about, "method": method, "n_slots": n, **errors, "eq6": 1e-16 * (seed + 1),
                     "eq7": 3e-16, "rank": min(n, 6), "bound": min(n, 13),
                 })  # fmt: skip
         records.append({**about, "part": "order", "method": "quadrature", "rmse": {}})
@@ -40,7 +40,7 @@ def test_lines_are_means_over_seeds_and_bands_their_range(result):
     ax = panel(universality_figure(result, metric="max_error"), "kink on $S^2$")
     (line,) = [x for x in ax.lines if x.get_label() == "least squares, same keys"]
     own = [[r["max_error"]["kink"] for r in result.records if r["method"] == "least squares"
-            and r["n_prefix"] == n] for n in (4, 16, 64)]  # fmt: skip
+            and r["n_slots"] == n] for n in (4, 16, 64)]  # fmt: skip
     assert line.get_xdata() == pytest.approx([4, 16, 64])
     assert line.get_ydata() == pytest.approx([np.mean(x) for x in own])
     band = ax.collections[1].get_paths()[0].vertices
