@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from transformer_lens import HookedTransformer
 
 from prefix_interp import __version__
 from prefix_interp.errors import PrefixInterpError, check_choice
@@ -21,6 +20,7 @@ from prefix_interp.experiments.ladder import ladder
 from prefix_interp.experiments.long_prefixes import long_prefixes
 from prefix_interp.experiments.subspaces import subspaces
 from prefix_interp.experiments.universality import universality
+from prefix_interp.models.host import Model
 from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.prefix import Prefix, load_prefixes
@@ -141,7 +141,7 @@ def _check_device(device: str) -> str:
     return device
 
 
-def _load_model(arguments: argparse.Namespace) -> HookedTransformer:
+def _load_model(arguments: argparse.Namespace) -> Model:
     device = _check_device(arguments.device)
     model = load_toy(arguments.model)
     model.to(device, print_details=False)

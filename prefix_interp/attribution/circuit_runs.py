@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens import HookedTransformer
 
 from prefix_interp.attribution.contrast import Contrast, Values
 from prefix_interp.attribution.metrics import recovered
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.estimates import Estimate
+from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.prefix import Prefix
@@ -74,9 +74,7 @@ class Node:
         )
 
 
-def circuit_nodes(
-    model: HookedTransformer, prefix: Prefix, kinds: Sequence[str] = KINDS
-) -> tuple[Node, ...]:
+def circuit_nodes(model: Model, prefix: Prefix, kinds: Sequence[str] = KINDS) -> tuple[Node, ...]:
     """Return every node of a model with a prefix, layer by layer: heads, the MLP, slots.
 
     Args:

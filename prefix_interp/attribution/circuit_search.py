@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens import HookedTransformer
 
 from prefix_interp.attribution.circuit import SEARCHES, Circuit, Search
 from prefix_interp.attribution.circuit_edges import circuit_links, cut_links
@@ -26,6 +25,7 @@ from prefix_interp.attribution.contrast import Contrast, contrast
 from prefix_interp.attribution.metrics import METRICS
 from prefix_interp.errors import PrefixInterpError, check_choice, check_number, check_positive
 from prefix_interp.estimates import Estimate
+from prefix_interp.models.host import Model
 from prefix_interp.models.toy import model_id
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.results import package_versions
@@ -40,7 +40,7 @@ _DECIMALS = 6
 
 
 def find_circuit(
-    model: HookedTransformer,
+    model: Model,
     prefix: Prefix,
     task: Task | Batch | str,
     *,

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens import HookedTransformer
 
 from prefix_interp.attribution.metrics import Metric, Target, choose_metrics
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
+from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair, run_pair
 from prefix_interp.prefixes.guard import check_bare, check_free
@@ -54,7 +54,7 @@ class Contrast:
     off: Mapping[str, Float[Tensor, " batch"]]
 
     @property
-    def model(self) -> HookedTransformer:
+    def model(self) -> Model:
         """Return the model."""
         return self.pair.model
 
@@ -246,7 +246,7 @@ _READ_BY_MIXTURE = tuple(
 
 
 @contextmanager
-def _attention_of_one_row(model: HookedTransformer, layer: int | None) -> Iterator[None]:
+def _attention_of_one_row(model: Model, layer: int | None) -> Iterator[None]:
     """Give the attention of `layer` a single row, since what it returns is overwritten."""
     if layer is None:
         yield
@@ -260,7 +260,7 @@ def _attention_of_one_row(model: HookedTransformer, layer: int | None) -> Iterat
 
 
 def contrast(
-    model: HookedTransformer,
+    model: Model,
     prefix: Prefix,
     task: Task | Batch | str,
     *,
@@ -317,7 +317,7 @@ def contrast(
     return Contrast(pair, target, chosen, on, off)
 
 
-def _check_answers(model: HookedTransformer, batch: Batch) -> None:
+def _check_answers(model: Model, batch: Batch) -> None:
     answers, shape = batch.answers, tuple(batch.tokens.shape)
     fits = answers.ndim == 2 and len(shape) == 2 and len(answers) == shape[0]
     if not fits or not 1 <= answers.shape[1] <= shape[1]:

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens import HookedTransformer
 
 from prefix_interp.attribution.contrast import MAX_SEQUENCES, Contrast
 from prefix_interp.attribution.grid import Direction
 from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.guard import check_free
@@ -131,9 +131,7 @@ def _own_heads(layer: int, given: Float[Tensor, "draw batch pos head d_head"]) -
     return Site.Z.at(layer), write
 
 
-def random_prefixes(
-    model: HookedTransformer, prefix: Prefix, n: int, seed: int
-) -> dict[str, list[Prefix]]:
+def random_prefixes(model: Model, prefix: Prefix, n: int, seed: int) -> dict[str, list[Prefix]]:
     """Return the controls that every elicitation has, `n` draws of each.
 
     ``"norm-matched"``: random directions, each vector with the norm it has in `prefix`.
@@ -158,9 +156,7 @@ def random_prefixes(
     return {name: [make(i) for i in range(n)] for name, make in makers.items()}
 
 
-def check_controls(
-    model: HookedTransformer, controls: Mapping[str, Prefix] | None
-) -> dict[str, Prefix]:
+def check_controls(model: Model, controls: Mapping[str, Prefix] | None) -> dict[str, Prefix]:
     """Return named controls.
 
     Raises:

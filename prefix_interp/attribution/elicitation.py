@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformer_lens import HookedTransformer
 
 from prefix_interp.attribution.coalitions import (
     PARTS,
@@ -33,6 +32,7 @@ from prefix_interp.attribution.grid import Direction
 from prefix_interp.attribution.metrics import METRICS, recovered
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.estimates import bootstrap_interval
+from prefix_interp.models.host import Model
 from prefix_interp.models.sites import NORM_SCALE
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.tasks import Batch, Task
@@ -180,7 +180,7 @@ class Elicitation:
 
 
 def head_elicitation(
-    model: HookedTransformer,
+    model: Model,
     prefix: Prefix,
     task: Task | Batch | str,
     *,
@@ -203,7 +203,7 @@ def head_elicitation(
 
 
 def measure_elicitation(
-    model: HookedTransformer,
+    model: Model,
     prefix: Prefix,
     task: Task | Batch | str,
     *,

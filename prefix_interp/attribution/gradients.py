@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens import HookedTransformer
 
 from prefix_interp.attribution.contrast import MAX_SEQUENCES, Contrast, contrast
 from prefix_interp.attribution.grid import Direction, PatchGrid
@@ -21,6 +20,7 @@ from prefix_interp.attribution.patching import HEAD_SITES, Cell, donor_activatio
 from prefix_interp.attribution.quadrature import PathIntegral, integrate_path
 from prefix_interp.errors import PrefixInterpError, check_choice, check_number, check_positive
 from prefix_interp.estimates import bootstrap_interval
+from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.prefix import Prefix
@@ -102,7 +102,7 @@ class Agreement(NamedTuple):
 
 
 def attribution_patch(
-    model: HookedTransformer,
+    model: Model,
     prefix: Prefix,
     task: Task | Batch | str,
     *,
@@ -180,7 +180,7 @@ def attribution_patch(
 
 
 def integrated_gradients(
-    model: HookedTransformer,
+    model: Model,
     prefix: Prefix,
     task: Task | Batch | str,
     *,

@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens import HookedTransformer
 
 from prefix_interp.attribution.contrast import Contrast, State, Values, contrast
 from prefix_interp.attribution.grid import Direction, PatchGrid
 from prefix_interp.attribution.metrics import Metric
 from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.prefix import Prefix
@@ -48,7 +48,7 @@ class Cell:
 
 
 def patch_heads(
-    model: HookedTransformer,
+    model: Model,
     prefix: Prefix,
     task: Task | Batch | str,
     *,
@@ -103,7 +103,7 @@ def patch_heads(
 
 
 def patch_sites(
-    model: HookedTransformer,
+    model: Model,
     prefix: Prefix,
     task: Task | Batch | str,
     *,
@@ -160,7 +160,7 @@ def patch_sites(
 
 
 def patch_slots(
-    model: HookedTransformer,
+    model: Model,
     prefix: Prefix,
     task: Task | Batch | str,
     *,

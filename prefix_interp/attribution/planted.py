@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_index, check_positive
+from prefix_interp.models.host import Model
 from prefix_interp.models.toy import ToyConfig, build_toy, model_id, to_dtype
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.seeds import derive_generator
@@ -47,7 +47,7 @@ class Planted:
         n_in: inputs, which is also the number of outputs.
     """
 
-    model: HookedTransformer
+    model: Model
     prefixes: tuple[Prefix, ...]
     heads: tuple[int, ...]
     decoys: tuple[int, ...]
@@ -156,7 +156,7 @@ def _coordinates(**sizes: int) -> tuple[Places, int]:
     return dict(zip(sizes, torch.arange(total).split(list(sizes.values())), strict=True)), total
 
 
-def _write_ends(model: HookedTransformer, at: Places) -> None:
+def _write_ends(model: Model, at: Places) -> None:
     """Tokens and positions as one-hot codes; logits read off, and the decoy's way into them."""
     n_vocab = model.cfg.d_vocab
     model.embed.W_E[range(n_vocab), at["token"]] = 1
@@ -166,7 +166,7 @@ def _write_ends(model: HookedTransformer, at: Places) -> None:
     model.unembed.W_U[at["decoy"], n_vocab - 1] = -1
 
 
-def _write_decoy(model: HookedTransformer, layer: int, at: Places) -> None:
+def _write_decoy(model: Model, layer: int, at: Places) -> None:
     attn, mlp = model.blocks[layer].attn, model.blocks[layer].mlp
     attn.W_Q[-1, at["pos"], 0] = 2 * SHARPNESS * attn.attn_scale
     attn.W_K[-1, at["marker"][-1], 0] = 1
@@ -178,7 +178,7 @@ def _write_decoy(model: HookedTransformer, layer: int, at: Places) -> None:
     mlp.W_out[-2:, at["decoy"]] = -signs[:, None]
 
 
-def _attend(model: HookedTransformer, layer: int, head: int, queries: Tensor, keys: Tensor) -> None:
+def _attend(model: Model, layer: int, head: int, queries: Tensor, keys: Tensor) -> None:
     """Let a head attend from each of some coordinates of the query to one of the key."""
     attn, n = model.blocks[layer].attn, len(keys)
     attn.W_Q[head, queries, range(n)] = SHARPNESS * attn.attn_scale
@@ -186,7 +186,7 @@ def _attend(model: HookedTransformer, layer: int, head: int, queries: Tensor, ke
 
 
 def _write_skills(
-    model: HookedTransformer,
+    model: Model,
     at: Places,
     n_skills: int,
     n_tokens: int,
@@ -218,7 +218,7 @@ def _write_skills(
         mlp.W_out[units, answers] = GAIN / STEEPNESS
 
 
-def _write_relay(model: HookedTransformer, at: Places, n_tokens: int, n_in: int) -> None:
+def _write_relay(model: Model, at: Places, n_tokens: int, n_in: int) -> None:
     attn = model.blocks[1].attn
     _attend(model, 1, 0, at["pos"][n_in:], at["pos"][1 : 1 + n_in])
     attn.W_V[0, at["answer"], range(n_tokens)] = 1
@@ -226,7 +226,7 @@ def _write_relay(model: HookedTransformer, at: Places, n_tokens: int, n_in: int)
 
 
 def _hide(
-    model: HookedTransformer, rng: torch.Generator
+    model: Model, rng: torch.Generator
 ) -> tuple[list[Int[Tensor, " head"]], Float[Tensor, "d_model d_model"]]:
     """Rotate and permute a toy without norms, which leaves what it computes.
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import check_choice
 from prefix_interp.experiments.ladder import ladder_toys
 from prefix_interp.experiments.seed_runs import Rows, finished_seed, measure_seeds, seed_folder
+from prefix_interp.models.host import Model
 from prefix_interp.models.toy import build_toy, toy_config
 from prefix_interp.models.zoo import load_toy
 from prefix_interp.results import Result
@@ -132,7 +132,7 @@ def capacity_seed(
     return finished_seed(seed_folder(work, seed), _settings(preset) | {"models": sums}, run)
 
 
-def capacity_rows(model: HookedTransformer, protocol: Protocol, seed: int) -> Rows:
+def capacity_rows(model: Model, protocol: Protocol, seed: int) -> Rows:
     """Return the records of one model (see `capacity`).
 
     Args:

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens import HookedTransformer
 
 from prefix_interp.experiments.accuracy import accuracy_claims, control_claims
 from prefix_interp.experiments.claim import EXACT, VISIBLE, claim_record
 from prefix_interp.experiments.summary import shipped_result
 from prefix_interp.experiments.table1 import FINE_TUNED, NEW, PRETRAINED
+from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots, to_dtype
 from prefix_interp.models.zoo import load_toy
@@ -45,8 +45,8 @@ class Zoo:
         n_out: outputs a sequence; the last `n_out` positions predict them.
     """
 
-    pretrained: HookedTransformer
-    fine_tuned: HookedTransformer
+    pretrained: Model
+    fine_tuned: Model
     prefixes: Mapping[str, Prefix]
     tokens: Int[Tensor, "batch pos"]
     n_out: int
@@ -126,7 +126,7 @@ def plain_difference_spectrum(
 
 
 def baseline_pattern(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int = 0
+    model: Model, tokens: Int[Tensor, "batch pos"], layer: int = 0
 ) -> Float[Tensor, "batch head query key"]:
     """Return a toy's attention over the content without a prefix (masked baseline).
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.attribution.circuit_search import find_circuit
 from prefix_interp.attribution.contrast import contrast
@@ -30,6 +29,7 @@ from prefix_interp.attribution.patching import patch_heads, patch_slots
 from prefix_interp.errors import check_choice
 from prefix_interp.experiments.seed_runs import Rows, finished_seed, measure_seeds, seed_folder
 from prefix_interp.experiments.table2 import NAME, table2_toy
+from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.baselines import run_pair
@@ -117,7 +117,7 @@ def heads_seed(
     )
 
 
-def _measure(model: HookedTransformer, source: Path, seed: int, protocol: Protocol) -> Rows:
+def _measure(model: Model, source: Path, seed: int, protocol: Protocol) -> Rows:
     model.requires_grad_(False)
     rows: Rows = []
     for kind in KINDS:
@@ -159,7 +159,7 @@ def _another_seed(source: Path, seed: int, task: str, kind: str) -> Prefix | Non
 
 
 def copy_attention(
-    model: HookedTransformer, prefix: Prefix, task: Task, n: int = 64
+    model: Model, prefix: Prefix, task: Task, n: int = 64
 ) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]:
     """Return each head's pretrained attention from output i to input i, and its gate at output 0.
 
@@ -180,7 +180,7 @@ def copy_attention(
 
 
 def _elicitation(
-    about: Mapping[str, Any], model: HookedTransformer, prefix: Prefix, task: Task,
+    about: Mapping[str, Any], model: Model, prefix: Prefix, task: Task,
     controls: Mapping[str, Prefix], protocol: Protocol,
 ) -> Rows:  # fmt: skip
     copied, gates = copy_attention(model, prefix, task)
@@ -200,7 +200,7 @@ def _elicitation(
 
 
 def _gating(
-    about: Mapping[str, Any], model: HookedTransformer, prefix: Prefix, task: Task,
+    about: Mapping[str, Any], model: Model, prefix: Prefix, task: Task,
     protocol: Protocol,
 ) -> Rows:  # fmt: skip
     rows: Rows = []
@@ -215,7 +215,7 @@ def _gating(
 
 
 def _circuit(
-    about: Mapping[str, Any], model: HookedTransformer, prefix: Prefix, task: Task,
+    about: Mapping[str, Any], model: Model, prefix: Prefix, task: Task,
     protocol: Protocol,
 ) -> Rows:  # fmt: skip
     circuit = find_circuit(
@@ -236,7 +236,7 @@ def _circuit(
 
 
 def _agreement(
-    about: Mapping[str, Any], model: HookedTransformer, prefix: Prefix, task: Task,
+    about: Mapping[str, Any], model: Model, prefix: Prefix, task: Task,
     protocol: Protocol,
 ) -> Rows:  # fmt: skip
     common: dict[str, Any] = {"n": protocol.n}

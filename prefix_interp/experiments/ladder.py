@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.experiments.content_blind import content_blind_log_probs
@@ -35,6 +34,7 @@ from prefix_interp.experiments.seed_runs import (
     seed_folder,
     shares,
 )
+from prefix_interp.models.host import Model
 from prefix_interp.models.toy import ToyConfig
 from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.examples import examples_prompt
@@ -147,7 +147,7 @@ class _Seed:
                     self._all_tuned(toys[depth], depth, task, sizes.long_steps)
         return self.rows
 
-    def _toy(self, depth: int) -> HookedTransformer:
+    def _toy(self, depth: int) -> Model:
         cfg = ToyConfig(n_layers=depth, n_heads=4, d_model=self.protocol.d_model)
         fit = pretrain(
             cfg, SKILLS, preset=self.preset, seed=self.seed, steps=self.protocol.pretrain_steps,
@@ -159,7 +159,7 @@ class _Seed:
             keep_toy(self.folder / toy_name(depth), fit, SKILLS.name, self.preset, self.seed, rows)
         return fit.model
 
-    def _real_tokens(self, model: HookedTransformer, depth: int, task: str) -> None:
+    def _real_tokens(self, model: Model, depth: int, task: str) -> None:
         for n_slots in self.protocol.hard_slots:
             hard = search_hard_prompt(model, task, n_slots, seed=self.seed)
             self._score(model, [task], hard.prompt, depth=depth, context="hard prompt",
@@ -172,14 +172,14 @@ class _Seed:
                 self._score(model, [task], prompt, depth=depth, context="examples",
                             n_slots=prompt.n_slots, tuned_on=task, draw=draw)  # fmt: skip
 
-    def _all_tuned(self, model: HookedTransformer, depth: int, task: str, steps: int) -> None:
+    def _all_tuned(self, model: Model, depth: int, task: str, steps: int) -> None:
         for context in TUNED:
             for n_slots in self.protocol.n_slots:
                 self._tuned(model, depth, task, context, n_slots, steps)
 
     def _tuned(
         self,
-        model: HookedTransformer,
+        model: Model,
         depth: int,
         task: str,
         context: str,
@@ -212,9 +212,7 @@ class _Seed:
         self._score(model, [task], norm_matched(tuned, rng), **own, method="norm-matched")
         self._score(model, [task], self._start(model, tuned, task), **own, method="random")
 
-    def _start(
-        self, model: HookedTransformer, tuned: Prefix | SoftPrompt, task: str
-    ) -> Prefix | SoftPrompt:
+    def _start(self, model: Model, tuned: Prefix | SoftPrompt, task: str) -> Prefix | SoftPrompt:
         seed = derive_seed(self.seed, "random", task)
         if isinstance(tuned, Prefix):
             return Prefix.random(model, tuned.n_slots, seed, tuned.parameterization)
@@ -222,7 +220,7 @@ class _Seed:
 
     def _score(
         self,
-        model: HookedTransformer,
+        model: Model,
         tasks: Sequence[str],
         context_vectors: Prefix | SoftPrompt | None,
         *,

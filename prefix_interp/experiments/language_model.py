@@ -18,11 +18,11 @@ from jaxtyping import Int
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import check_choice
 from prefix_interp.experiments.capacity import length_row
 from prefix_interp.experiments.seed_runs import Rows
+from prefix_interp.models.host import Model
 from prefix_interp.models.toy import model_id
 from prefix_interp.results import Result, package_versions
 from prefix_interp.seeds import derive_generator
@@ -68,7 +68,7 @@ PROTOCOLS = {
 
 
 def language_model(
-    model: HookedTransformer,
+    model: Model,
     name: str,
     preset: str = "fast",
     seed: int = 0,
@@ -116,7 +116,7 @@ def language_model(
 
 
 def _parts(
-    model: HookedTransformer, protocol: Protocol, seed: int
+    model: Model, protocol: Protocol, seed: int
 ) -> Iterator[tuple[str, Callable[[], Tensors]]]:
     """Yield each part's name and what makes its tensors."""
     cfg, n_out = model.cfg, protocol.n_out

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import check_choice
 from prefix_interp.experiments.seed_runs import Rows, finished_seed, measure_seeds, seed_folder
 from prefix_interp.experiments.table2 import NAME, table2_toy
+from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import clone, to_dtype
 from prefix_interp.models.zoo import load_toy
@@ -137,9 +137,7 @@ def long_prefixes_seed(
 class _Seed:
     """One seed's tunings in order, and the rows they give."""
 
-    def __init__(
-        self, seed: int, preset: str, folder: Path | None, model: HookedTransformer
-    ) -> None:
+    def __init__(self, seed: int, preset: str, folder: Path | None, model: Model) -> None:
         self.seed, self.preset, self.folder, self.model = seed, preset, folder, model
         self.protocol = PROTOCOLS[preset]
         self.exact = to_dtype(clone(model), torch.float64)  # small directions drown in float32
@@ -184,7 +182,7 @@ class _Seed:
 
 
 def bias_rows(
-    model: HookedTransformer,
+    model: Model,
     prefix: Prefix,
     tokens: Int[Tensor, "batch pos"],
     mass: Float[Tensor, "layer item head slot"],
@@ -221,7 +219,7 @@ def bias_rows(
 
 
 def slot_attention(
-    model: HookedTransformer, prefix: Prefix, inputs: Int[Tensor, "batch pos"]
+    model: Model, prefix: Prefix, inputs: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "layer batch head slot"]:
     """Return the last position's attention to the slots, renormalised to sum to 1 at each head.
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.estimates import mean_interval, wilson
 from prefix_interp.experiments.seed_runs import Rows
+from prefix_interp.models.host import Model
 from prefix_interp.prefixes.baselines import RunPair, run_pair
 from prefix_interp.prefixes.inject import attach
 from prefix_interp.prefixes.layout import answer_rows_hooks, offset_hooks
@@ -87,7 +87,7 @@ def removals(
 
 def removal_rows(
     about: dict[str, Any],
-    model: HookedTransformer,
+    model: Model,
     prefix: Prefix,
     batch: Batch,
     chosen: Iterator[Removal],

@@ -9,9 +9,9 @@ from typing import Any
 
 from jaxtyping import Bool
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import check_positive
+from prefix_interp.models.host import Model
 from prefix_interp.models.toy import save_toy
 from prefix_interp.prefixes.baselines import Baseline
 from prefix_interp.prefixes.prefix import Prefix
@@ -102,7 +102,7 @@ def finished_seed(
 
 def score_rows(
     about: Mapping[str, Any],
-    model: HookedTransformer,
+    model: Model,
     tasks: Sequence[str],
     prefix: Prefix | SoftPrompt | None = None,
     *,

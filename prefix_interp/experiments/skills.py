@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.experiments.table2 import NAME
+from prefix_interp.models.host import Model
 from prefix_interp.models.toy import to_dtype
 from prefix_interp.models.zoo import list_toys, load_toy
 from prefix_interp.prefixes.prefix import Prefix, load_prefixes
@@ -29,7 +29,7 @@ class Skills:
         batches: test sequences by task, the same inputs in each, answers fed in.
     """
 
-    model: HookedTransformer
+    model: Model
     prefixes: Mapping[str, Prefix]
     kv_prefixes: Mapping[str, Prefix]
     batches: Mapping[str, Batch]

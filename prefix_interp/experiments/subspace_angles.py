@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.experiments.seed_runs import Rows
+from prefix_interp.models.host import Model
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.seeds import derive_generator
 from prefix_interp.theory.projection import through_output
@@ -47,7 +47,7 @@ class Measured(NamedTuple):
 
 
 def angle_rows(
-    model: HookedTransformer, best: Sequence[Measured], starts: Sequence[Measured], draws: int
+    model: Model, best: Sequence[Measured], starts: Sequence[Measured], draws: int
 ) -> Rows:
     """Return a row a pair of subspaces that differ in one thing (see `subspaces`).
 
@@ -91,7 +91,7 @@ def _between(a: Measured, b: Measured, about: dict[str, Any], draws: int) -> Row
 
 
 def _between_heads(
-    model: HookedTransformer, own: Measured, draws: int, chances: dict[tuple[int, ...], Any]
+    model: Model, own: Measured, draws: int, chances: dict[tuple[int, ...], Any]
 ) -> Iterator[dict[str, Any]]:
     """Yield a row a pair of heads of one layer, compared where they write."""
     for layer, spaces in enumerate(own.layers):

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import check_choice
 from prefix_interp.experiments.projecting_out import removal_rows, removals
 from prefix_interp.experiments.seed_runs import Rows, finished_seed, measure_seeds, seed_folder
 from prefix_interp.experiments.subspace_angles import Measured, angle_rows
 from prefix_interp.experiments.table2 import NAME, table2_toy
+from prefix_interp.models.host import Model
 from prefix_interp.models.toy import clone, to_dtype
 from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.baselines import run_pair
@@ -160,7 +160,7 @@ def toy_subspaces(
 
 
 def subspace_records(
-    model: HookedTransformer,
+    model: Model,
     prefixes: Sequence[Prefix],
     starts: Sequence[Prefix] = (),
     *,

@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformer_lens import HookedTransformer
-
 from prefix_interp.experiments.seed_runs import (
     Rows,
     finished_seed,
@@ -22,6 +20,7 @@ from prefix_interp.experiments.seed_runs import (
     score_rows,
     seed_folder,
 )
+from prefix_interp.models.host import Model
 from prefix_interp.models.toy import ToyConfig, read_toy, save_toy
 from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.prefix import Parameterization, Prefix
@@ -149,9 +148,7 @@ class _Seed:
                 fits[best].prefix.save(self.folder / PRETRAINED / "prefixes" / f"{NEW}-{name}")
         return self.rows
 
-    def _controls(
-        self, model: HookedTransformer, sweep: Sweep, fit: PrefixFit, how: Mapping[str, Any]
-    ) -> None:
+    def _controls(self, model: Model, sweep: Sweep, fit: PrefixFit, how: Mapping[str, Any]) -> None:
         rng = derive_generator(self.seed, "norm-matched", sweep.parameterization, sweep.n_slots)
         start = Prefix.random(model, sweep.n_slots, self.seed, sweep.parameterization)
         self._score("random prefix", model, start)
@@ -169,7 +166,7 @@ class _Seed:
     def _score(
         self,
         method: str,
-        model: HookedTransformer,
+        model: Model,
         prefix: Prefix | None = None,
         *,
         lr: float | None = None,

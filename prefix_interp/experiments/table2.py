@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformer_lens import HookedTransformer
-
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.experiments.seed_runs import (
     Rows,
@@ -24,6 +22,7 @@ from prefix_interp.experiments.seed_runs import (
     score_rows,
     seed_folder,
 )
+from prefix_interp.models.host import Model
 from prefix_interp.models.toy import ToyConfig, read_toy, save_toy
 from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.prefix import Parameterization, Prefix
@@ -152,7 +151,7 @@ class _Seed:
                 self._trial(fit.model, trial, task)
         return self.rows
 
-    def _trial(self, model: HookedTransformer, trial: Trial, task: str) -> None:
+    def _trial(self, model: Model, trial: Trial, task: str) -> None:
         name = f"{task}-{trial.parameterization}-std-{trial.init_std:g}"
         fits = sweep_prefixes(
             model, task, 1, trial.lrs, parameterization=trial.parameterization,
@@ -185,7 +184,7 @@ class _Seed:
     def _score(
         self,
         method: str,
-        model: HookedTransformer,
+        model: Model,
         prefix: Prefix | None = None,
         *,
         tuned_on: str | None = None,

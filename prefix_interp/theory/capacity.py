@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_number, check_positive
+from prefix_interp.models.host import Model
 from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.inject import empty_cache
@@ -64,7 +64,7 @@ def count_distinct(continuations: Int[Tensor, "prompt n_out"]) -> int:
 
 
 def hard_continuations(
-    model: HookedTransformer, n_out: int, tokens: Int[Tensor, " prompt"] | None = None
+    model: Model, n_out: int, tokens: Int[Tensor, " prompt"] | None = None
 ) -> Int[Tensor, "prompt n_out"]:
     """Return what the model emits after each single token, by greedy decoding.
 
@@ -86,7 +86,7 @@ def hard_continuations(
 
 
 def soft_continuations(
-    model: HookedTransformer, vectors: Float[Tensor, "prompt slot d_model"], n_out: int
+    model: Model, vectors: Float[Tensor, "prompt slot d_model"], n_out: int
 ) -> Int[Tensor, "prompt n_out"]:
     """Return what the model emits after each soft prompt alone, by greedy decoding.
 
@@ -112,7 +112,7 @@ def soft_continuations(
         return torch.cat([decode(model, part, n_out).cpu() for part in parts])
 
 
-def _can_cache(model: HookedTransformer) -> bool:
+def _can_cache(model: Model) -> bool:
     """Return whether rows that were run once stay as they are, and nobody watches them.
 
     With a cache the embedding is skipped, and a hook sees one token at a time.
@@ -122,7 +122,7 @@ def _can_cache(model: HookedTransformer) -> bool:
 
 
 def _greedy_recomputed(
-    model: HookedTransformer, vectors: Float[Tensor, "prompt slot d_model"], n_out: int
+    model: Model, vectors: Float[Tensor, "prompt slot d_model"], n_out: int
 ) -> Int[Tensor, "prompt n_out"]:
     hooks = soft_hooks(model, vectors[:, None], first=True)
     emitted = torch.zeros(len(vectors), 0, dtype=torch.long, device=vectors.device)
@@ -133,7 +133,7 @@ def _greedy_recomputed(
 
 
 def _greedy_cached(
-    model: HookedTransformer, vectors: Float[Tensor, "prompt slot d_model"], n_out: int
+    model: Model, vectors: Float[Tensor, "prompt slot d_model"], n_out: int
 ) -> Int[Tensor, "prompt n_out"]:
     """Return the same without running what stands in the cache again."""
     cache, rows, emitted = empty_cache(model, len(vectors)), vectors, []
@@ -151,7 +151,7 @@ def _greedy_cached(
 
 
 def search_soft_tokens(
-    model: HookedTransformer,
+    model: Model,
     targets: Int[Tensor, "target n_out"],
     *,
     n_slots: int = 1,
@@ -212,7 +212,7 @@ def search_soft_tokens(
 
 
 def _optimise(
-    model: HookedTransformer,
+    model: Model,
     start: Float[Tensor, "target slot d_model"],
     targets: Int[Tensor, "target n_out"],
     steps: int,
@@ -239,7 +239,7 @@ def _optimise(
     return vectors.detach(), losses.detach()
 
 
-def _check(model: HookedTransformer, n_out: int, n_slots: int) -> None:
+def _check(model: Model, n_out: int, n_slots: int) -> None:
     check_supported(model)
     check_free(model)
     check_positive("n_out", n_out)

@@ -9,9 +9,10 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import ActivationCache, HookedTransformer
+from transformer_lens import ActivationCache
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_index
+from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.prefix import Prefix
@@ -23,7 +24,7 @@ _WITH_PLAIN = ("restore", "isolate")
 
 
 def projection_hooks(
-    model: HookedTransformer,
+    model: Model,
     spaces: Sequence[BiasSubspace],
     remove: Removal | str = "output",
     *,
@@ -87,7 +88,7 @@ def projection_hooks(
 
 
 def _remover(
-    model: HookedTransformer,
+    model: Model,
     layer: int,
     spaces: Sequence[BiasSubspace],
     remove: Removal | str,
@@ -123,9 +124,7 @@ def _remover(
     return write
 
 
-def _bias_hooks(
-    model: HookedTransformer, prefix: Prefix, layer: int, seen: dict[str, Tensor]
-) -> list[Hook]:
+def _bias_hooks(model: Model, prefix: Prefix, layer: int, seen: dict[str, Tensor]) -> list[Hook]:
     """Return hooks that leave the bias of a layer's heads in `seen`, before `hook_z` is called."""
     _, values = prefix.keys_values(model)[layer]
     n, n_heads = prefix.n_slots, model.cfg.n_heads
@@ -148,7 +147,7 @@ def _bias_hooks(
     return [(Site.V.at(layer), check), (Site.PATTERN.at(layer), read)]
 
 
-def _check_spaces(model: HookedTransformer, spaces: Sequence[BiasSubspace]) -> None:
+def _check_spaces(model: Model, spaces: Sequence[BiasSubspace]) -> None:
     if not spaces:
         raise PrefixInterpError("spaces=() is empty; give at least one subspace")
     places: set[tuple[int, int | None]] = set()
@@ -202,7 +201,7 @@ def random_subspace_like(space: BiasSubspace, seed: int) -> BiasSubspace:
     return replace(space, singular_values=ones, directions=directions, scale=0.0)
 
 
-def through_output(model: HookedTransformer, space: BiasSubspace) -> BiasSubspace:
+def through_output(model: Model, space: BiasSubspace) -> BiasSubspace:
     """Return a head's subspace where it is written: its directions times the head's W_O.
 
     Two heads' outputs live in spaces of their own; in d_model they can be compared.

@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_index
+from prefix_interp.models.host import Model
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.theory.decompose import Decomposition, decompose_attention
@@ -107,7 +107,7 @@ class BiasSubspace:
 
 
 def bias_subspace(
-    model: HookedTransformer,
+    model: Model,
     prefix: Prefix,
     tokens: Int[Tensor, "batch pos"],
     layer: int = 0,
@@ -137,7 +137,7 @@ def bias_subspace(
 
 
 def bias_subspaces(
-    model: HookedTransformer, prefix: Prefix, tokens: Int[Tensor, "batch pos"], layer: int = 0
+    model: Model, prefix: Prefix, tokens: Int[Tensor, "batch pos"], layer: int = 0
 ) -> list[BiasSubspace]:
     """Return `bias_subspace` of every head of a layer, and last that of the layer itself.
 
@@ -157,7 +157,7 @@ def bias_subspaces(
 
 
 def subspaces_of(
-    parts: Decomposition, model: HookedTransformer, n_slots: int, layer: int = 0
+    parts: Decomposition, model: Model, n_slots: int, layer: int = 0
 ) -> list[BiasSubspace]:
     """Return the bias's subspace at every head of a layer, and last at the layer itself.
 
@@ -172,7 +172,7 @@ def subspaces_of(
 
 
 def _measured(
-    model: HookedTransformer, prefix: Prefix, tokens: Int[Tensor, "batch pos"], layer: int
+    model: Model, prefix: Prefix, tokens: Int[Tensor, "batch pos"], layer: int
 ) -> Decomposition:
     check_index("layer", layer, model.cfg.n_layers)
     if model.W_E.dtype not in (torch.float32, torch.float64):
@@ -196,9 +196,7 @@ def _of_heads(
     ]
 
 
-def _of_layer(
-    parts: Decomposition, model: HookedTransformer, n_slots: int, layer: int
-) -> BiasSubspace:
+def _of_layer(parts: Decomposition, model: Model, n_slots: int, layer: int) -> BiasSubspace:
     w_o = model.blocks[layer].attn.W_O.detach()
     moved, whole = (
         torch.einsum("hbqd,hdm->bqm", x, w_o).flatten(0, 1) for x in _moved_and_whole(parts, layer)

@@ -22,7 +22,6 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import (
     PrefixInterpError,
@@ -30,6 +29,7 @@ from prefix_interp.errors import (
     check_number,
     check_positive,
 )
+from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import ToyConfig, build_toy, model_id, to_dtype
 from prefix_interp.prefixes.inject import attach
@@ -66,7 +66,7 @@ class KernelHead:
         n_out: outputs of the function.
     """
 
-    model: HookedTransformer
+    model: Model
     dim: int
     n_out: int
 

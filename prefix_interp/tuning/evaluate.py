@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import check_positive
 from prefix_interp.estimates import Estimate, mean_interval, wilson
+from prefix_interp.models.host import Model
 from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.baselines import Baseline, fast_baseline
 from prefix_interp.prefixes.guard import check_free
@@ -61,7 +61,7 @@ def as_task(task: Task | str) -> Task:
 
 
 def evaluate(
-    model: HookedTransformer,
+    model: Model,
     task: Task | str,
     prefix: Prefix | SoftPrompt | None = None,
     n: int = 3200,
@@ -94,7 +94,7 @@ def evaluate(
 
 
 def answer_scores(
-    model: HookedTransformer,
+    model: Model,
     task: Task,
     batch: Batch,
     prefix: Prefix | SoftPrompt | None = None,
@@ -150,7 +150,7 @@ def scored(
 
 
 def answer_logits(
-    model: HookedTransformer,
+    model: Model,
     task: Task,
     tokens: Int[Tensor, "batch pos"],
     prefix: Prefix | SoftPrompt | None = None,
@@ -173,7 +173,7 @@ def answer_logits(
 
 
 def greedy_answers(
-    model: HookedTransformer,
+    model: Model,
     task: Task | str,
     inputs: Int[Tensor, "batch n_in"],
     prefix: Prefix | SoftPrompt | None = None,

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_positive
+from prefix_interp.models.host import Model
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.layout import check_vocabulary
 from prefix_interp.prefixes.soft_inject import soft_hooks
@@ -49,7 +49,7 @@ class HardPromptFit:
 
 
 def search_hard_prompt(
-    model: HookedTransformer,
+    model: Model,
     task: Task | str,
     n_slots: int = 1,
     *,
@@ -105,7 +105,7 @@ def search_hard_prompt(
 
 
 def prompt_losses(
-    model: HookedTransformer,
+    model: Model,
     task: Task,
     prompts: Int[Tensor, "prompt slot"],
     batch: Batch,
@@ -134,7 +134,7 @@ def prompt_losses(
 
 
 def _descend(
-    model: HookedTransformer, task: Task, start: Int[Tensor, " slot"], batch: Batch, after: int
+    model: Model, task: Task, start: Int[Tensor, " slot"], batch: Batch, after: int
 ) -> tuple[Int[Tensor, " slot"], float, int]:
     """Return the prompt that no change of one token improves, its loss, and how many were tried."""
     tokens, loss, tried = start.clone(), float("inf"), 0

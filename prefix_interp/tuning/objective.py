@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.models.host import Model
 from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.layout import Hook, answer_rows_hooks
 from prefix_interp.tasks import Batch, Task
@@ -18,7 +18,7 @@ from prefix_interp.tuning.presets import Recipe
 
 
 def sequence_losses(
-    model: HookedTransformer, task: Task, batch: Batch, recipe: Recipe, hooks: Sequence[Hook]
+    model: Model, task: Task, batch: Batch, recipe: Recipe, hooks: Sequence[Hook]
 ) -> Float[Tensor, " batch"]:
     """Return each sequence's mean cross-entropy over its outputs.
 
@@ -45,7 +45,7 @@ def has_fast_bfloat16() -> bool:
     return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 
-def check_room(model: HookedTransformer, task: Task, n_slots: int = 0) -> None:
+def check_room(model: Model, task: Task, n_slots: int = 0) -> None:
     """Raise unless vocabulary and context of `model` hold `task`, behind `n_slots` in no toy."""
     if task.d_vocab > model.cfg.d_vocab:
         raise PrefixInterpError(

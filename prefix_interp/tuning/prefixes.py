@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from transformer_lens import HookedTransformer
-
 from prefix_interp.errors import check_choice, check_positive
+from prefix_interp.models.host import Model
 from prefix_interp.models.toy import model_id
 from prefix_interp.prefixes.inject import mixture_hooks
 from prefix_interp.prefixes.prefix import Parameterization, Prefix
@@ -28,7 +27,7 @@ class PrefixFit(ContextFit):
 
 
 def tune_prefix(
-    model: HookedTransformer,
+    model: Model,
     task: Task | str,
     n_slots: int = 1,
     *,
@@ -80,7 +79,7 @@ def tune_prefix(
 
 
 def sweep_prefixes(
-    model: HookedTransformer,
+    model: Model,
     task: Task | str,
     n_slots: int,
     lrs: Sequence[float],

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from transformer_lens import HookedTransformer
-
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
+from prefix_interp.models.host import Model
 from prefix_interp.models.toy import model_id
 from prefix_interp.prefixes.soft_inject import soft_hooks
 from prefix_interp.prefixes.soft_prompt import Level, SoftPrompt
@@ -28,7 +27,7 @@ class SoftPromptFit(ContextFit):
 
 
 def tune_soft_prompt(
-    model: HookedTransformer,
+    model: Model,
     task: Task | str,
     n_slots: int = 1,
     *,
@@ -83,7 +82,7 @@ def tune_soft_prompt(
 
 
 def sweep_soft_prompts(
-    model: HookedTransformer,
+    model: Model,
     task: Task | str,
     n_slots: int,
     lrs: Sequence[float],

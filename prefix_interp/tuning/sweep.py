@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_positive
+from prefix_interp.models.host import Model
 from prefix_interp.models.toy import model_id, reserved_slots
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.layout import Hook
@@ -70,7 +70,7 @@ class Tuned:
 
 
 def tune_side_by_side(
-    model: HookedTransformer,
+    model: Model,
     task: Task,
     starts: Sequence[Tensors],
     recipes: Sequence[Recipe],
@@ -163,7 +163,7 @@ def _run(start: Tensors, label: str, lr: float) -> Run:
 
 
 @contextmanager
-def _evaluation_mode(model: HookedTransformer) -> Iterator[None]:
+def _evaluation_mode(model: Model) -> Iterator[None]:
     training = model.training
     try:
         model.eval()
@@ -173,7 +173,7 @@ def _evaluation_mode(model: HookedTransformer) -> Iterator[None]:
 
 
 @contextmanager
-def frozen(model: HookedTransformer) -> Iterator[None]:
+def frozen(model: Model) -> Iterator[None]:
     """Spare the weights their gradients inside the block; which had them is put back after."""
     before = {name: p.requires_grad for name, p in model.named_parameters()}
     try:

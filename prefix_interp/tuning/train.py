@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.models.dropout import dropout_hooks
+from prefix_interp.models.host import Model
 from prefix_interp.models.toy import ToyConfig, build_toy, clone, model_id, reserved_slots
 from prefix_interp.prefixes.baselines import fast_baseline
 from prefix_interp.prefixes.guard import check_free
@@ -32,7 +32,7 @@ class ModelFit:
         recipe: how it was trained.
     """
 
-    model: HookedTransformer
+    model: Model
     history: pd.DataFrame
     evaluation: Evaluation
     recipe: Recipe
@@ -74,7 +74,7 @@ def pretrain(
 
 
 def fine_tune(
-    model: HookedTransformer,
+    model: Model,
     task: Task | str,
     *,
     preset: str = "fast",
@@ -109,7 +109,7 @@ def fine_tune(
 
 
 def _train_weights(
-    model: HookedTransformer,
+    model: Model,
     task: Task,
     preset: Preset,
     recipe: Recipe,

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_index
 from prefix_interp.experiments.claims import baseline_pattern
+from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair
 from prefix_interp.views.style import CONTENT_COLOURS, SLOT_COLOURS, look
@@ -84,7 +84,7 @@ def attention_view(
 
 
 def plain_attention_view(
-    model: HookedTransformer,
+    model: Model,
     tokens: Int[Tensor, "batch pos"],
     sequence: int = 0,
     name: str = "without a prefix",

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import to_dtype
 from prefix_interp.prefixes.layout import Hook
@@ -47,7 +47,7 @@ class Construction:
     """
 
     name: str
-    model: HookedTransformer
+    model: Model
     n_tokens: int
     n_in: int
     n_slots: int
@@ -223,7 +223,7 @@ class Construction:
 
 def finish(
     name: str,
-    model: HookedTransformer,
+    model: Model,
     at: Places,
     dtype: torch.dtype,
     *,

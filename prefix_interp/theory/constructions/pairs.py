@@ -12,8 +12,8 @@ import math
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
+from prefix_interp.models.host import Model
 from prefix_interp.theory.constructions.construction import Construction, finish
 from prefix_interp.theory.constructions.precision import check_vocabulary_fits
 from prefix_interp.theory.constructions.weights import (
@@ -112,7 +112,7 @@ def any_map_of_pairs(
     )  # fmt: skip
 
 
-def _write_digits(model: HookedTransformer, at: Places, digit: int, ramp: float) -> None:
+def _write_digits(model: Model, at: Places, digit: int, ramp: float) -> None:
     """Take the leading digit off ``rest k`` and leave V times what remains in ``rest k+1``.
 
     The rest y_k is below V, and its digit is how many of 1..V - 1 are at most y_k. What stands
