@@ -143,7 +143,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
         settings |= {"tokens": tokens.tolist()}
     parts = pi.decompose_attention(pi.run_pair(model, prefix, tokens))
     table = parts.to_dataframe()
-    print(table.groupby(["layer", "head"]).mean().drop(columns="pos").to_string())
+    print(table.drop(columns="pos").groupby(["layer", "head"]).agg("mean").to_string())
     print("largest violations, baseline masked:", parts.max_errors())
     records = table.to_dict("records")
     result = pi.Result("inspect", "none", [arguments.seed], settings, records)

@@ -181,7 +181,7 @@ class Contrast:
         # of its output come after. One list would put them all on one side.
         early, late = [], []
         for hook in given:
-            (early if hook[0].endswith(_READ_BY_MIXTURE) else late).append(hook)
+            (early if str(hook[0]).endswith(_READ_BY_MIXTURE) else late).append(hook)
         first_mixed = layer + 1 if after_attention else layer
         hooks = [
             *early,

@@ -134,7 +134,7 @@ def tune_side_by_side(
             "recipe": each.to_dict(),
         }
         tensors = {k: v.detach().clone() for k, v in run.parameters.items()}
-        own = history[history["run"] == run.label].reset_index(drop=True)
+        own = history.loc[history["run"] == run.label].reset_index(drop=True)
         tuned.append(Tuned(tensors, own, each, start, metadata))
     return tuned
 
