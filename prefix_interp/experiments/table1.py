@@ -177,7 +177,8 @@ class _Seed:
         baseline = Recipe.from_preset(self.preset, "pretrain").baseline
         self.rows += score_rows(
             {"seed": self.seed, "method": method, "lr": lr, "chosen": chosen},
-            model, (OLD, NEW), prefix, baseline=baseline, n=TEST_SEQUENCES[self.preset], train_loss=train_loss,
+            model, (OLD, NEW), prefix, baseline=baseline,
+            n=TEST_SEQUENCES[self.preset], train_loss=train_loss,
         )  # fmt: skip
 
     def _file(self, name: str) -> Path | None:
