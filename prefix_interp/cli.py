@@ -114,10 +114,10 @@ def _tune(arguments: argparse.Namespace) -> None:
         arguments.task,
         arguments.n_slots,
         parameterization=arguments.parameterization,
-        preset=arguments.preset,
+        recipe=pi.Recipe.from_preset(
+            arguments.preset, "prefix", lr=arguments.lr, steps=arguments.steps
+        ),
         seed=arguments.seed,
-        lr=arguments.lr,
-        steps=arguments.steps,
         progress=not arguments.quiet,
     )
     print(f"exact match {fit.evaluation.exact_match}, loss {fit.evaluation.loss}")
