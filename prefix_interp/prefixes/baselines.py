@@ -61,6 +61,10 @@ class RunPair:
     logits_on: Float[Tensor, "batch pos d_vocab"]
     logits_off: Float[Tensor, "batch pos d_vocab"]
 
+    def __repr__(self) -> str:
+        n, length = self.tokens.shape
+        return f"RunPair({self.prefix!r}; {n} sequences of {length} tokens; {self.baseline})"
+
 
 def run_pair(
     model: HookedTransformer,
