@@ -28,9 +28,9 @@ from prefix_interp.results import Result
 from prefix_interp.storage import check_writable
 from prefix_interp.tasks import get_task
 from prefix_interp.theory.decompose import decompose_attention
+from prefix_interp.tuning.contexts import tune_prefix
 from prefix_interp.tuning.evaluate import evaluate
-from prefix_interp.tuning.prefixes import tune_prefix
-from prefix_interp.tuning.presets import get_preset
+from prefix_interp.tuning.recipes import Recipe, preset_recipes
 
 EXPERIMENTS: dict[str, Callable[..., Result]] = {
     "table1": table1.table1,
@@ -160,7 +160,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 def _reproduce(arguments: argparse.Namespace) -> None:
     check_choice("name", arguments.name, EXPERIMENTS)
-    get_preset(arguments.preset)
+    preset_recipes(arguments.preset)
     if arguments.zoo is not None:
         check_choice("--zoo with name", arguments.name, EXPORTS)
     stem = f"{arguments.name}-{arguments.preset}"
@@ -224,10 +224,10 @@ def _tune(arguments: argparse.Namespace) -> None:
         arguments.task,
         arguments.n_slots,
         parameterization=arguments.parameterization,
-        preset=arguments.preset,
+        recipe=Recipe.from_preset(
+            arguments.preset, "prefix", lr=arguments.lr, steps=arguments.steps
+        ),
         seed=arguments.seed,
-        lr=arguments.lr,
-        steps=arguments.steps,
         progress=not arguments.quiet,
     )
     print(f"exact match {fit.evaluation.exact_match}, loss {fit.evaluation.loss}")

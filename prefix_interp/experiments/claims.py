@@ -20,10 +20,10 @@ from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots, to_dtype
 from prefix_interp.models.zoo import load_toy
+from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.baselines import RunPair, baseline_pattern, run_pair
-from prefix_interp.prefixes.inject import attach, prefix_cache
+from prefix_interp.prefixes.inject import prefix_cache
 from prefix_interp.prefixes.prefix import Prefix, load_prefixes
-from prefix_interp.prefixes.soft_inject import attach_soft
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.results import Result
 from prefix_interp.tasks import get_task
@@ -246,8 +246,8 @@ def _injection_claim(about: Mapping[str, Any], pair: RunPair) -> dict[str, Any]:
 def _suffix_claim(about: Mapping[str, Any], pair: RunPair, n_out: int) -> dict[str, Any]:
     assert pair.prefix.vectors is not None
     after = pair.tokens.shape[1] - n_out + 1  # the input
-    suffix = SoftPrompt(pair.prefix.vectors, after, "layers")
-    with torch.no_grad(), attach_soft(pair.model, suffix):
+    suffix = SoftPrompt(pair.prefix.vectors, after, "all")
+    with torch.no_grad(), attach(pair.model, suffix):
         gap = (pair.model(pair.tokens) - pair.logits_on)[:, after:].abs().max()
     return claim_record(
         about, "suffix-is-prefix", "In one layer the same vectors behind the input, written at "

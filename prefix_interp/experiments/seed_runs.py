@@ -146,7 +146,7 @@ def shares(right: Bool[Tensor, "batch n_out"]) -> list[float]:
 
 def _shape(context: Prefix | SoftPrompt | None) -> dict[str, Any]:
     if isinstance(context, SoftPrompt):
-        return {"after": context.after, "level": context.level}
+        return context.settings
     if context is None:
         return {"parameterization": None, "n_slots": None}
     return {"parameterization": context.parameterization, "n_slots": context.n_slots}

@@ -6,7 +6,7 @@ answer for a prefix is 0 +- 0 %, with one slot in the residual parameterization.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,9 @@ from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.prefix import Parameterization, Prefix
 from prefix_interp.results import Result
 from prefix_interp.seeds import derive_generator
+from prefix_interp.tuning.contexts import ContextFit, sweep, tune_prefix
 from prefix_interp.tuning.objective import has_fast_bfloat16
-from prefix_interp.tuning.prefixes import PrefixFit, sweep_prefixes, tune_prefix
-from prefix_interp.tuning.presets import get_preset
+from prefix_interp.tuning.recipes import Recipe, preset_settings
 from prefix_interp.tuning.train import ModelFit, fine_tune, pretrain
 
 MODEL = ToyConfig(n_layers=1, n_heads=1, d_model=96, n_prefix=1)
@@ -90,12 +90,12 @@ def table1(
         n_jobs: processes; by default one a core.
         progress: show a bar.
     """
-    chosen = get_preset(preset)
+    precision = Recipe.from_preset(preset, "pretrain").precision
     settings = {
         "model": asdict(MODEL),
-        "preset": asdict(chosen),
+        "preset": preset_settings(preset),
         "sweeps": _sweeps(preset),
-        "bfloat16_used": has_fast_bfloat16() and chosen.pretrain.precision == "bfloat16",
+        "bfloat16_used": has_fast_bfloat16() and precision == "bfloat16",
         "test_sequences": TEST_SEQUENCES[preset],
     }
     run_seed = partial(table1_seed, preset=preset, work=work)
@@ -107,7 +107,7 @@ def table1(
 def table1_seed(seed: int, preset: str = "fast", work: str | Path | None = None) -> dict[str, Any]:
     """Return one seed's records and its seconds; finished work in `work` is taken from there."""
     folder = seed_folder(work, seed)
-    key = {"preset": asdict(get_preset(preset)), "sweeps": _sweeps(preset)}
+    key = {"preset": preset_settings(preset), "sweeps": _sweeps(preset)}
     return finished_seed(folder, key, _Seed(seed, preset, folder).run)
 
 
@@ -130,12 +130,12 @@ class _Seed:
         tuned = fine_tune(old.model, NEW, checkpoint=self._file("fine-tune"), **common)
         self._score("fine-tuned", tuned.model, train_loss=tuned.history["loss"].iloc[-1])
         self._keep_toy(FINE_TUNED, tuned, NEW)
-        for sweep in SWEEPS[self.preset]:
-            name = f"{sweep.parameterization}-{sweep.n_slots}"
-            how = {"parameterization": sweep.parameterization, **common}
-            fits = sweep_prefixes(
-                old.model, NEW, sweep.n_slots, sweep.lrs, checkpoint=self._file(name), **how
+        for each in SWEEPS[self.preset]:
+            name = f"{each.parameterization}-{each.n_slots}"
+            starts = Prefix.random_starts(
+                old.model, each.n_slots, 1, self.seed, each.parameterization
             )
+            fits = sweep(old.model, NEW, starts, each.lrs, checkpoint=self._file(name), **common)
             losses = [fit.train_loss for fit in fits]
             best = losses.index(min(losses))
             for i, fit in enumerate(fits):
@@ -143,12 +143,12 @@ class _Seed:
                     "prefix", old.model, fit.prefix, lr=fit.recipe.lr,
                     train_loss=losses[i], chosen=i == best,
                 )  # fmt: skip
-            self._controls(old.model, sweep, fits[best], how)
+            self._controls(old.model, each, fits[best])
             if self.folder is not None:
                 fits[best].prefix.save(self.folder / PRETRAINED / "prefixes" / f"{NEW}-{name}")
         return self.rows
 
-    def _controls(self, model: Model, sweep: Sweep, fit: PrefixFit, how: Mapping[str, Any]) -> None:
+    def _controls(self, model: Model, sweep: Sweep, fit: ContextFit) -> None:
         rng = derive_generator(self.seed, "norm-matched", sweep.parameterization, sweep.n_slots)
         start = Prefix.random(model, sweep.n_slots, self.seed, sweep.parameterization)
         self._score("random prefix", model, start)
@@ -157,8 +157,9 @@ class _Seed:
             return
         name = f"other-task-{sweep.parameterization}-{sweep.n_slots}"
         other = tune_prefix(
-            model, OLD, sweep.n_slots, lr=fit.recipe.lr, checkpoint=self._file(name), **how
-        )
+            model, OLD, sweep.n_slots, parameterization=sweep.parameterization, recipe=fit.recipe,
+            seed=self.seed, checkpoint=self._file(name), progress=False,
+        )  # fmt: skip
         self._score(
             "other-task prefix", model, other.prefix, lr=fit.recipe.lr, train_loss=other.train_loss
         )
@@ -173,9 +174,10 @@ class _Seed:
         train_loss: float | None = None,
         chosen: bool = True,
     ) -> None:
+        baseline = Recipe.from_preset(self.preset, "pretrain").baseline
         self.rows += score_rows(
             {"seed": self.seed, "method": method, "lr": lr, "chosen": chosen},
-            model, (OLD, NEW), prefix, baseline=get_preset(self.preset).baseline,
+            model, (OLD, NEW), prefix, baseline=baseline,
             n=TEST_SEQUENCES[self.preset], train_loss=train_loss,
         )  # fmt: skip
 

@@ -14,7 +14,7 @@ from transformer_lens import ActivationCache, HookedTransformer
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots
-from prefix_interp.prefixes.inject import attach
+from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.layout import (
     Hook,
     check_tokens,

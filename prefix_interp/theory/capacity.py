@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 from prefix_interp.errors import PrefixInterpError, check_number, check_positive
 from prefix_interp.models.host import Model
 from prefix_interp.models.toy import reserved_slots
+from prefix_interp.prefixes.context import check_finite
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.inject import empty_cache
 from prefix_interp.prefixes.layout import check_vocabulary
-from prefix_interp.prefixes.prefix import check_finite
 from prefix_interp.prefixes.soft_inject import position_rows, soft_hooks
 from prefix_interp.prefixes.support import check_supported
 from prefix_interp.result_object import ResultObject
@@ -158,7 +158,7 @@ def _can_cache(model: Model) -> bool:
 def _greedy_recomputed(
     model: Model, vectors: Float[Tensor, "prompt slot d_model"], n_out: int
 ) -> Int[Tensor, "prompt n_out"]:
-    hooks = soft_hooks(model, vectors[:, None], first=True)
+    hooks = soft_hooks(model, vectors[:, None], predict_first=True)
     emitted = torch.zeros(len(vectors), 0, dtype=torch.long, device=vectors.device)
     for _ in range(n_out):
         logits = model.run_with_hooks(emitted, fwd_hooks=hooks)
@@ -260,7 +260,7 @@ def _optimise(
         optimiser.param_groups[0]["lr"] = lr * (
             0.05 + 0.475 * (1 + math.cos(math.pi * step / steps))
         )
-        hooks = soft_hooks(model, vectors[:, None], first=True)
+        hooks = soft_hooks(model, vectors[:, None], predict_first=True)
         logits = model.run_with_hooks(targets[:, :-1], fwd_hooks=hooks)
         losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(dim=1)
         # Only the vectors: the weights may want gradients of their own.

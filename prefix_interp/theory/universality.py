@@ -32,7 +32,7 @@ from prefix_interp.errors import (
 from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import ToyConfig, build_toy, model_id, to_dtype
-from prefix_interp.prefixes.inject import attach
+from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.seeds import derive_generator
 from prefix_interp.theory.sphere import concentration, even_points, random_points

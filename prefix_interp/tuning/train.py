@@ -18,7 +18,7 @@ from prefix_interp.tasks import Batch, Task
 from prefix_interp.tuning.evaluate import Evaluation, as_task, evaluate
 from prefix_interp.tuning.loop import Run, optimise
 from prefix_interp.tuning.objective import check_room, sequence_losses
-from prefix_interp.tuning.presets import Preset, Recipe, adjusted, get_preset
+from prefix_interp.tuning.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,8 @@ def pretrain(
     task: Task | str,
     *,
     preset: str = "fast",
+    recipe: Recipe | None = None,
     seed: int = 0,
-    steps: int | None = None,
-    lr: float | None = None,
-    batch_size: int | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> ModelFit:
@@ -55,22 +53,19 @@ def pretrain(
     Args:
         cfg: the shape.
         task: a task or its name.
-        preset: ``"paper"``, ``"fast"`` or ``"smoke"``; also decides what stands at the slots
-            (attended placeholders in ``"paper"``, nothing otherwise).
+        preset: ``"paper"``, ``"fast"`` or ``"smoke"``; its `Recipe` also says what stands at the
+            slots (attended placeholders in ``"paper"``, nothing otherwise).
+        recipe: instead of the preset's, e.g. ``Recipe.from_preset("fast", "pretrain", steps=99)``.
         seed: initialisation and data.
-        steps: instead of the preset's.
-        lr: instead of the preset's.
-        batch_size: instead of the preset's.
         checkpoint: file to save to and resume from.
         progress: show a bar.
 
     Raises:
         PrefixInterpError: unknown names, values out of range, a loss that is not finite.
     """
-    task, chosen = as_task(task), get_preset(preset)
-    recipe = adjusted(chosen.pretrain, steps=steps, lr=lr, batch_size=batch_size)
+    task, recipe = as_task(task), recipe or Recipe.from_preset(preset, "pretrain")
     model = build_toy(cfg, seed)
-    return _train_weights(model, task, chosen, recipe, seed, checkpoint, progress, "pretraining")
+    return _train_weights(model, task, recipe, seed, checkpoint, progress, "pretraining")
 
 
 def fine_tune(
@@ -78,10 +73,8 @@ def fine_tune(
     task: Task | str,
     *,
     preset: str = "fast",
+    recipe: Recipe | None = None,
     seed: int = 0,
-    steps: int | None = None,
-    lr: float | None = None,
-    batch_size: int | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> ModelFit:
@@ -91,27 +84,21 @@ def fine_tune(
         model: where to start; it stays as it is.
         task: a task or its name.
         preset: see `pretrain`.
+        recipe: instead of the preset's, e.g. ``Recipe.from_preset("fast", "fine_tune", lr=1e-4)``.
         seed: data.
-        steps: instead of the preset's.
-        lr: instead of the preset's.
-        batch_size: instead of the preset's.
         checkpoint: file to save to and resume from.
         progress: show a bar.
 
     Raises:
         PrefixInterpError: as `pretrain`.
     """
-    task, chosen = as_task(task), get_preset(preset)
-    recipe = adjusted(chosen.fine_tune, steps=steps, lr=lr, batch_size=batch_size)
-    return _train_weights(
-        clone(model), task, chosen, recipe, seed, checkpoint, progress, "fine-tuning"
-    )
+    task, recipe = as_task(task), recipe or Recipe.from_preset(preset, "fine_tune")
+    return _train_weights(clone(model), task, recipe, seed, checkpoint, progress, "fine-tuning")
 
 
 def _train_weights(
     model: Model,
     task: Task,
-    preset: Preset,
     recipe: Recipe,
     seed: int,
     checkpoint: str | Path | None,
@@ -130,7 +117,7 @@ def _train_weights(
         rng = derive_generator(seed, "dropout", what, step)
         hooks = dropout_hooks(model, recipe.dropout, rng)
         n_slots = reserved_slots(model) or 0
-        tokens, placing = fast_baseline(model, n_slots, batch.tokens, preset.baseline)
+        tokens, placing = fast_baseline(model, n_slots, batch.tokens, recipe.baseline)
         batch = batch._replace(tokens=tokens)
         return sequence_losses(model, task, batch, recipe, [*placing, *hooks]).mean()[None]
 
@@ -141,16 +128,11 @@ def _train_weights(
         task,
         recipe,
         seed=seed,
-        identity={
-            "what": what,
-            "model": start,
-            "content_start": reserved_slots(model),
-            "baseline": preset.baseline,
-        },
+        identity={"what": what, "model": start, "content_start": reserved_slots(model)},
         checkpoint=checkpoint,
         progress=progress,
         description=f"{what} {task.name}",
     )
     model.eval()
-    score = evaluate(model, task, seed=seed, baseline=preset.baseline)
+    score = evaluate(model, task, seed=seed, baseline=recipe.baseline)
     return ModelFit(model, history, score, recipe)

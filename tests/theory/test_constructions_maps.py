@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import prefix_interp as pi
 from prefix_interp.experiments.constructions import all_behaviours, random_behaviours
-from prefix_interp.prefixes.soft_inject import attach_soft
+from prefix_interp.prefixes.attach import attach
 from prefix_interp.theory.constructions import any_map, any_map_to_sequences
 
 
@@ -25,7 +25,7 @@ def test_what_leaks_out_of_one_head_leaks_into_the_other():
     """selected = s + e_x at T = 0, where both heads attend uniformly."""
     built = any_map(5, temperature=0.0)
     table = torch.tensor([4, 0, 2, 1, 3])
-    with torch.no_grad(), attach_soft(built.model, built.encode(table)):
+    with torch.no_grad(), attach(built.model, built.encode(table)):
         _, cache = built.model.run_with_cache(built.inputs())
     resid = cache[pi.Site.RESID_MID.at(0)][:, 1, list(built.coordinates["selected"])]
     torch.testing.assert_close(resid, table / 5 + torch.eye(5, dtype=torch.float64))
@@ -57,7 +57,7 @@ def test_the_number_selected_is_the_one_derived(n_tokens, n_out, seed, temperatu
     built = any_map_to_sequences(n_tokens, n_out, temperature=temperature)
     (table,) = random_behaviours(built, 1, seed)
     tokens = torch.cat([built.inputs(), table[:, :-1]], dim=1)
-    with torch.no_grad(), attach_soft(built.model, built.encode(table)):
+    with torch.no_grad(), attach(built.model, built.encode(table)):
         _, cache = built.model.run_with_cache(tokens)
     start = built.coordinates["selected"][0]
     h = cache[pi.Site.RESID_MID.at(0)][:, n_out:]

@@ -10,7 +10,7 @@ import torch
 import prefix_interp as pi
 from prefix_interp.storage import read_tensors
 from prefix_interp.tuning.loop import Run, optimise
-from prefix_interp.tuning.presets import Recipe
+from prefix_interp.tuning.recipes import Recipe
 
 TASK = pi.Task("small", ("add_one",), length=4, n_digits=4)
 
@@ -123,8 +123,8 @@ def test_a_loss_that_is_not_finite_is_an_error():
 SCRIPT = """
 import sys, prefix_interp as pi
 cfg = pi.ToyConfig(n_heads=2, d_model=32)
-fit = pi.pretrain(cfg, "sort_ascending", preset=sys.argv[3], steps=int(sys.argv[4]),
-                  checkpoint=sys.argv[1], progress=False)
+recipe = pi.Recipe.from_preset(sys.argv[3], "pretrain", steps=int(sys.argv[4]))
+fit = pi.pretrain(cfg, "sort_ascending", recipe=recipe, checkpoint=sys.argv[1], progress=False)
 pi.save_toy(fit.model, sys.argv[2])
 """
 
