@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
@@ -12,21 +10,24 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.estimates import Estimate
+from prefix_interp.tuning.evaluate import Evaluation
 from prefix_interp.views.style import COLOURS, MARKERS, legend_below, look
 
 
-def scores_figure(scores: Mapping[str, Estimate], loss: Estimate) -> Figure:
-    """Return shares from 0 to 1 and a loss, each with its 95% interval.
+def scores_figure(evaluation: Evaluation) -> Figure:
+    """Return exact match, token accuracy and loss, each with its 95% interval.
 
     Args:
-        scores: shares, by name.
-        loss: mean cross-entropy in nats per output.
+        evaluation: from `evaluate`.
     """
+    shares = {
+        "exact match": evaluation.exact_match,
+        "token accuracy": evaluation.token_accuracy,
+    }
     with look():
         figure = Figure(figsize=(6.4, 1.7), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-        for ax, shown in ((left, scores), (right, {"loss": loss})):
+        for ax, shown in ((left, shares), (right, {"loss": evaluation.loss})):
             at, values = np.arange(len(shown)), list(shown.values())
             ends = np.array([[x.value - x.low, x.high - x.value] for x in values]).T
             ax.barh(at, [x.value for x in values], height=0.55, color=COLOURS[0])
