@@ -8,6 +8,7 @@ from prefix_interp.theory.capacity import search_soft_tokens
 from prefix_interp.tuning.contexts import tune_soft_prompt
 from prefix_interp.tuning.hard_prompts import search_hard_prompt
 from prefix_interp.tuning.recipes import Recipe
+from tests.helpers import randomise
 
 
 def made_up_results():
@@ -15,6 +16,7 @@ def made_up_results():
     cfg = pi.ToyConfig(n_layers=2, n_heads=2, d_model=8)
     short = Recipe(steps=3, lr=1e-2, batch_size=4, precision="float32")
     fit = pi.pretrain(cfg, "add_one", recipe=short, progress=False)
+    randomise(fit.model)  # after three steps a prefix would change hardly anything
     prefix = pi.Prefix.random(fit.model, 2, seed=1)
     runs = pi.contrast(fit.model, prefix, "add_one", n=4)
     case = fit.model, prefix, runs

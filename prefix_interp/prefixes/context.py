@@ -18,7 +18,7 @@ from prefix_interp.prefixes.support import check_supported
 from prefix_interp.seeds import derive_seed
 from prefix_interp.storage import load_folder, save_folder
 
-AnyContext = TypeVar("AnyContext", bound="Context")
+Self = TypeVar("Self", bound="Context")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -105,12 +105,12 @@ class Context(ABC):
                 f"{self.STEM}.for_any_model()"
             )
 
-    def to(self: AnyContext, model: HookedTransformer) -> AnyContext:
+    def to(self: Self, model: HookedTransformer) -> Self:
         """Return the same context in the dtype and on the device of `model`."""
         w = model.W_E
         return replace(self, **{k: v.to(w.device, w.dtype) for k, v in self.tensors.items()})
 
-    def for_any_model(self: AnyContext) -> AnyContext:
+    def for_any_model(self: Self) -> Self:
         """Return the same vectors without `model_id`, to attach them to another model."""
         return replace(self, model_id=None)
 
@@ -131,7 +131,7 @@ class Context(ABC):
         return save_folder(path, self.STEM, self.tensors, record)
 
     @classmethod
-    def load(cls: type[AnyContext], path: str | Path) -> AnyContext:
+    def load(cls: type[Self], path: str | Path) -> Self:
         """Return the context of this kind in the folder `path`.
 
         Raises:

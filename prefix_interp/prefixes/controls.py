@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
-from prefix_interp.prefixes.context import AnyContext
+from prefix_interp.prefixes.context import Context
+
+AnyContext = TypeVar("AnyContext", bound=Context)
 
 
 def norm_matched(context: AnyContext, rng: torch.Generator) -> AnyContext:
