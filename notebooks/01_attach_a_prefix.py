@@ -11,8 +11,8 @@ import torch
 
 import prefix_interp as pi
 from prefix_interp.views.attention import attention_view
+from prefix_interp.views.decomposition import parts_figure, spectrum_figure
 from prefix_interp.views.display import show_attention
-from prefix_interp.views.plots import parts_figure, spectrum_figure
 
 print(pi.list_toys())
 model = pi.load_toy("sort-ascending-1l1h")  # one layer, one head, trained to sort ascending

@@ -59,7 +59,7 @@ outputs_figure(layer_outputs(pairs, pos=length - 1))
 frames = {
     task: pi.head_elicitation(
         model, prefix, task, direction="noise", n_random=19, n=32, progress=False
-    )
+    ).to_dataframe()
     for task, prefix in prefixes.items()
 }
 columns = ["layer", "head", "effect", "low", "high", "gate", "bias", "control", "elicited"]
@@ -96,7 +96,7 @@ print(dropped.to_dataframe().round(3).to_string(index=False))
 
 # %%
 estimate = pi.attribution_patch(model, prefixes[task], task, by_position=True, n=16)
-print(pi.agreement(estimate, grids[task]))
+print(estimate.compare_with(grids[task]))
 shares = pi.integrated_gradients(model, prefixes[task], task, over="gates", n=16, progress=False)
 print(shares.to_dataframe().round(3).to_string(index=False))
 print(f"completeness: the shares add up to the whole within {shares.completeness:.1e} nats")

@@ -6,11 +6,10 @@ from .attribution.contrast import Contrast as Contrast
 from .attribution.contrast import contrast as contrast
 from .attribution.elicitation import Elicitation as Elicitation
 from .attribution.elicitation import head_elicitation as head_elicitation
-from .attribution.elicitation import measure_elicitation as measure_elicitation
-from .attribution.gradients import agreement as agreement
 from .attribution.gradients import attribution_patch as attribution_patch
-from .attribution.gradients import integrated_gradients as integrated_gradients
 from .attribution.grid import PatchGrid as PatchGrid
+from .attribution.integrated import IntegratedGradients as IntegratedGradients
+from .attribution.integrated import integrated_gradients as integrated_gradients
 from .attribution.patching import patch_heads as patch_heads
 from .attribution.patching import patch_sites as patch_sites
 from .attribution.patching import patch_slots as patch_slots
@@ -18,14 +17,12 @@ from .errors import PrefixInterpError as PrefixInterpError
 from .models.sites import Site as Site
 from .models.toy import ToyConfig as ToyConfig
 from .models.toy import build_toy as build_toy
-from .models.toy import save_toy as save_toy
 from .models.toy import to_dtype as to_dtype
 from .models.zoo import list_toys as list_toys
 from .models.zoo import load_toy as load_toy
 from .prefixes.attach import attach as attach
 from .prefixes.baselines import RunPair as RunPair
 from .prefixes.baselines import run_pair as run_pair
-from .prefixes.inject import prefix_cache as prefix_cache
 from .prefixes.inject import prefix_hooks as prefix_hooks
 from .prefixes.prefix import Prefix as Prefix
 from .prefixes.prefix import load_prefixes as load_prefixes
@@ -34,7 +31,6 @@ from .results import Result as Result
 from .tasks import Batch as Batch
 from .tasks import Task as Task
 from .tasks import get_task as get_task
-from .tasks import list_tasks as list_tasks
 from .theory.decompose import Decomposition as Decomposition
 from .theory.decompose import decompose_attention as decompose_attention
 from .theory.subspace import BiasSubspace as BiasSubspace
@@ -45,9 +41,6 @@ from .tuning.contexts import tune_prefix as tune_prefix
 from .tuning.contexts import tune_soft_prompt as tune_soft_prompt
 from .tuning.evaluate import Evaluation as Evaluation
 from .tuning.evaluate import evaluate as evaluate
-from .tuning.evaluate import greedy_answers as greedy_answers
-from .tuning.hard_prompts import HardPromptFit as HardPromptFit
-from .tuning.hard_prompts import search_hard_prompt as search_hard_prompt
 from .tuning.recipes import Recipe as Recipe
 from .tuning.train import ModelFit as ModelFit
 from .tuning.train import fine_tune as fine_tune

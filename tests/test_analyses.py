@@ -9,6 +9,7 @@ import pytest
 import prefix_interp as pi
 from prefix_interp.experiments import heads, ladder, table2
 from prefix_interp.experiments.heads import Protocol
+from prefix_interp.tasks import list_tasks
 from tests.experiments.made_up_table2 import zoo_table2
 from tests.experiments.test_ladder import SMALL
 from tests.experiments.test_table2 import TINY
@@ -80,7 +81,7 @@ def test_ladder_and_capacity(tmp_path, capsys, monkeypatch):
 
 def test_circuits(tmp_path, capsys):
     found = _run("circuits", "--n", 4, "--threshold", 0.8, "--out", tmp_path)
-    assert list(found) == list(pi.list_tasks())[:4]
+    assert list(found) == list(list_tasks())[:4]
     for task, circuit in found.items():
         again = pi.Circuit.load(tmp_path / f"{task}.json")
         assert again.nodes == circuit.nodes

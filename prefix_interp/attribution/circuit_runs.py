@@ -123,12 +123,12 @@ def circuit_metrics(
         PrefixInterpError: `keep` has another number of nodes.
     """
     if nodes is None:
-        nodes = circuit_nodes(pair.model, pair.pair.prefix)
+        nodes = circuit_nodes(pair.model, pair.prefix)
     if keep.shape[1] != len(nodes):
         raise PrefixInterpError(
             f"keep has {keep.shape[1]} columns but there are {len(nodes)} nodes; give one each"
         )
-    cfg, n_slots = pair.model.cfg, pair.pair.prefix.n_slots
+    cfg, n_slots = pair.model.cfg, pair.n_slots
     keep = keep.to(pair.model.W_E.device)
     heads = keep.new_ones(len(keep), cfg.n_layers, cfg.n_heads)
     mlps = keep.new_ones(len(keep), cfg.n_layers)

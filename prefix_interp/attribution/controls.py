@@ -75,7 +75,7 @@ def _stacked_effects(
     layers = range(model.cfg.n_layers)
     readers = [keep(site.at(i)) for i in layers for site in (Site.RESID_PRE, Site.Z)]
     hooks = [*mixture_hooks(model, slots), *readers]
-    logits_on = _answers(pair, pair.pair.tokens.repeat(n, 1), hooks, (n, -1))
+    logits_on = _answers(pair, pair.tokens.repeat(n, 1), hooks, (n, -1))
     targets = [pair.target._replace(logits_on=x) for x in logits_on]
     (metric,) = pair.metrics.values()
     # A metric may depend on the prefixed run: each prefix has its own value without it too.

@@ -13,6 +13,7 @@ from transformer_lens import ActivationCache, HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.sites import Site
+from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.layout import (
     Hook,
@@ -59,6 +60,10 @@ class RunPair:
     held: ActivationCache
     logits_on: Float[Tensor, "batch pos d_vocab"]
     logits_off: Float[Tensor, "batch pos d_vocab"]
+
+    def __repr__(self) -> str:
+        n, length = self.tokens.shape
+        return f"RunPair({self.prefix!r}; {n} sequences of {length} tokens; {self.baseline})"
 
 
 def run_pair(
@@ -131,6 +136,24 @@ def baseline_run(
         pads = tokens.new_full((len(tokens), n_pads), PLACEHOLDER_TOKEN)
         return torch.cat([pads, tokens], dim=1), []
     return tokens, []
+
+
+def baseline_pattern(
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int = 0
+) -> Float[Tensor, "batch head query key"]:
+    """Return each head's attention over the content without a prefix (masked baseline).
+
+    Args:
+        model: a supported HookedTransformer; a toy keeps the slots it was built with.
+        tokens: content.
+        layer: 0-based.
+    """
+    slots = reserved_slots(model) or 0
+    fed, hooks = baseline_run(model, slots, tokens, "masked")
+    site, length = Site.PATTERN.at(layer), tokens.shape[1]
+    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+        _, cache = model.run_with_cache(fed, names_filter=site, return_cache_object=False)
+    return cache[site][..., -length:, -length:]
 
 
 def fast_baseline(

@@ -17,7 +17,14 @@ from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair
 from prefix_interp.seeds import derive_generator
 from prefix_interp.views.attention import AttentionView, heat
-from prefix_interp.views.style import COLOURS, CONTENT_COLOURS, MARKERS, SLOT_COLOURS, look
+from prefix_interp.views.style import (
+    COLOURS,
+    CONTENT_COLOURS,
+    MARKERS,
+    SLOT_COLOURS,
+    legend_below,
+    look,
+)
 
 MAX_SLOTS = 8  # columns of a panel that stay readable beside the content
 _GREY = "#8a8a92"
@@ -177,8 +184,7 @@ def outputs_figure(outputs: LayerOutputs, n_arrows: int = 20) -> Figure:
         )
         a, b = outputs.dims
         right.set(xlabel=f"coordinate {a}", ylabel=f"coordinate {b}", title="two raw coordinates")
-        handles, labels = left.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        legend_below(figure, left)
     return figure
 
 

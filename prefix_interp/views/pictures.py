@@ -19,8 +19,9 @@ from prefix_interp.views.attention import (
     plain_attention_view,
     query_figure,
 )
+from prefix_interp.views.decomposition import parts_figure, spectrum_figure
 from prefix_interp.views.display import attention_div
-from prefix_interp.views.plots import parts_figure, spectrum_figure, sweep_figure
+from prefix_interp.views.plots import sweep_figure
 from prefix_interp.views.sections import Interactive, Picture
 from prefix_interp.views.style import data_uri, variant_label
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; markers tell lines apart
@@ -45,6 +46,12 @@ def look() -> Iterator[None]:
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         yield
+
+
+def legend_below(figure: Figure, ax: Axes, ncols: int | None = None) -> None:
+    """Write the legend of one panel below the whole figure, in one row unless `ncols` is given."""
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols or len(labels))
 
 
 def svg(figure: Figure) -> str:

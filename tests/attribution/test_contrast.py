@@ -110,7 +110,7 @@ def test_activations_stand_on_the_content():
     for state in ("on", "off"):
         pattern = pair.activation(state, Site.PATTERN, 1)
         assert pattern.shape[-2:] == (length, length)
-        whole = getattr(pair.pair, state)[Site.PATTERN.at(1)]
+        whole = getattr(pair.runs, state)[Site.PATTERN.at(1)]
         assert_close(pattern.sum(-1), 1 - whole[..., :n].sum(-1))
         assert pair.activation(state, Site.Z, 0).shape[1] == length
     with pytest.raises(pi.PrefixInterpError, match="state='held' is unknown"):

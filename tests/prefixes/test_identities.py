@@ -5,6 +5,7 @@ from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
 import prefix_interp as pi
+from prefix_interp.prefixes.inject import prefix_cache
 from prefix_interp.theory.subspace import subspaces_of
 from tests.helpers import architectures, assert_close, raw_model, tokens_for
 
@@ -41,7 +42,7 @@ def test_the_theorem_and_the_three_injections(arch, spec, seed, biases, gain, ba
         with pi.attach(model, prefix, method):
             outputs[method] = model(tokens)
     if not arch.get("ungroup_grouped_query_attention"):  # TransformerLens has no cache for it
-        cache = pi.prefix_cache(model, prefix, batch)
+        cache = prefix_cache(model, prefix, batch)
         ones = torch.ones_like(tokens)
         outputs["cache"] = model(tokens, past_kv_cache=cache, attention_mask=ones)
     weights = torch.randn(outputs["slots"].shape, generator=torch.Generator().manual_seed(seed))
