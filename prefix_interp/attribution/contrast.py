@@ -69,7 +69,7 @@ class Contrast:
     def __repr__(self) -> str:
         return (
             f"Contrast({self.task}, {self.n_batch} examples; {ends(self.on, self.off)}; "
-            f"{self.runs!r})"
+            f"{self.prefix!r})"
         )
 
     @property
