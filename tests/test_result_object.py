@@ -11,7 +11,7 @@ import matplotlib
 import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 import prefix_interp as pi
 from prefix_interp.attribution.effects import Effects
 from prefix_interp.estimates import Estimate
+from prefix_interp.models.toy import save_toy
 from prefix_interp.result_object import ResultObject
 from prefix_interp.tuning.recipes import Recipe
 from tests.made_up_results import made_up_results
@@ -115,7 +116,7 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60)
 @given(values, st.lists(st.tuples(names, tensors), max_size=2))
 def test_what_is_saved_comes_back_to_the_bit(tmp_path_factory, held, parts):
     folder = tmp_path_factory.mktemp("thing")
@@ -301,7 +302,7 @@ def test_what_no_file_can_hold_is_named(held, tmp_path):
 def test_a_fit_and_its_model_belong_together(results, tmp_path):
     fit = results["ModelFit"]
     fit.save(tmp_path)
-    pi.save_toy(pi.build_toy(pi.ToyConfig(n_layers=2, n_heads=2, d_model=8)), tmp_path / "model")
+    save_toy(pi.build_toy(pi.ToyConfig(n_layers=2, n_heads=2, d_model=8)), tmp_path / "model")
     with pytest.raises(pi.PrefixInterpError, match=r"holds the model .* but the fit is of"):
         type(fit).load(tmp_path)
 

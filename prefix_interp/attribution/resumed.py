@@ -22,7 +22,7 @@ def around_mixture(hooks: Sequence[Hook]) -> tuple[list[Hook], list[Hook]]:
     """
     early, late = [], []
     for hook in hooks:
-        (early if hook[0].endswith(_READ_BY_MIXTURE) else late).append(hook)
+        (early if str(hook[0]).endswith(_READ_BY_MIXTURE) else late).append(hook)
     return early, late
 
 

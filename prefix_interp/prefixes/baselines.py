@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -106,6 +106,7 @@ def run_pair(
             _, cache = model.run_with_cache(tokens, return_cache_object=False)
         held = _content(model, cache, tokens.shape[1])
     _check_masked(held, model.cfg.n_layers, n)
+    logits_on, logits_off = cast(Tensor, logits_on), cast(Tensor, logits_off)
     logits_off = logits_off[:, -tokens.shape[1] :]
     return RunPair(model, prefix, tokens, baseline, on, off, held, logits_on, logits_off)
 

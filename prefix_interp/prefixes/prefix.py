@@ -106,7 +106,7 @@ class Prefix(Context):
         shapes = prefix_shapes(model, n_slots, parameterization)
         rng = derive_generator(seed, "prefix", parameterization)
         device, dtype = model.W_E.device, model.W_E.dtype
-        draws = {
+        draws: dict[str, Any] = {
             k: torch.randn(s, generator=rng).to(device, dtype) * std for k, s in shapes.items()
         }
         return cls(parameterization, **draws)

@@ -240,7 +240,7 @@ def sweep(
         }
         tensors = {name: x.detach().clone() for name, x in run.parameters.items()}
         context = replace(first, **tensors, model_id=own_id, metadata=metadata)
-        own = history[history["run"] == run.label].reset_index(drop=True)
+        own = history.loc[history["run"] == run.label].reset_index(drop=True)
         score = evaluate(model, task, context, seed=seed)
         fits.append(ContextFit(context, own, score, each, start))
     return fits

@@ -175,7 +175,7 @@ def query_figure(
             gates = torch.stack([v.gate[layer, head, query] for v in views])
             rows = torch.stack([v.content[layer, head, query, :keys] for v in views])
             heat(left, gates[:, None], SLOT_COLOURS)
-            image = heat(right, rows, CONTENT_COLOURS, top)
+            heat(right, rows, CONTENT_COLOURS, top)
             left.set_xticks([0], ["gate"], fontsize=9)
             left.set_yticks(range(len(views)), [v.name for v in views], fontsize=9)
             right.set_yticks([])
@@ -186,6 +186,7 @@ def query_figure(
                 colour = "white" if gate > 0.6 else "black"
                 left.text(0, row, text, ha="center", va="center", fontsize=7, color=colour)
         axes[-1][1].set_xlabel("key (input token)")
+        image = axes[0][1].images[0]  # all have one scale
         figure.colorbar(image, ax=axes[:, 1], label="share of content attention", shrink=0.8)
     return figure
 

@@ -49,9 +49,10 @@ def parts_figure(
     with look():
         figure = Figure(figsize=(9.6, 5.4), layout="constrained")
         axes = figure.subplots(2, 2, sharex=True).flatten()
+        n_pos = 0
         for i, (name, dec) in enumerate(parts.items()):
             frame = dec.to_dataframe()
-            frame = frame[(frame["layer"] == layer) & (frame["head"] == head)]
+            frame = frame.loc[(frame["layer"] == layer) & (frame["head"] == head)]
             for ax, column in zip(axes, columns, strict=True):
                 values = frame[column].to_numpy()
                 if column == "residual":
@@ -60,7 +61,7 @@ def parts_figure(
                     frame["pos"], values, color=COLOURS[i], marker=MARKERS[i], markersize=4,
                     label=name,
                 )  # fmt: skip
-            n_pos = int(frame["pos"].max()) + 1
+            n_pos = int(max(frame["pos"])) + 1
         for ax, (column, words) in zip(axes, columns.items(), strict=True):
             ax.set_title(words)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))

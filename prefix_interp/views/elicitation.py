@@ -81,7 +81,8 @@ def _bars(ax: Axes, frame: pd.DataFrame, gate_column: str) -> None:
         label="total, 95% interval",
     )  # fmt: skip
     ax.axhline(0, color="black", linewidth=0.8)
-    ax.set_xticks(at, [f"{int(r.layer)}.{int(r.head)}" for r in frame.itertuples()])
+    heads = zip(frame["layer"], frame["head"], strict=True)
+    ax.set_xticks(at, [f"{int(layer)}.{int(head)}" for layer, head in heads])
     ax.grid(visible=False, axis="x")
 
 
@@ -115,7 +116,7 @@ def patch_figure(
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
         for ax, (name, table) in zip(axes, tables.items(), strict=False):
-            image = ax.imshow(
+            ax.imshow(
                 table.double().numpy(), cmap="RdBu", vmin=-top, vmax=top, aspect="auto",
                 interpolation="none",
             )  # fmt: skip
@@ -127,5 +128,6 @@ def patch_figure(
             ax.set_title(name)
         for ax in axes[len(tables) :]:
             ax.set_axis_off()
+        image = axes[0].images[0]  # all have one scale
         figure.colorbar(image, ax=list(axes), label="share of the prefix's effect", shrink=0.9)
     return figure

@@ -113,7 +113,7 @@ def parts_picture(parts: Mapping[str, Decomposition], n_out: int) -> Picture:
             "on shaded ground predict outputs. The axis of |bias| is logarithmic. Residuals of "
             "exactly 0 are drawn at 1e-18."
         ),
-        tables.frame_table(frame[columns]),
+        tables.frame_table(frame.loc[:, columns]),
     )
 
 
@@ -143,7 +143,7 @@ def spectrum_picture(zoo: Zoo, parts: Mapping[str, Decomposition]) -> Picture:
             "masked baseline. The dashed line is the bound n<sub>s</sub>: no bias has more "
             "directions than slots."
         ),
-        tables.frame_table(table[columns]),
+        tables.frame_table(table.loc[:, columns]),
     )
 
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prefix_interp as pi
@@ -32,7 +32,7 @@ def test_both_runs_are_those_of_attach_and_of_the_masked_baseline(name):
     assert pair.n_out == 2 and pair.n_batch == 2 and pair.model is model
 
 
-@settings(derandomize=True, deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25)
 @given(architectures(), st.integers(0, 99), st.integers(1, 3), st.integers(1, 6), st.data())
 def test_an_intervention_that_does_nothing_changes_nothing(arch, seed, n_slots, length, data):
     """Wherever a run is resumed, on every architecture, from both runs."""

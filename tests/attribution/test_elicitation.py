@@ -106,7 +106,7 @@ def test_every_part_is_the_mean_over_orders_of_putting_it_in(variant, direction)
     assert_far(found.propagated[1], torch.zeros(2, N), 0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     architectures(),
     st.integers(0, 99),
@@ -132,7 +132,7 @@ def test_the_parts_add_up_to_the_total(architecture, seed, direction, metric, dt
 
 
 @given(st.integers(1, 4), st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_shapley_values_are_means_over_orders(n_players, seed):
     rng = torch.Generator().manual_seed(seed)
     values = torch.randn(1 << n_players, 3, generator=rng, dtype=torch.float64)

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prefix_interp as pi
@@ -25,7 +25,7 @@ def gentle(model):
     return model
 
 
-@settings(derandomize=True, deadline=None, max_examples=12, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12)
 @given(architectures(), st.integers(0, 99), st.sampled_from(["gates", "z", "z_direct"]))
 def test_shares_add_up_on_every_architecture(arch, seed, over):
     """The ends come from runs of their own: the masked baseline, attach, and one-by-one patches."""
