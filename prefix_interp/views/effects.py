@@ -32,7 +32,7 @@ def effects_figure(effects: Effects, metric: str | None = None) -> Figure:
     """Return the mean effects of a sweep.
 
     Up to 16 effects are bars with their 95% bootstrap interval over examples. More are a heat
-    map: the last axis runs to the right, all others downwards, and white is no effect.
+    map: the last axis runs to the right, all others downwards, and white means that there is none.
 
     Args:
         effects: from `patch_heads`, `patch_sites`, `patch_slots`, `attribution_patch` or
