@@ -163,7 +163,7 @@ def _encoded(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
         items = [_encoded(x, f"{place}.{i}", tensors) for i, x in enumerate(value)]
         return items if isinstance(value, list) else {"tuple": items}
     if isinstance(value, pd.DataFrame) and value.index.equals(pd.RangeIndex(len(value))):
-        columns = [(name, value[name]) for name in value.columns]
+        columns = [(name, value.loc[:, name]) for name in value.columns]
         return {"table": [_column(x, f"{place}.{name}", tensors) for name, x in columns]}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         own = {n: _encoded(getattr(value, n), f"{place}.{n}", tensors) for n in _names(type(value))}

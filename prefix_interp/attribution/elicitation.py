@@ -186,7 +186,8 @@ class Elicitation(ResultObject):
     def caption(self) -> str:
         """Return direction, sizes, metric of both runs, and which heads are elicited."""
         frame = self.to_dataframe()
-        heads = [f"{r.layer}.{r.head}" for r in frame[frame["elicited"]].itertuples()]
+        chosen = frame.loc[frame["elicited"]]
+        heads = [f"{i}.{j}" for i, j in zip(chosen["layer"], chosen["head"], strict=True)]
         n_layers, n_heads, n = self.effect.shape
         return (
             f"{self.direction}; {n_layers} x {n_heads} heads, {n} examples; "
