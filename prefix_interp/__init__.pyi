@@ -4,6 +4,7 @@ from .attribution.circuit import Circuit as Circuit
 from .attribution.circuit_search import find_circuit as find_circuit
 from .attribution.contrast import Contrast as Contrast
 from .attribution.contrast import contrast as contrast
+from .attribution.effects import Agreement as Agreement
 from .attribution.elicitation import Elicitation as Elicitation
 from .attribution.elicitation import head_elicitation as head_elicitation
 from .attribution.gradients import attribution_patch as attribution_patch
@@ -14,11 +15,11 @@ from .attribution.patching import patch_heads as patch_heads
 from .attribution.patching import patch_sites as patch_sites
 from .attribution.patching import patch_slots as patch_slots
 from .errors import PrefixInterpError as PrefixInterpError
+from .estimates import Estimate as Estimate
 from .models.sites import Site as Site
 from .models.toy import ToyConfig as ToyConfig
 from .models.toy import build_toy as build_toy
 from .models.toy import to_dtype as to_dtype
-from .models.zoo import list_toys as list_toys
 from .models.zoo import load_toy as load_toy
 from .prefixes.attach import attach as attach
 from .prefixes.baselines import RunPair as RunPair
@@ -27,7 +28,6 @@ from .prefixes.inject import prefix_hooks as prefix_hooks
 from .prefixes.prefix import Prefix as Prefix
 from .prefixes.prefix import load_prefixes as load_prefixes
 from .prefixes.soft_prompt import SoftPrompt as SoftPrompt
-from .results import Result as Result
 from .tasks.task import Batch as Batch
 from .tasks.task import Task as Task
 from .tasks.task import get_task as get_task

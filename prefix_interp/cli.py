@@ -125,6 +125,8 @@ def _tune(arguments: argparse.Namespace) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
+    from prefix_interp.results import Result
+
     model = _load_model(arguments)
     shipped = pi.load_prefixes(arguments.model)
     if arguments.prefix not in shipped and not Path(arguments.prefix).is_dir():
@@ -146,7 +148,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     print(table.drop(columns="pos").groupby(["layer", "head"]).agg("mean").to_string())
     print("largest violations, baseline masked:", parts.max_errors())
     records = table.to_dict("records")
-    result = pi.Result("inspect", "none", [arguments.seed], settings, records)
+    result = Result("inspect", "none", [arguments.seed], settings, records)
     print(result.save(arguments.out / "inspect.json"))
 
 

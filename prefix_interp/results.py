@@ -41,9 +41,6 @@ class Result:
         records: one row a measurement, plain JSON values.
         versions: of Python and the packages that matter.
         timing: wall-clock seconds and the like; the one part that differs between equal runs.
-
-    Example:
-        >>> pi.Result.load("results/table1-fast.json.gz").to_dataframe().shape  # doctest: +SKIP
     """
 
     name: str

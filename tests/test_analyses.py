@@ -9,6 +9,7 @@ import pytest
 import prefix_interp as pi
 from prefix_interp.experiments import heads, ladder, table2
 from prefix_interp.experiments.heads import Protocol
+from prefix_interp.results import Result
 from prefix_interp.tasks import list_tasks
 from tests.experiments.made_up_table2 import zoo_table2
 from tests.experiments.test_ladder import SMALL
@@ -28,7 +29,7 @@ def _run(name, *arguments):
 def test_table1(tmp_path, capsys):
     arguments = ["--preset", "smoke", "--seeds", "1", "--out", tmp_path]
     result = _run("table1_new_attention", *arguments, "--work", tmp_path / "work")
-    assert isinstance(result, pi.Result) and result.preset == "smoke"
+    assert isinstance(result, Result) and result.preset == "smoke"
     assert (tmp_path / "table1-smoke.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert "pretrained" in printed and "norm-matched prefix" in printed
@@ -105,5 +106,5 @@ def test_capacity_of_a_language_model(tmp_path, capsys):
     llama(max_position_embeddings=256).float().save_pretrained(tmp_path / "model")
     result = _run("capacity_of_a_language_model", *arguments)
     assert result.settings["model"] == "tiny" and result.settings["d_vocab"] == 31
-    assert pi.Result.load(tmp_path / "language-model-smoke.json").records == result.records
+    assert Result.load(tmp_path / "language-model-smoke.json").records == result.records
     assert "searched" in capsys.readouterr().out

@@ -116,7 +116,7 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60)
 @given(values, st.lists(st.tuples(names, tensors), max_size=2))
 def test_what_is_saved_comes_back_to_the_bit(tmp_path_factory, held, parts):
     folder = tmp_path_factory.mktemp("thing")

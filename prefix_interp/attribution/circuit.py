@@ -241,7 +241,7 @@ class Circuit(ResultObject):
         """Return the circuit in a JSON file.
 
         Raises:
-            PrefixInterpError: the file is missing, no JSON, or no circuit.
+            PrefixInterpError: the file is missing, not JSON, or not a circuit.
         """
         record = read_json(path)
         check_keys(f"path={str(path)!r}", record, _KEYS)
@@ -252,7 +252,7 @@ class Circuit(ResultObject):
         except (AttributeError, TypeError, ValueError) as error:
             reason = str(error)
         raise PrefixInterpError(
-            f"path={str(path)!r} is no circuit of format 1 ({reason}); save it again"
+            f"path={str(path)!r} is not a circuit of format 1 ({reason}); save it again"
         )
 
     def plot(self) -> Figure:
@@ -342,7 +342,7 @@ def _from_record(record: Mapping[str, Any]) -> Circuit:
 
 def _number(x: object) -> float:
     if isinstance(x, bool) or not isinstance(x, (int, float)):
-        raise ValueError(f"{x!r} is no number")
+        raise ValueError(f"{x!r} is not a number")
     return float(x)
 
 

@@ -70,7 +70,7 @@ class Node:
             if all(x.isascii() and x.isdigit() for x in numbers):
                 return cls(kind, *map(int, numbers))
         raise PrefixInterpError(
-            f"name={name!r} is no node; write e.g. 'head 0.3', 'mlp 0' or 'slot 0.1'"
+            f"name={name!r} is not a node; write e.g. 'head 0.3', 'mlp 0' or 'slot 0.1'"
         )
 
 
@@ -180,7 +180,7 @@ def shares(
     Args:
         pair: gives the metric with the prefix and without.
         metric: its name.
-        values: the metric of the runs, one an example.
+        values: the metric of the runs, one value per example.
 
     Raises:
         PrefixInterpError: the prefix does not change the mean of the metric.
@@ -206,7 +206,7 @@ def share_interval(
     Args:
         pair: as for `shares`.
         metric: as for `shares`.
-        values: of the run, one an example, at least 2.
+        values: of the run, one value per example, at least 2.
         resamples: bootstrap samples.
 
     Raises:

@@ -73,7 +73,7 @@ class Contrast:
     def __repr__(self) -> str:
         return (
             f"Contrast({self.task}, {self.n_batch} examples; {ends(self.on, self.off)}; "
-            f"{self.runs!r})"
+            f"{self.prefix!r})"
         )
 
     @property
@@ -132,7 +132,7 @@ class Contrast:
         return pos if self.model.cfg.attention_dir == "causal" else 0
 
     def measure(self, logits: Float[Tensor, "*stack batch n_out d_vocab"]) -> Values:
-        """Return every metric of some logits, one value an example."""
+        """Return every metric of some logits, one value per example."""
         return {name: metric(logits, self.target) for name, metric in self.metrics.items()}
 
     def run(
@@ -161,8 +161,9 @@ class Contrast:
                 taken from the base run too.
             after_attention: they begin at `Site.Z` or behind it: the heads' outputs of `layer`
                 are taken from the base run too. Gates of that layer then do nothing.
-            gates: of the prefix, an intervention each. With ``base="off"`` they bring the prefix
-                into that run; they must be 0 in the layers before `layer`, which do not run.
+            gates: of the prefix, one set per intervention. With ``base="off"`` they bring the
+                prefix into that run; they must be 0 in the layers before `layer`, which do not
+                run.
             bar: moved on by the number of interventions done.
         """
         size = max(1, MAX_SEQUENCES // self.n_batch)
@@ -207,7 +208,7 @@ class Contrast:
             layer: where they begin.
             first_pos: where they begin.
             after_attention: where they begin.
-            gates: one set an intervention, or one a sequence (``n_stack * batch``).
+            gates: one set per intervention, or one per sequence (``n_stack * batch``).
         """
         check_choice("base", base, ("on", "off"))
         check_free(self.model)

@@ -40,7 +40,7 @@ def head_effects(
         pair: from `contrast`, with one metric; gives the inputs and the plain run.
         prefixes: as many slots each as the prefix of `pair`, and parameterized alike.
         direction: ``"denoise"`` or ``"noise"``.
-        bar: moved on by one a prefix.
+        bar: moved on by one for each prefix.
 
     Returns:
         In units of the metric, float64.

@@ -119,8 +119,8 @@ class Elicitation(ResultObject):
         does so on the same side: where random prefixes do harm, a head without any effect is
         above them, but nothing was elicited there.
 
-        The bootstrap interval says how well the effect is known on these inputs. It is no test
-        of elicitation: random prefixes have effects too, and theirs exclude 0 as well.
+        The bootstrap interval says how well the effect is known on these inputs. It does not test
+        elicitation: random prefixes have effects too, and theirs exclude 0 as well.
 
         Args:
             level: of the bootstrap interval.

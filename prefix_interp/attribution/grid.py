@@ -26,10 +26,10 @@ class PatchGrid(Effects):
         direction: ``"denoise"`` (prefixed activation into the plain run) or ``"noise"``.
         site: what was patched, in words.
         axes: names of the leading axes of `values`, e.g. ``("layer", "head")``.
-        values: each metric of the patched runs, one an example.
+        values: each metric of the patched runs, one value per example.
         on: each metric with the prefix.
         off: each metric without it (masked baseline).
-        labels: names of the entries of an axis that are no numbers.
+        labels: names of the entries of an axis that are not numbers.
 
     Example:
         >>> grid = pi.patch_heads(model, prefix, task, n=8, progress=False)

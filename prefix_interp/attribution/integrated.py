@@ -127,8 +127,8 @@ def integrated_gradients(
     - ``"gates"``: all gates of the prefix go from 0, the masked baseline, to 1. Shares of all
       heads and slots add up to on - off.
     - ``"z"``: the outputs of one layer's heads go from those of the run without prefix to those
-      of the run with it, and later layers follow. A path a layer, each from off to the run in
-      which all heads of the layer are patched (`patch_heads`, denoise).
+      of the run with it, and later layers follow. There is one path per layer, each from off to
+      the run in which all heads of the layer are patched (`patch_heads`, denoise).
     - ``"z_direct"``: the outputs of all heads of all layers do so together, whatever they would
       compute. What a head does through later heads is theirs. All shares add up to on - off.
 

@@ -70,8 +70,8 @@ def patch_heads(
         prefix: a prefix that fits it.
         task: a task, its name, a batch of your own, or a `Contrast` that is at hand.
         direction: ``"denoise"`` or ``"noise"``.
-        site: ``"z"``, ``"q"``, ``"k"``, ``"v"`` or ``"pattern"``; keys and values have an entry a
-            key-value head.
+        site: ``"z"``, ``"q"``, ``"k"``, ``"v"`` or ``"pattern"``; keys and values have one
+            entry per key-value head.
         by_position: patch each content position alone.
         n: examples of a task; of a batch or contrast all are taken.
         seed: chooses the examples of a task.
@@ -265,7 +265,7 @@ def patch_cells(
 
 
 def _patch_hooks(pair: Contrast, cells: Sequence[Cell], base: str, donor: str) -> list[Hook]:
-    """Return a hook a site that writes the donor's activation into that cell's block."""
+    """Return one hook per site that writes the donor's activation into that cell's block."""
     hooks: list[Hook] = []
     for site in dict.fromkeys(cell.site for cell in cells):
         rows = [i for i, cell in enumerate(cells) if cell.site is site]

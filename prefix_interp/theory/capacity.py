@@ -81,8 +81,8 @@ class SoftSearch(ResultObject):
         """Return how many targets of which length are reached, and the search's size."""
         n, length = self.targets.shape
         return (
-            f"{self.reached} of {n} targets of {length} tokens reached, {self.distinct} different "
-            f"continuations; {self.vectors.shape[1]} slots, {self.steps} steps"
+            f"{self.reached} of {n} targets of length {length} reached, {self.distinct} different "
+            f"continuations; n_slots={self.vectors.shape[1]}, {self.steps} steps"
         )
 
     def plot(self) -> Figure:

@@ -45,7 +45,7 @@ class AttentionView:
         return self.slots.sum(-1)
 
     def to_dataframe(self, layer: int = 0, head: int = 0) -> pd.DataFrame:
-        """Return a row a query: its token, the mass on each slot, the share of each key.
+        """Return one row per query: its token, the mass on each slot, the share of each key.
 
         Args:
             layer: 0-based.
@@ -148,7 +148,7 @@ def attention_figure(
 def query_figure(
     groups: Sequence[Sequence[AttentionView]], query: int, layer: int = 0, head: int = 0
 ) -> Figure:
-    """Return one query's attention for several models: a panel a sequence, a row a model.
+    """Return one query's attention for several models: one panel per sequence and row per model.
 
     The column set apart on the left is the gate, all slots together; the rest is renormalised.
 

@@ -110,7 +110,7 @@ def spectrum_figure(
                 _spectrum(ax, plain[name], n_shown, 1, r"$z_{pt} - t$")
             ax.axvline(space.bound + 0.5, color="black", linestyle="--", linewidth=1.2)
             ax.annotate(
-                f"bound {space.bound}", (space.bound + 0.5, 1e-7), xytext=(4, 0),
+                f"bound {space.bound}", (space.bound + 0.5, 1e-11), xytext=(4, 0),
                 textcoords="offset points", fontsize=9,
             )  # fmt: skip
             ax.set(title=name, xlabel="index", yscale="log", ylim=(_FLOOR, 4))

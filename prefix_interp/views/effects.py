@@ -32,7 +32,7 @@ def effects_figure(effects: Effects, metric: str | None = None) -> Figure:
     """Return the mean effects of a sweep.
 
     Up to 16 effects are bars with their 95% bootstrap interval over examples. More are a heat
-    map: the last axis runs to the right, all others downwards, and white is no effect.
+    map: the last axis runs to the right, all others downwards, and white means that there is none.
 
     Args:
         effects: from `patch_heads`, `patch_sites`, `patch_slots`, `attribution_patch` or
@@ -47,7 +47,7 @@ def effects_figure(effects: Effects, metric: str | None = None) -> Figure:
     mean = values.mean(dim=-1).double()
     if not bool(mean.isfinite().all()):
         raise PrefixInterpError(f"metric={metric!r} has effects that are NaN or infinite")
-    label = f"effect on {metric} ({unit_of(metric)})"
+    label = f"effect on {metric}\n({unit_of(metric)})"
     with look():
         if mean.numel() <= MAX_BARS:
             figure = Figure(
@@ -56,7 +56,7 @@ def effects_figure(effects: Effects, metric: str | None = None) -> Figure:
             _bars(figure.subplots(), effects, values, label)
         else:
             n_rows, n_columns = mean.flatten(0, -2).shape
-            size = (min(9.6, 2.6 + 0.24 * n_columns), min(9.6, 1.4 + 0.24 * n_rows))
+            size = (min(9.6, 2.8 + 0.24 * n_columns), min(9.6, 1.8 + 0.2 * n_rows))
             figure = Figure(figsize=size, layout="constrained")
             _heat_map(figure.subplots(), effects, mean, label)
     return figure

@@ -40,7 +40,8 @@ def elicitation_figure(
     with look():
         n_heads = max(len(frame) for frame in frames.values())
         width = max(2.45, 0.3 * n_heads)  # of a panel
-        figure = Figure(figsize=(width * len(frames) + 0.9, 3.6), layout="constrained")
+        size = (max(width * len(frames) + 0.9, 6.0), 3.6)  # the legend needs six inches
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(1, len(frames), sharey=True, squeeze=False)[0]
         for ax, (name, frame) in zip(axes, frames.items(), strict=True):
             _bars(ax, frame.reset_index(drop=True), gate_column)

@@ -31,7 +31,7 @@ _GREY = "#8a8a92"
 
 
 def heads_figure(views: Sequence[AttentionView], layer: int = 0, max_value: float = 1.0) -> Figure:
-    """Return every head of a layer under every prefix: a row a model, a column a head.
+    """Return every head of a layer under every prefix: one row per model, one column per head.
 
     The narrow orange column of a panel is the gate (all slots together, as it is); the blue part
     is the content, renormalised to sum to 1.
@@ -112,7 +112,7 @@ class LayerOutputs:
         return vh[:2], (s[:2].square() / s.square().sum()).tolist()
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return a row an example and prefix: both projections, without and with the prefix."""
+        """Return one row per example and prefix: both projections, without and with the prefix."""
         axes, _ = self.components()
         frames = []
         for name, on in self.on.items():

@@ -150,7 +150,7 @@ def test_a_node_is_its_name(node):
     "name", ["head 0", "mlp 0.1", "slot a.0", "heads 0.1", "head 0.1.2", "", "head -1.0", "head ²"]
 )
 def test_other_names_are_refused(name):
-    with pytest.raises(PrefixInterpError, match="is no node"):
+    with pytest.raises(PrefixInterpError, match="is not a node"):
         Node.parse(name)
     with pytest.raises(PrefixInterpError, match="does not go with"):
         Node("mlp", 0, 1)

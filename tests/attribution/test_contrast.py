@@ -158,6 +158,79 @@ def test_nothing_is_left_behind_even_by_a_hook_that_fails():
         assert forward_hooks(model) == before
 
 
+def whole_passes(model, monkeypatch):
+    """Count the runs of the model from its first layer on."""
+    seen, forward = [], model.forward
+
+    def counted(*args, start_at_layer=None, **more):
+        seen.extend([1] * (start_at_layer is None))
+        return forward(*args, start_at_layer=start_at_layer, **more)
+
+    monkeypatch.setattr(model, "forward", counted)
+    return seen
+
+
+QUESTIONS = {
+    "patch_heads": dict(progress=False),
+    "patch_sites": dict(progress=False),
+    "patch_slots": dict(progress=False, direction="noise"),
+    "attribution_patch": dict(metrics=("kl",), direction="denoise"),
+    "integrated_gradients": dict(progress=False, tolerance=0.5, over="z"),
+    "head_elicitation": dict(progress=False, n_random=2, metric="logit_difference"),
+    "find_circuit": dict(progress=False, n_random=1),
+}
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_several_questions_cost_one_set_of_runs(name, monkeypatch):
+    model, prefix, batch, pair = made()
+    ask, options = getattr(pi, name), QUESTIONS[name]
+    seen = whole_passes(model, monkeypatch)
+    expected = ask(model, prefix, batch, **options)
+    alone = len(seen)
+    seen.clear()
+    found = ask(model, prefix, pair, **options)
+    assert alone - len(seen) == 3, "with the prefix, without it, and held"
+    assert found.to_dataframe().equals(expected.to_dataframe())
+
+
+def test_a_contrast_at_hand_has_other_metrics_without_a_run(monkeypatch):
+    model, prefix, batch, pair = made()
+    expected = contrast(model, prefix, batch, metrics=("kl", "exact_match"))
+    seen = whole_passes(model, monkeypatch)
+    found = contrast(model, prefix, pair, metrics=("kl", "exact_match"))
+    assert not seen and found.runs is pair.runs
+    for state in ("on", "off"):
+        ours, theirs = getattr(found, state), getattr(expected, state)
+        assert list(ours) == ["kl", "exact_match"]
+        assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    assert list(pair.on) == ["log_prob"]
+
+
+def test_a_contrast_made_without_gradients_serves_those_who_need_them():
+    model, prefix, batch, _ = made()
+    with torch.inference_mode():
+        pair = contrast(model, prefix, batch)
+    found = pi.attribution_patch(model, prefix, pair)
+    assert torch.equal(found.effect(), pi.attribution_patch(model, prefix, batch).effect())
+
+
+def test_a_contrast_of_something_else_is_refused():
+    model, prefix, _, pair = made()
+    copy = pi.Prefix("kv", keys=prefix.keys.clone(), values=prefix.values.clone())
+    assert contrast(model, copy, pair).runs is pair.runs
+    others = [pi.Prefix.random(model, 2, 5, "kv"), pi.Prefix.random(model, 3, 0, "kv")]
+    for other in (*others, pi.Prefix.random(model, 2)):
+        with pytest.raises(pi.PrefixInterpError, match="is a contrast of another prefix"):
+            pi.patch_heads(model, other, pair, progress=False)
+    with pytest.raises(pi.PrefixInterpError, match="task is a contrast of the model"):
+        contrast(raw_model(seed=7), prefix.for_any_model(), pair)
+    with torch.no_grad():
+        model.W_U.mul_(2)
+    with pytest.raises(pi.PrefixInterpError, match="weights unchanged"):
+        contrast(model, prefix, pair)
+
+
 def test_bad_input(unchecked):
     model, prefix, batch, pair = made()
     with pytest.raises(pi.PrefixInterpError, match="base='held' is unknown"):

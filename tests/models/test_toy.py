@@ -8,6 +8,7 @@ from torch import nn
 import prefix_interp as pi
 from prefix_interp.models import toy as toy_module
 from prefix_interp.models.toy import clone, model_id, read_toy, reserved_slots, save_toy, toy_config
+from prefix_interp.models.zoo import list_toys
 from prefix_interp.storage import load_folder, save_folder
 from tests.helpers import assert_close, assert_far, raw_model, tokens_for, toy
 
@@ -246,7 +247,7 @@ def test_a_file_in_the_way_leaves_nothing(tmp_path):
 
 
 def test_zoo():
-    names = pi.list_toys()
+    names = list_toys()
     assert "sort-ascending-1l1h" in names
     model = pi.load_toy("sort-ascending-1l1h")
     cfg = toy_config(model)
