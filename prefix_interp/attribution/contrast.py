@@ -162,8 +162,7 @@ class Contrast:
             after_attention: they begin at `Site.Z` or behind it: the heads' outputs of `layer`
                 are taken from the base run too. Gates of that layer then do nothing.
             gates: of the prefix, one set per intervention. With ``base="off"`` they bring the
-                prefix into that run; they must be 0 in the layers before `layer`, which do not
-                run.
+                prefix into that run; before `layer`, where nothing runs, they must be 0.
             bar: moved on by the number of interventions done.
         """
         size = max(1, MAX_SEQUENCES // self.n_batch)
