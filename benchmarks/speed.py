@@ -13,6 +13,7 @@ import torch
 import prefix_interp as pi
 from prefix_interp.prefixes.inject import mixture_hooks, slot_hooks
 from prefix_interp.prefixes.support import to_keys_values
+from prefix_interp.tasks import list_tasks
 from prefix_interp.tasks.task import sort_rows
 
 
@@ -78,7 +79,7 @@ def sorting() -> None:
 
 def sampling() -> None:
     """Print how many sequences with answers one core samples in a second."""
-    for name in pi.list_tasks():
+    for name in list_tasks():
         task = pi.get_task(name)
         for split in ("train", "test"):
             (t,) = median_seconds(lambda task=task, s=split: task.sample(200_000, s), rounds=3)

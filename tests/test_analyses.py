@@ -9,6 +9,8 @@ import pytest
 import prefix_interp as pi
 from prefix_interp.experiments import heads, ladder, table2
 from prefix_interp.experiments.heads import Protocol
+from prefix_interp.results import Result
+from prefix_interp.tasks import list_tasks
 from tests.experiments.made_up_table2 import zoo_table2
 from tests.experiments.test_ladder import SMALL
 from tests.experiments.test_table2 import TINY
@@ -27,7 +29,7 @@ def _run(name, *arguments):
 def test_table1(tmp_path, capsys):
     arguments = ["--preset", "smoke", "--seeds", "1", "--out", tmp_path]
     result = _run("table1_new_attention", *arguments, "--work", tmp_path / "work")
-    assert isinstance(result, pi.Result) and result.preset == "smoke"
+    assert isinstance(result, Result) and result.preset == "smoke"
     assert (tmp_path / "table1-smoke.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert "pretrained" in printed and "norm-matched prefix" in printed
@@ -80,7 +82,7 @@ def test_ladder_and_capacity(tmp_path, capsys, monkeypatch):
 
 def test_circuits(tmp_path, capsys):
     found = _run("circuits", "--n", 4, "--threshold", 0.8, "--out", tmp_path)
-    assert list(found) == list(pi.list_tasks())[:4]
+    assert list(found) == list(list_tasks())[:4]
     for task, circuit in found.items():
         again = pi.Circuit.load(tmp_path / f"{task}.json")
         assert again.nodes == circuit.nodes
@@ -104,5 +106,5 @@ def test_capacity_of_a_language_model(tmp_path, capsys):
     llama(max_position_embeddings=256).float().save_pretrained(tmp_path / "model")
     result = _run("capacity_of_a_language_model", *arguments)
     assert result.settings["model"] == "tiny" and result.settings["d_vocab"] == 31
-    assert pi.Result.load(tmp_path / "language-model-smoke.json").records == result.records
+    assert Result.load(tmp_path / "language-model-smoke.json").records == result.records
     assert "searched" in capsys.readouterr().out

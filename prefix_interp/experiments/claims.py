@@ -21,7 +21,7 @@ from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots, to_dtype
 from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.attach import attach
-from prefix_interp.prefixes.baselines import RunPair, baseline_run, run_pair
+from prefix_interp.prefixes.baselines import RunPair, baseline_pattern, run_pair
 from prefix_interp.prefixes.inject import prefix_cache
 from prefix_interp.prefixes.prefix import Prefix, load_prefixes
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
@@ -123,24 +123,6 @@ def plain_difference_spectrum(
     """
     moved = parts.output[layer, :, head] - parts.base[layer, :, head]
     return torch.linalg.svdvals(moved.flatten(0, 1))
-
-
-def baseline_pattern(
-    model: Model, tokens: Int[Tensor, "batch pos"], layer: int = 0
-) -> Float[Tensor, "batch head query key"]:
-    """Return a toy's attention over the content without a prefix (masked baseline).
-
-    Args:
-        model: a toy.
-        tokens: content.
-        layer: 0-based.
-    """
-    slots = reserved_slots(model) or 0
-    fed, hooks = baseline_run(model, slots, tokens, "masked")
-    site, length = Site.PATTERN.at(layer), tokens.shape[1]
-    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
-        _, cache = model.run_with_cache(fed, names_filter=site, return_cache_object=False)
-    return cache[site][..., -length:, -length:]
 
 
 def total_variation(

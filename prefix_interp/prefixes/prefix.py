@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -106,7 +106,7 @@ class Prefix(Context):
         shapes = prefix_shapes(model, n_slots, parameterization)
         rng = derive_generator(seed, "prefix", parameterization)
         device, dtype = model.W_E.device, model.W_E.dtype
-        draws = {
+        draws: dict[str, Any] = {
             k: torch.randn(s, generator=rng).to(device, dtype) * std for k, s in shapes.items()
         }
         return cls(parameterization, **draws)

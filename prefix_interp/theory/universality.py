@@ -173,7 +173,7 @@ def kernel_head(dim: int, n_out: int, n_content: int = 8) -> KernelHead:
     offset = 2 * (dim + 1)
     value = torch.arange(n_out) + offset + 1
     cfg = ToyConfig(
-        n_layers=1, n_heads=1, d_model=offset + 1 + n_out, n_slots=1, n_content=n_content,
+        n_layers=1, n_heads=1, d_model=offset + 1 + n_out, n_prefix=1, n_content=n_content,
         d_vocab=n_out, normalization="none", attn_only=True,
     )  # fmt: skip
     model = to_dtype(build_toy(cfg), torch.float64)

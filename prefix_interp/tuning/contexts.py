@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -23,15 +23,19 @@ from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.prefix import Parameterization, Prefix
 from prefix_interp.prefixes.soft_prompt import Layers, SoftPrompt
+from prefix_interp.result_object import ResultObject
 from prefix_interp.tasks import Batch, Task
 from prefix_interp.tuning.evaluate import Evaluation, as_task, evaluate
 from prefix_interp.tuning.loop import Run, optimise
 from prefix_interp.tuning.objective import check_room, sequence_losses
 from prefix_interp.tuning.recipes import Recipe
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True)
-class ContextFit:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ContextFit(ResultObject):
     """A tuned context.
 
     Attributes:
@@ -66,6 +70,23 @@ class ContextFit:
                 "fit.context"
             )
         return self.context
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return the history: one row per logged step."""
+        return self.history
+
+    def caption(self) -> str:
+        """Return what was tuned, how long, and how good it is."""
+        return (
+            f"{self.context!r}; start {self.start}, {self.recipe.steps} steps at lr "
+            f"{self.recipe.lr:g}, train loss {self.train_loss:.4g}; {self.evaluation.caption()}"
+        )
+
+    def plot(self) -> Figure:
+        """Return the training loss against the step."""
+        from prefix_interp.views.fits import history_figure
+
+        return history_figure(self.history)
 
 
 def tune_prefix(
@@ -221,7 +242,7 @@ def sweep(
         }
         tensors = {name: x.detach().clone() for name, x in run.parameters.items()}
         context = replace(first, **tensors, model_id=own_id, metadata=metadata)
-        own = history[history["run"] == run.label].reset_index(drop=True)
+        own = history.loc[history["run"] == run.label].reset_index(drop=True)
         score = evaluate(model, task, context, seed=seed)
         fits.append(ContextFit(context, own, score, each, start))
     return fits

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -20,11 +21,15 @@ from prefix_interp.prefixes.baselines import Baseline, fast_baseline
 from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.layout import check_tokens
+from prefix_interp.result_object import ResultObject
 from prefix_interp.tasks import Batch, Task, get_task
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True)
-class Evaluation:
+
+@dataclass(frozen=True, repr=False)
+class Evaluation(ResultObject):
     """How well a model does one task.
 
     Attributes:
@@ -42,15 +47,32 @@ class Evaluation:
     token_accuracy: Estimate
     loss: Estimate
 
+    @property
+    def scores(self) -> dict[str, Estimate]:
+        """Return the three scores by name."""
+        return {name: getattr(self, name) for name in ("exact_match", "token_accuracy", "loss")}
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {
-            "task": self.task,
-            "n": self.n,
-            "exact_match": self.exact_match.to_dict(),
-            "token_accuracy": self.token_accuracy.to_dict(),
-            "loss": self.loss.to_dict(),
-        }
+        scores = {name: score.to_dict() for name, score in self.scores.items()}
+        return {"task": self.task, "n": self.n, **scores}
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row per score: ``task``, ``n``, ``score``, ``value``, ``low``, ``high``."""
+        about = {"task": self.task, "n": self.n}
+        rows = [{**about, "score": k, **x.to_dict()} for k, x in self.scores.items()]
+        return pd.DataFrame(rows)
+
+    def caption(self) -> str:
+        """Return the task, the number of sequences and the three scores."""
+        scores = ", ".join(f"{k.replace('_', ' ')} {x!r}" for k, x in self.scores.items())
+        return f"{self.task}, {self.n} sequences; {scores}"
+
+    def plot(self) -> Figure:
+        """Return the three scores with their intervals."""
+        from prefix_interp.views.fits import scores_figure
+
+        return scores_figure(self)
 
 
 def as_task(task: Task | str) -> Task:

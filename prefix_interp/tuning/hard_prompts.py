@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,18 +17,22 @@ from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.layout import check_vocabulary
 from prefix_interp.prefixes.soft_inject import soft_hooks
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
+from prefix_interp.result_object import ResultObject
 from prefix_interp.seeds import derive_generator
 from prefix_interp.tasks import Batch, Task
 from prefix_interp.tuning.evaluate import Evaluation, as_task, evaluate
 from prefix_interp.tuning.objective import check_room, sequence_losses
 from prefix_interp.tuning.recipes import Recipe
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 Search = Literal["exhaustive", "coordinate"]
 _SEQUENCES = 4096  # a pass; more is not faster on a CPU and takes memory
 
 
-@dataclass(frozen=True)
-class HardPromptFit:
+@dataclass(frozen=True, eq=False, repr=False)
+class HardPromptFit(ResultObject):
     """The best prompt of real tokens that a search found.
 
     Attributes:
@@ -46,6 +51,26 @@ class HardPromptFit:
     evaluation: Evaluation
     search: Search
     n_tried: int
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row: the tokens, how they were found, and how good they are."""
+        found = {"tokens": self._words(), "search": self.search, "n_tried": self.n_tried}
+        scores = {name: float(score) for name, score in self.evaluation.scores.items()}
+        return pd.DataFrame([{**found, "train_loss": self.train_loss, **scores}])
+
+    def caption(self) -> str:
+        """Return the tokens, how they were found, and how good they are."""
+        return (
+            f"tokens {self._words()}; {self.search} search of {self.n_tried} prompts, train loss "
+            f"{self.train_loss:.4g}; {self.evaluation.caption()}"
+        )
+
+    def plot(self) -> Figure:
+        """Return the scores on unseen inputs with their intervals."""
+        return self.evaluation.plot()
+
+    def _words(self) -> str:
+        return " ".join(map(str, self.tokens))
 
 
 def search_hard_prompt(

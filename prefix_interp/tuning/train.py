@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch import Tensor
 
+from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.dropout import dropout_hooks
 from prefix_interp.models.host import Model
-from prefix_interp.models.toy import ToyConfig, build_toy, clone, model_id, reserved_slots
+from prefix_interp.models.toy import (
+    ToyConfig,
+    build_toy,
+    clone,
+    model_id,
+    read_toy,
+    reserved_slots,
+    save_toy,
+)
 from prefix_interp.prefixes.baselines import fast_baseline
 from prefix_interp.prefixes.guard import check_free
+from prefix_interp.result_object import ResultObject
 from prefix_interp.seeds import derive_generator
 from prefix_interp.tasks import Batch, Task
 from prefix_interp.tuning.evaluate import Evaluation, as_task, evaluate
@@ -20,9 +31,14 @@ from prefix_interp.tuning.loop import Run, optimise
 from prefix_interp.tuning.objective import check_room, sequence_losses
 from prefix_interp.tuning.recipes import Recipe
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True)
-class ModelFit:
+MODEL = "model"  # the folder inside a saved fit
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ModelFit(ResultObject):
     """A trained model.
 
     Attributes:
@@ -36,6 +52,52 @@ class ModelFit:
     history: pd.DataFrame
     evaluation: Evaluation
     recipe: Recipe
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return the history: one row per logged step."""
+        return self.history
+
+    def caption(self) -> str:
+        """Return the size of the model, how long it was trained, and how good it is."""
+        cfg = self.model.cfg
+        return (
+            f"{cfg.n_layers} x {cfg.n_heads} heads, d_model {cfg.d_model}; {self.recipe.steps} "
+            f"steps at lr {self.recipe.lr:g}; {self.evaluation.caption()}"
+        )
+
+    def plot(self) -> Figure:
+        """Return the training loss against the step."""
+        from prefix_interp.views.fits import history_figure
+
+        return history_figure(self.history)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the fit to the folder `path`, its model to ``model`` inside; return the folder.
+
+        Raises:
+            PrefixInterpError: the model is not a toy, or the folder cannot be written.
+        """
+        save_toy(self.model, Path(path) / MODEL, {"task": self.evaluation.task})
+        return super().save(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ModelFit:
+        """Return the fit in the folder `path`, its model in evaluation mode.
+
+        Raises:
+            PrefixInterpError: files are missing, altered, or do not belong together.
+        """
+        fields = cls._read_fields(path)
+        model, _ = read_toy(Path(path) / MODEL)
+        if model_id(model) != fields.get("model"):
+            raise PrefixInterpError(
+                f"path={str(path)!r} holds the model {model_id(model)!r} but the fit is of "
+                f"{fields.get('model')!r}; save it again"
+            )
+        return cls(**{**fields, "model": model.eval()})
+
+    def _fields_on_disk(self) -> dict[str, Any]:
+        return {**super()._fields_on_disk(), "model": model_id(self.model)}
 
 
 def pretrain(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -101,7 +102,7 @@ def trace(
         prompt.vectors[0][:, list(spans["token"])],
         pattern,
         final[0, reading][:, spans["number"][0]],
-        logits[0, -len(wanted) :],
+        cast(Tensor, logits)[0, -len(wanted) :],
         wanted,
         view,
     )

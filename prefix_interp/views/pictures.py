@@ -19,8 +19,9 @@ from prefix_interp.views.attention import (
     plain_attention_view,
     query_figure,
 )
+from prefix_interp.views.decomposition import parts_figure, spectrum_figure
 from prefix_interp.views.display import attention_div
-from prefix_interp.views.plots import parts_figure, spectrum_figure, sweep_figure
+from prefix_interp.views.plots import sweep_figure
 from prefix_interp.views.sections import Interactive, Picture
 from prefix_interp.views.style import data_uri, variant_label
 
@@ -112,7 +113,7 @@ def parts_picture(parts: Mapping[str, Decomposition], n_out: int) -> Picture:
             "on shaded ground predict outputs. The axis of |bias| is logarithmic. Residuals of "
             "exactly 0 are drawn at 1e-18."
         ),
-        tables.frame_table(frame[columns]),
+        tables.frame_table(frame.loc[:, columns]),
     )
 
 
@@ -142,7 +143,7 @@ def spectrum_picture(zoo: Zoo, parts: Mapping[str, Decomposition]) -> Picture:
             "masked baseline. The dashed line is the bound n<sub>s</sub>: no bias has more "
             "directions than slots."
         ),
-        tables.frame_table(table[columns]),
+        tables.frame_table(table.loc[:, columns]),
     )
 
 

@@ -9,8 +9,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; markers tell lines apart
@@ -19,7 +21,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SLOT_COLOURS, CONTENT_COLOURS = "Oranges", "Blues"
 
-_STYLE = {
+_STYLE: Any = {
     "font.size": 10.0,
     "axes.titlesize": 10.0,
     "axes.labelsize": 10.0,
@@ -44,6 +46,12 @@ def look() -> Iterator[None]:
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         yield
+
+
+def legend_below(figure: Figure, ax: Axes, ncols: int | None = None) -> None:
+    """Write the legend of one panel below the whole figure, in one row unless `ncols` is given."""
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols or len(labels))
 
 
 def svg(figure: Figure) -> str:

@@ -8,7 +8,6 @@ import prefix_interp as pi
 from prefix_interp.experiments import claims as claims_module
 from prefix_interp.experiments.claim import FAILS, HOLDS, MEASURED
 from prefix_interp.experiments.claims import (
-    baseline_pattern,
     load_zoo,
     measure_claims,
     plain_difference_spectrum,
@@ -87,13 +86,6 @@ def test_plain_difference_against_a_loop():
     ]
     expected = torch.linalg.svdvals(torch.stack(rows))
     assert torch.allclose(plain_difference_spectrum(parts), expected)
-
-
-def test_baseline_pattern_is_that_of_the_masked_run():
-    zoo = load_zoo(n_sequences=2)
-    pair = pi.run_pair(zoo.pretrained, zoo.prefixes["sort_descending"], zoo.tokens)
-    expected = pair.off[pi.Site.PATTERN.at(0)][..., -19:]
-    assert torch.equal(baseline_pattern(zoo.pretrained, zoo.tokens), expected)
 
 
 def test_total_variation_of_disjoint_rows_is_one():

@@ -13,6 +13,7 @@ from prefix_interp.experiments.ladder import ladder, ladder_seed, ladder_toys
 from prefix_interp.experiments.ladder_protocol import BLIND, CONTEXTS, PROTOCOLS, TASKS, TUNED
 from prefix_interp.experiments.ladder_summary import METRICS, compare, ladder_rows, suffix_rows
 from prefix_interp.experiments.seed_runs import score_rows
+from prefix_interp.results import Result
 from prefix_interp.tuning.evaluate import answer_logits
 from prefix_interp.views.capacity import capacity_figure
 from prefix_interp.views.capacity_sections import capacity_section
@@ -117,7 +118,7 @@ def _made_up(values, spread=0.01):
                     },
                     "by_output": [1.0] + [0.5] * 9,
                 })  # fmt: skip
-    return pi.Result("ladder", "fast", range(5), {}, records)
+    return Result("ladder", "fast", range(5), {}, records)
 
 
 def _section_of(values, seeds=5):

@@ -53,7 +53,7 @@ json_values = st.recursive(
     bound=st.booleans(),
     metadata=st.dictionaries(st.text(max_size=3), json_values, max_size=3),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_saved_and_loaded_it_is_the_same(
     tmp_path_factory, kind, n_slots, seed, dtype, bound, metadata
 ):

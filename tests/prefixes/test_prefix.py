@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import prefix_interp as pi
+from prefix_interp.models.zoo import list_toys
 from tests.helpers import raw_model, tokens_for
 
 
@@ -108,7 +109,7 @@ def test_a_prefix_for_another_model_is_refused(model):
 
 def test_shipped_prefixes_fit_their_toys():
     found = 0
-    for name in pi.list_toys():
+    for name in list_toys():
         model = pi.load_toy(name)
         for prefix in pi.load_prefixes(name).values():
             prefix.check_fits(model)

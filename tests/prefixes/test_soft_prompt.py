@@ -20,7 +20,7 @@ Site = pi.Site
 
 
 @given(settings=architectures(), seed=st.integers(0, 99), position=st.integers(0, 3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_hard_prompt_is_its_tokens(settings, seed, position):
     # Real tokens among the content, in a plain run, are the oracle.
     model = raw_model(seed, **settings)
@@ -36,7 +36,7 @@ def test_a_hard_prompt_is_its_tokens(settings, seed, position):
 
 
 @given(settings=architectures(), seed=st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_in_front_at_every_layer_it_is_a_residual_prefix(settings, seed):
     model = raw_model(seed, **settings)
     tokens = tokens_for(model, seed=seed)

@@ -50,7 +50,7 @@ def test_random_maps_to_ten_tokens():
     assert built.right(random_behaviours(built, 5, seed=0)).all()
 
 
-@settings(derandomize=True, deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(2, 8), st.integers(1, 5), st.integers(0, 999), st.floats(0.0, 8.0))
 def test_the_number_selected_is_the_one_derived(n_tokens, n_out, seed, temperature):
     """Coordinate x is 1 + s_k + d D, with D of the docstring, right or wrong."""
@@ -70,7 +70,7 @@ def test_the_number_selected_is_the_one_derived(n_tokens, n_out, seed, temperatu
             assert abs(float(h[x, k, start + x]) - (1 + s[k] + d * moved)) < 1e-6
 
 
-@settings(derandomize=True, deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(2, 9), st.integers(2, 6), st.integers(0, 999))
 def test_the_smallest_temperature_from_both_sides(n_tokens, n_out, seed):
     smallest = any_map_to_sequences(n_tokens, n_out).smallest_temperature

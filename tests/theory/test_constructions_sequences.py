@@ -39,7 +39,7 @@ def test_the_number_read_is_the_one_derived():
         assert abs(float(z[i]) - max(0.0, s - eps * (1 + s))) < 1e-14
 
 
-@settings(derandomize=True, deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.integers(2, 12), st.integers(2, 8), st.integers(0, 999))
 def test_the_smallest_temperature_from_both_sides(n_tokens, length, seed):
     smallest = any_sequence(n_tokens, length).smallest_temperature

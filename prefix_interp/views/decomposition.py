@@ -1,0 +1,138 @@
+"""Figures of what a prefix does to a head: its parts by position, and the spectrum of its bias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
+from torch import Tensor
+
+from prefix_interp.errors import PrefixInterpError, check_index
+from prefix_interp.theory.decompose import Decomposition
+from prefix_interp.theory.subspace import BiasSubspace
+from prefix_interp.views.style import COLOURS, MARKERS, legend_below, look
+
+# Rounding leaves values near 1e-17 and exact zeros; both are drawn at the floor of the axis.
+_FLOOR = 1e-18
+
+
+def parts_figure(
+    parts: Mapping[str, Decomposition], layer: int = 0, head: int = 0, n_out: int | None = None
+) -> Figure:
+    """Return gate, |(1 - g) t|, |bias| and residual of a head, by position.
+
+    Gate and norms are means over sequences, the residual the largest.
+
+    Args:
+        parts: by name, each is a line.
+        layer: 0-based.
+        head: 0-based.
+        n_out: the last positions, which predict outputs, get a grey ground; None for none.
+
+    Raises:
+        PrefixInterpError: no such layer or head, nothing to draw, or too much to tell apart.
+    """
+    _check_lines("parts", parts)
+    for dec in parts.values():
+        check_index("layer", layer, len(dec.gate))
+        check_index("head", head, dec.gate.shape[2])
+    columns = {
+        "gate": "gate g",
+        "scaled_base": "|(1 − g) t|",
+        "bias": "|bias|",
+        "residual": "largest |residual|",
+    }
+    with look():
+        figure = Figure(figsize=(9.6, 5.4), layout="constrained")
+        axes = figure.subplots(2, 2, sharex=True).flatten()
+        n_pos = 0
+        for i, (name, dec) in enumerate(parts.items()):
+            frame = dec.to_dataframe()
+            frame = frame.loc[(frame["layer"] == layer) & (frame["head"] == head)]
+            for ax, column in zip(axes, columns, strict=True):
+                values = frame[column].to_numpy()
+                if column == "residual":
+                    values = np.maximum(values, _FLOOR)
+                ax.plot(
+                    frame["pos"], values, color=COLOURS[i], marker=MARKERS[i], markersize=4,
+                    label=name,
+                )  # fmt: skip
+            n_pos = int(max(frame["pos"])) + 1
+        for ax, (column, words) in zip(axes, columns.items(), strict=True):
+            ax.set_title(words)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if n_out is not None:
+                ax.axvspan(n_pos - n_out - 0.5, n_pos - 0.5, color="#f3f0e6", zorder=0)
+            ax.set_xlim(-0.5, n_pos - 0.5)
+            if column == "residual":
+                ax.set(yscale="log", ylim=(_FLOOR, 1))
+                ax.yaxis.set_major_locator(LogLocator(numticks=7))
+            elif column == "bias":
+                ax.set_yscale("log")  # free values grow to a hundred times the pretrained ones
+            else:
+                ax.set_ylim(0, 1.02 if column == "gate" else None)
+        for ax in axes[2:]:
+            ax.set_xlabel("content position")
+        legend_below(figure, axes[0])
+    return figure
+
+
+def spectrum_figure(
+    spaces: Mapping[str, BiasSubspace],
+    plain: Mapping[str, Float[Tensor, " direction"]] | None = None,
+    n_shown: int = 24,
+) -> Figure:
+    """Return the singular values of z_pt - (1 - g) t beside the bound that a prefix cannot pass.
+
+    Args:
+        spaces: by name, each is a panel.
+        plain: singular values of z_pt - t under the same names, for contrast; None for none.
+        n_shown: how many singular values.
+
+    Raises:
+        PrefixInterpError: nothing to draw, or too much to tell apart.
+    """
+    _check_lines("spaces", spaces)
+    for name, space in spaces.items():
+        if not space.singular_values[0] > 0:
+            raise PrefixInterpError(f"spaces[{name!r}] has no bias: nothing to draw")
+    with look():
+        n = len(spaces)
+        figure = Figure(figsize=(max(2.4 * n, 3.6), 3.4), layout="constrained")
+        axes = figure.subplots(1, n, sharey=True, squeeze=False)[0]
+        for ax, (name, space) in zip(axes, spaces.items(), strict=True):
+            _spectrum(ax, space.singular_values, n_shown, 0, r"$z_{pt} - (1 - g)\,t$ (bias)")
+            if plain is not None:
+                _spectrum(ax, plain[name], n_shown, 1, r"$z_{pt} - t$")
+            ax.axvline(space.bound + 0.5, color="black", linestyle="--", linewidth=1.2)
+            ax.annotate(
+                f"bound {space.bound}", (space.bound + 0.5, 1e-11), xytext=(4, 0),
+                textcoords="offset points", fontsize=9,
+            )  # fmt: skip
+            ax.set(title=name, xlabel="index", yscale="log", ylim=(_FLOOR, 4))
+            ax.yaxis.set_major_locator(LogLocator(numticks=7))
+            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes[0].set_ylabel("singular value / first")
+        legend_below(figure, axes[0])
+    return figure
+
+
+def _spectrum(
+    ax: Axes, values: Float[Tensor, " direction"], n_shown: int, i: int, label: str
+) -> None:
+    share = (values / values[0]).double().cpu().numpy()[:n_shown]
+    ax.plot(
+        range(1, len(share) + 1), np.maximum(share, _FLOOR), color=COLOURS[i], marker=MARKERS[i],
+        markersize=4, linestyle="-" if i == 0 else ":", label=label,
+    )  # fmt: skip
+
+
+def _check_lines(argument: str, found: Mapping[str, object]) -> None:
+    if not 1 <= len(found) <= len(COLOURS):
+        raise PrefixInterpError(
+            f"{argument} has {len(found)} entries; give 1 to {len(COLOURS)} to tell them apart"
+        )
