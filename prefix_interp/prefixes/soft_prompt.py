@@ -45,6 +45,11 @@ class SoftPrompt(Context):
 
     Raises:
         PrefixInterpError: wrong number of axes, NaN or infinity, a negative `position`.
+
+    Example:
+        >>> prompt = pi.SoftPrompt.random(model, n_slots=2, position=3)
+        >>> prompt.n_slots, prompt.position, prompt.layers
+        (2, 3, 'embedding')
     """
 
     STEM: ClassVar[str] = "soft_prompt"
