@@ -128,8 +128,8 @@ def score_rows(
         batch = task.sample(n, split="test", seed=0)
         right, loss = answer_scores(model, task, batch, prefix, baseline)
         row = {
-            **about,
             **_shape(prefix),
+            **about,  # says of a model alone that it has 0 slots, where that is a rung
             "task": task.name,
             "baseline": baseline if prefix is None else "prefix",
             "train_loss": None if train_loss is None else float(train_loss),

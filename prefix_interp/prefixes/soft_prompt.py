@@ -120,7 +120,9 @@ class SoftPrompt(Context):
         layers: Layers | str = "embedding",
         std: float = 1.0,
     ) -> list[SoftPrompt]:
-        """Return soft prompts of noise to tune from; the first is that of `random` with `seed`.
+        """Return soft prompts of noise, to tune from with `sweep`.
+
+        The first is ``SoftPrompt.random`` with `seed` itself.
 
         Args:
             model: gives the shape.

@@ -110,6 +110,8 @@ def tune_prefix(
 ) -> ContextFit:
     """Return a prefix tuned on `task` while the weights of `model` stay frozen.
 
+    It starts from noise, at one learning rate; `sweep` takes other starts and several rates.
+
     Args:
         model: a supported HookedTransformer.
         task: a task or its name.

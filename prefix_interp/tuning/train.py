@@ -118,6 +118,8 @@ def pretrain(
 ) -> ModelFit:
     """Return a toy trained on `task` from scratch.
 
+    The result is the same to the bit for the same seed, interrupted or not.
+
     Args:
         cfg: the shape.
         task: a task or its name.
