@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_keys
-from prefix_interp.storage import read_json, to_json, write_json
+from prefix_interp.storage import read_json, write_json
 
 _PACKAGES = ("prefix-interp", "torch", "transformer-lens", "numpy", "pandas")
 _KEYS = ("format", "name", "preset", "seeds", "settings", "tables", "versions", "timing")

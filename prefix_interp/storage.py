@@ -26,7 +26,6 @@ from safetensors.torch import save as to_bytes
 
 from prefix_interp.errors import PrefixInterpError
 
-
 _GZIP = b"\x1f\x8b"  # what a compressed file begins with
 
 

@@ -91,7 +91,7 @@ def test_versions_and_dataframe(result):
 def test_a_table_is_named_where_there_are_several(result):
     one = pi.Result("x", "fast", [0], {}, {"score": result.rows("score")})
     assert one.rows() == one.rows("score") == result.rows("score")
-    with pytest.raises(pi.PrefixInterpError, match="table=None.*'score', 'curve'"):
+    with pytest.raises(pi.PrefixInterpError, match=r"table=None.*'score', 'curve'"):
         result.rows()
     with pytest.raises(pi.PrefixInterpError, match="did you mean 'score'"):
         result.to_dataframe("scores")
@@ -128,7 +128,7 @@ def test_altered_files_are_refused(result, tmp_path):
 def test_what_a_file_cannot_hold_is_refused_and_the_old_file_stays(result, tmp_path, row):
     path = result.save(tmp_path / "r.json.gz")
     before = path.read_bytes()
-    with pytest.raises(pi.PrefixInterpError, match="JSON|dot"):
+    with pytest.raises(pi.PrefixInterpError, match=r"JSON|dot"):
         pi.Result("x", "fast", [0], {}, {"rows": [row]}).save(path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 

@@ -15,7 +15,7 @@ def summarise(
     keys: tuple[str, ...],
     metrics: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """Return a row a combination of `keys`, and one with ``task`` None over all tasks of each.
+    """Return one row per combination of `keys`, and one with ``task`` None over all tasks of each.
 
     A row has the keys, ``n_seeds``, and of each metric what `over_seeds` returns.
 
@@ -63,3 +63,14 @@ def over_seeds(
         "min": min(values),
         "max": max(values),
     }
+
+
+def spread(records: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float | None]:
+    """Return `over_seeds` of a metric in the ``evaluation`` of records, one for each seed.
+
+    Args:
+        records: from `score_rows`.
+        metric: ``"exact_match"``, ``"token_accuracy"`` or ``"loss"``.
+    """
+    own = [{"seed": i, metric: r["evaluation"][metric]} for i, r in enumerate(records)]
+    return over_seeds(own, metric, math.inf if metric == "loss" else 1.0)

@@ -10,8 +10,8 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from analyses.report.tables import Table, frame_table
 from prefix_interp.views.style import data_uri
-from prefix_interp.views.tables import Table, frame_table
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,23 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Words:
-    """A table with a heading and a paragraph, folded away if it is for reference."""
+    """A heading, a paragraph and a table, each of which may be missing.
+
+    Attributes:
+        title: the heading; empty for none.
+        text: the paragraph; empty for none.
+        table: what follows it.
+        folded: whether the table is for reference and folded away.
+        summary: what stands in the place of a folded table.
+        style: of the paragraph: ``""`` or ``"note"``.
+    """
 
     title: str
     text: str
     table: Table | None = None
     folded: bool = False
+    summary: str = "The numbers"
+    style: str = ""
     kind: ClassVar[str] = "words"
 
 
@@ -69,6 +80,42 @@ class Interactive:
 
 
 @dataclass(frozen=True)
+class SideBySide:
+    """Attention figures next to each other where the page is wide enough."""
+
+    items: Sequence[Interactive]
+    kind: ClassVar[str] = "side by side"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One measured claim about one subject, ready to print."""
+
+    subject: str
+    level: str
+    baseline: str
+    quantity: str
+    value: str
+    tolerance: str
+    verdict: str
+    css: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """A claim in words with its formula, and what was measured for each subject."""
+
+    statement: str
+    formula: Markup
+    rows: Sequence[Verdict]
+    kind: ClassVar[str] = "verdicts"
+
+
+Part = Picture | Drawing | Words | Interactive | SideBySide | Verdicts
+
+
+@dataclass(frozen=True)
 class Section:
     """One section of the report.
 
@@ -76,7 +123,7 @@ class Section:
         id: unique in the page.
         nav: its name in the row of links.
         title: its heading.
-        intro: a paragraph.
+        intro: a paragraph; `Markup` where it has formulas.
         parts: what follows, in order.
         numbers: its numbers for the JSON, by name.
         findings: sentences for the summary.
@@ -86,7 +133,7 @@ class Section:
     nav: str
     title: str
     intro: str
-    parts: Sequence[Picture | Drawing | Words | Interactive]
+    parts: Sequence[Part]
     numbers: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     findings: Sequence[str] = ()
 
