@@ -69,8 +69,9 @@ def test_any_records_come_back_as_they_were(tables, tmp_path_factory):
 
 
 def test_records_of_one_table_have_one_shape():
-    rows = [{"a": 1.0, "b": float("nan")}, {"c": [math.nan, 2.0], "a": 2.0}]
-    result = pi.Result("x", "fast", [0], {}, {"rows": rows})
+    rows = [{"a": 1.0, "b": float("nan")}, {"c": (math.nan, 2.0), "a": 2.0}]
+    result = pi.Result("x", "fast", [0], {"lrs": (1, 2)}, {"rows": rows})
+    assert result.settings == {"lrs": [1, 2]}
     assert result.rows() == [
         {"a": 1.0, "b": None, "c": None}, {"a": 2.0, "b": None, "c": [None, 2.0]}
     ]  # fmt: skip

@@ -35,7 +35,7 @@ def test_a_result_has_every_seed_in_order_and_says_what_it_was_made_with(tmp_pat
     assert [(r["seed"], r["name"]) for r in result.rows("names")] == [
         (3, "a"), (3, "b"), (1, "a"), (1, "b"),
     ]  # fmt: skip
-    assert result.settings["protocol"]["parts"] == ({"rates": (0.1, 0.2)},)
+    assert result.settings["protocol"]["parts"] == [{"rates": [0.1, 0.2]}]
     assert result.settings["about"] == "smoke" and "kept_old" not in result.settings
     assert result.timing["seeds_from_work"] == 0
 
