@@ -28,7 +28,7 @@ def test_rows_say_what_the_context_is_and_what_evaluate_finds():
 def test_what_a_study_says_of_its_rows_comes_first():
     model = pi.build_toy(pi.ToyConfig(n_layers=1, n_heads=1, d_model=8), seed=0)
     (row,) = score_rows({"n_slots": 0}, model, ["add_one"], baseline="masked", n=5)
-    assert row["n_slots"] == 0 and list(row)[0] == "n_slots"
+    assert row["n_slots"] == 0 and next(iter(row)) == "n_slots"
     soft = pi.SoftPrompt.random(model, 3, seed=0)
     (row,) = score_rows({"seed": 1}, model, ["add_one"], soft, baseline="masked", n=5)
     assert (row["n_slots"], row["position"], row["layers"]) == (3, 0, "embedding")
