@@ -3,13 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install report test check notebooks readme reproduce clean
+.PHONY: install report test test-all check hooks notebooks readme reproduce clean
 
 report: install  ## one offline HTML file and its JSON in report/
 	$(BIN)/python -m analyses report --out report
 
-test: install  ## the whole suite on all cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q
+# One thread a process. Tests that share a fixture stay in one process (tests/conftest.py).
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -q
+
+test: install  ## what to run at every change, on all cores
+	$(PYTEST) -m "not slow"
+
+test-all: install  ## the whole suite, identities on five times as many examples
+	$(PYTEST) --hypothesis-profile=thorough
 
 install: $(READY)
 
@@ -22,6 +28,9 @@ check: install  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+hooks: install  ## the same before each commit
+	$(BIN)/pre-commit install
 
 notebooks: install  ## write the .ipynb files anew from their .py sources
 	$(BIN)/jupytext --to ipynb notebooks/*.py

@@ -26,7 +26,8 @@ from prefix_interp.experiments.heads_summary import (
     heads_frame,
 )
 from prefix_interp.results import Result
-from prefix_interp.views.elicitation import copying_figure, elicitation_figure
+from prefix_interp.views.copying import copying_figure
+from prefix_interp.views.elicitation import elicitation_figure
 
 
 def main(argv: Sequence[str] | None = None) -> Result:

@@ -19,12 +19,9 @@ from torch import Tensor
 
 from prefix_interp.attribution.circuit_search import find_circuit
 from prefix_interp.attribution.contrast import contrast
-from prefix_interp.attribution.elicitation import measure_elicitation
-from prefix_interp.attribution.gradients import (
-    agreement,
-    attribution_patch,
-    integrated_gradients,
-)
+from prefix_interp.attribution.elicitation import head_elicitation
+from prefix_interp.attribution.gradients import attribution_patch
+from prefix_interp.attribution.integrated import integrated_gradients
 from prefix_interp.attribution.patching import patch_heads, patch_slots
 from prefix_interp.errors import check_choice
 from prefix_interp.experiments.seed_runs import Rows, finished_seed, measure_seeds, seed_folder
@@ -186,7 +183,7 @@ def _elicitation(
     copied, gates = copy_attention(model, prefix, task)
     rows: Rows = []
     for direction in DIRECTIONS:
-        found = measure_elicitation(
+        found = head_elicitation(
             model, prefix, task, direction=direction, metric=protocol.metric,
             n_random=protocol.n_random, controls=controls, n=protocol.n, progress=False,
         )  # fmt: skip
@@ -247,7 +244,7 @@ def _agreement(
         by_position = patch_heads(model, prefix, task, by_position=True, **quiet)
         gating = patch_slots(model, prefix, task, axes=("layer", "head"), **quiet)
         by_slot = patch_slots(model, prefix, task, **quiet)
-        one_pass = {"direction": direction, "metric": metric, **common}
+        one_pass = {"direction": direction, "metrics": (metric,), **common}
         estimates = {
             "gradient of z by position": (
                 attribution_patch(model, prefix, task, by_position=True, **one_pass), by_position
@@ -261,7 +258,7 @@ def _agreement(
             ),
         }  # fmt: skip
         for name, (estimate, exact) in estimates.items():
-            found = agreement(estimate, exact, metric)._asdict()
+            found = estimate.compare_with(exact, metric)._asdict()
             rows.append({"record": "agreement", **about, "direction": direction, "estimate": name,
                          **found})  # fmt: skip
     return rows

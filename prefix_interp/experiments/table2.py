@@ -29,9 +29,9 @@ from prefix_interp.prefixes.prefix import Parameterization, Prefix
 from prefix_interp.results import Result
 from prefix_interp.seeds import derive_generator
 from prefix_interp.tasks import FOUR_SKILLS
+from prefix_interp.tuning.contexts import ContextFit, sweep
 from prefix_interp.tuning.objective import has_fast_bfloat16
-from prefix_interp.tuning.prefixes import PrefixFit, sweep_prefixes
-from prefix_interp.tuning.presets import get_preset
+from prefix_interp.tuning.recipes import Recipe, preset_recipes, preset_settings
 from prefix_interp.tuning.train import pretrain
 
 MODEL = ToyConfig(n_layers=1, n_heads=4, d_model=256, n_prefix=1, skip_ln1=True)
@@ -110,7 +110,7 @@ def table2(
         n_jobs: processes; by default one a core.
         progress: show a bar.
     """
-    get_preset(preset)
+    preset_recipes(preset)
     settings = _settings(preset) | {"bfloat16_used": has_fast_bfloat16() and preset != "paper"}
     run_seed = partial(table2_seed, preset=preset, work=work)
     return measure_seeds(
@@ -121,7 +121,7 @@ def table2(
 def _settings(preset: str) -> dict[str, Any]:
     protocol = asdict(PROTOCOLS[preset])
     protocol["trials"] = [t | {"lrs": list(t["lrs"])} for t in protocol["trials"]]
-    return {"model": asdict(MODEL), "preset": asdict(get_preset(preset)), "protocol": protocol}
+    return {"model": asdict(MODEL), "preset": preset_settings(preset), "protocol": protocol}
 
 
 def table2_seed(seed: int, preset: str = "fast", work: str | Path | None = None) -> dict[str, Any]:
@@ -135,13 +135,18 @@ class _Seed:
 
     def __init__(self, seed: int, preset: str, folder: Path | None) -> None:
         self.seed, self.preset, self.folder = seed, preset, folder
-        self.protocol, self.baseline = PROTOCOLS[preset], get_preset(preset).baseline
+        self.protocol = PROTOCOLS[preset]
+        self.baseline = Recipe.from_preset(preset, "pretrain").baseline
         self.rows: Rows = []
 
     def run(self) -> Rows:
+        recipe = Recipe.from_preset(
+            self.preset, "pretrain",
+            lr=self.protocol.pretrain_lr, steps=self.protocol.pretrain_steps,
+        )  # fmt: skip
         fit = pretrain(
-            MODEL, MIXTURE, preset=self.preset, seed=self.seed, lr=self.protocol.pretrain_lr,
-            steps=self.protocol.pretrain_steps, checkpoint=self._file("pretrain"), progress=False,
+            MODEL, MIXTURE, recipe=recipe, seed=self.seed, checkpoint=self._file("pretrain"),
+            progress=False,
         )  # fmt: skip
         self._score("pretrained", fit.model, train_loss=fit.history["loss"].iloc[-1])
         if self.folder is not None:
@@ -153,11 +158,15 @@ class _Seed:
 
     def _trial(self, model: Model, trial: Trial, task: str) -> None:
         name = f"{task}-{trial.parameterization}-std-{trial.init_std:g}"
-        fits = sweep_prefixes(
-            model, task, 1, trial.lrs, parameterization=trial.parameterization,
-            preset=self.preset, seed=self.seed, steps=self.protocol.prefix_steps,
-            init_std=trial.init_std, restarts=trial.restarts, checkpoint=self._file(name),
-            progress=False,
+        recipe = Recipe.from_preset(
+            self.preset, "prefix", steps=self.protocol.prefix_steps, init_std=trial.init_std
+        )
+        starts = Prefix.random_starts(
+            model, 1, trial.restarts, self.seed, trial.parameterization, trial.init_std
+        )
+        fits = sweep(
+            model, task, starts, trial.lrs, recipe=recipe, seed=self.seed,
+            checkpoint=self._file(name), progress=False,
         )  # fmt: skip
         best = min(fits, key=lambda fit: fit.train_loss)
         for fit in fits:
@@ -172,7 +181,7 @@ class _Seed:
         if self.folder is not None:
             self._keep(name, fits, best)
 
-    def _keep(self, name: str, fits: Sequence[PrefixFit], best: PrefixFit) -> None:
+    def _keep(self, name: str, fits: Sequence[ContextFit], best: ContextFit) -> None:
         """Save the best prefix, and the best of each start to compare starts with."""
         assert self.folder is not None
         folder = self.folder / NAME / "prefixes"

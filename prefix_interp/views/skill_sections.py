@@ -24,8 +24,9 @@ from prefix_interp.results import Result
 from prefix_interp.tasks import FOUR_SKILLS
 from prefix_interp.views.attention import AttentionView, attention_view, plain_attention_view
 from prefix_interp.views.circuit_graph import circuit_curves_figure, circuit_svg
+from prefix_interp.views.copying import copying_figure
 from prefix_interp.views.display import attention_div
-from prefix_interp.views.elicitation import copying_figure, elicitation_figure, patch_figure
+from prefix_interp.views.elicitation import elicitation_figure, patch_figure
 from prefix_interp.views.heads import gates_frame, heads_figure, layer_outputs, outputs_figure
 from prefix_interp.views.sections import Drawing, Interactive, Section, Words, picture, records
 from prefix_interp.views.skills import (

@@ -10,7 +10,7 @@ from analyses.kept import work_key
 from analyses.registry import STUDIES
 from analyses.study import committed_result
 from prefix_interp.results import Result
-from prefix_interp.tuning.presets import PRESETS
+from prefix_interp.tuning.recipes import PRESETS
 from tests.analyses.test_study import changed
 
 NAMES = [study.name for study in STUDIES]

@@ -7,7 +7,7 @@ import torch
 
 import prefix_interp as pi
 from prefix_interp.experiments.table2 import NAME
-from prefix_interp.models.toy import model_id
+from prefix_interp.models.toy import model_id, save_toy
 from prefix_interp.storage import to_json, write_file
 from prefix_interp.tasks import FOUR_SKILLS
 from tests.helpers import toy
@@ -18,7 +18,7 @@ def made_up_table2(root: Path, seeds=(0,), tasks=FOUR_SKILLS) -> Path:
     for seed in seeds:
         model = toy(seed, torch.float32, n_layers=1, n_prefix=1, n_content=19, skip_ln1=True)
         folder = root / f"seed-{seed}"
-        pi.save_toy(model, folder / NAME)
+        save_toy(model, folder / NAME)
         for i, task in enumerate(tasks):
             for kind in ("residual", "kv"):
                 for start in (0, 1) if kind == "residual" else (0,):
@@ -38,7 +38,7 @@ def zoo_table2(root: Path, seeds=(0, 1)) -> Path:
     model, found = pi.load_toy(NAME), pi.load_prefixes(NAME)
     for seed in seeds:
         folder = root / f"seed-{seed}"
-        pi.save_toy(model, folder / NAME)
+        save_toy(model, folder / NAME)
         for task in FOUR_SKILLS:
             for kind, key in (("residual", task), ("kv", f"{task}-kv-1")):
                 found[key].save(folder / NAME / "prefixes" / f"{task}-{kind}-std-0.1")

@@ -2,10 +2,8 @@ import json
 from dataclasses import replace
 
 import pytest
-import torch
 
 import prefix_interp as pi
-from prefix_interp.errors import PrefixInterpError
 from prefix_interp.experiments import table2 as module
 from prefix_interp.experiments.table2 import MODEL, NAME, PROTOCOLS, Trial, export_zoo, table2_seed
 from prefix_interp.experiments.table2_summary import diagonal_rows, restart_rows, table2_rows
@@ -111,22 +109,6 @@ def test_rows_summarise_what_was_chosen(tiny):
     starts = [r for r in restart_rows(_result(records)) if r["parameterization"] == "residual"]
     assert [r["runs"] for r in starts] == [8] * 4
     assert all(r["found"] == 4 and r["seeds_found"] == 1 for r in starts)
-
-
-def test_restarts_are_other_starts_of_the_same_seed():
-    model = pi.build_toy(replace(MODEL, d_model=16, n_heads=2))
-    options = {"preset": "smoke", "steps": 1, "init_std": 0.5, "progress": False}
-    fits = pi.sweep_prefixes(model, "add_one", 1, [1e-6], restarts=3, **options)
-    starts = torch.stack([f.prefix.vectors for f in fits])
-    assert [f.start for f in fits] == [0, 1, 2]
-    assert starts.std().item() == pytest.approx(0.5, rel=0.3)
-    assert (starts[1:] - starts[0]).abs().amax(dim=(1, 2, 3)).min() > 0.1
-    alone = pi.tune_prefix(model, "add_one", lr=1e-6, **options)
-    assert torch.equal(alone.prefix.vectors, fits[0].prefix.vectors)
-    with pytest.raises(PrefixInterpError, match="restarts=0"):
-        pi.sweep_prefixes(model, "add_one", 1, [1e-3], restarts=0, **options)
-    with pytest.raises(PrefixInterpError, match="init_std=0"):
-        pi.sweep_prefixes(model, "add_one", 1, [1e-3], **(options | {"init_std": 0.0}))
 
 
 def test_the_committed_table_reaches_the_paper():

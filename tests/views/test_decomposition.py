@@ -1,10 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 import prefix_interp as pi
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.views.plots import parts_figure, spectrum_figure
-from prefix_interp.views.style import variant_label
+from prefix_interp.views.decomposition import parts_figure, spectrum_figure
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,19 @@ def test_too_many_lines_are_refused(parts):
         parts_figure({})
 
 
-def test_variant_labels():
-    assert variant_label("kv", 1) == "kv, 1 slot"
-    assert variant_label("residual", 10) == "residual, 10 slots"
-    assert variant_label(None, None) == "no prefix"
+def test_what_is_not_there_is_refused(parts):
+    dec, space = parts
+    with pytest.raises(PrefixInterpError, match="layer=2 must be between 0 and 1"):
+        dec.plot(layer=2)
+    with pytest.raises(PrefixInterpError, match="head=-1"):
+        dec.plot(head=-1)
+    none = replace(space, singular_values=space.singular_values * 0)
+    with pytest.raises(PrefixInterpError, match=r"'layer 1, head 1'.* has no bias"):
+        none.plot()
+    assert none._repr_html_().count("<img") == 0
+
+
+def test_a_spectrum_is_named_by_its_place(parts):
+    _, space = parts
+    assert space.plot().axes[0].get_title() == "layer 1, head 1"
+    assert replace(space, head=None).place == "layer 1"
