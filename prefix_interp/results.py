@@ -1,7 +1,8 @@
-"""Results on disk: rows with the versions, seeds and settings that made them."""
+"""Results on disk: named tables with the versions, seeds and settings that made them."""
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,11 +12,15 @@ from typing import Any
 
 import pandas as pd
 
-from prefix_interp.errors import PrefixInterpError, check_keys
-from prefix_interp.storage import read_json, to_json, write_file
+from prefix_interp.errors import PrefixInterpError, check_choice, check_keys
+from prefix_interp.storage import read_json, write_json
 
 _PACKAGES = ("prefix-interp", "torch", "transformer-lens", "numpy", "pandas")
-_KEYS = ("format", "name", "preset", "seeds", "settings", "records", "versions", "timing")
+_KEYS = ("format", "name", "preset", "seeds", "settings", "tables", "versions", "timing")
+ONLY_TABLE = "rows"  # what the table of a format-1 file without parts is called
+
+Record = Mapping[str, Any]
+Records = Sequence[Record]
 
 
 def package_versions() -> dict[str, str]:
@@ -31,14 +36,22 @@ def package_versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Result:
-    """What a command measured.
+    """What a study measured: tables of records, and what they were made with.
+
+    All records of a table have the same keys: a key that a record lacks is added with the value
+    None, NaN becomes None and a tuple a list, so that what is loaded equals what was saved.
+
+    >>> result = Result("demo", "fast", [0], {}, {"rows": [{"seed": 0, "loss": 0.5}]})
+    >>> result.rows()[0]["loss"]
+    0.5
 
     Attributes:
-        name: the analysis, e.g. ``"table1"``.
+        name: the study, e.g. ``"table1"``.
         preset: ``"paper"``, ``"fast"`` or ``"smoke"``.
         seeds: every seed that was run.
         settings: recipes and sizes.
-        records: one row a measurement, plain JSON values.
+        tables: records by the name of their table; a record is one measurement, in plain JSON
+            values.
         versions: of Python and the packages that matter.
         timing: wall-clock seconds and the like; the one part that differs between equal runs.
     """
@@ -47,56 +60,145 @@ class Result:
     preset: str
     seeds: Sequence[int]
     settings: Mapping[str, Any]
-    records: Sequence[Mapping[str, Any]]
+    tables: Mapping[str, Records]
     versions: Mapping[str, str] = field(default_factory=package_versions)
     timing: Mapping[str, float] = field(default_factory=dict)
 
-    def to_dataframe(self) -> pd.DataFrame:
-        """Return the records, one row each; nested values become columns ``outer.inner``."""
-        return pd.json_normalize([dict(r) for r in self.records])
+    def __post_init__(self) -> None:
+        whole = {name: _one_shape(records) for name, records in self.tables.items()}
+        object.__setattr__(self, "tables", whole)
+        object.__setattr__(self, "settings", _plain(self.settings))
 
-    def save(self, path: str | Path) -> Path:
-        """Write the result as JSON, atomically; return the path.
+    def rows(self, table: str | None = None) -> Records:
+        """Return the records of one table.
+
+        Args:
+            table: its name; may be left out where there is only one.
 
         Raises:
-            PrefixInterpError: the file cannot be written, or a value is NaN or infinite.
+            PrefixInterpError: there is no such table, or the name was left out among several.
         """
-        record = {"format": 1} | {key: getattr(self, key) for key in _KEYS[1:]}
-        return write_file(path, to_json(record))
+        if table is None and len(self.tables) == 1:
+            (table,) = self.tables
+        check_choice("table", table, self.tables)
+        return self.tables[table]  # type: ignore[index]
+
+    def to_dataframe(self, table: str | None = None) -> pd.DataFrame:
+        """Return one table, one row per record; nested values become columns ``outer.inner``.
+
+        Args:
+            table: its name; may be left out where there is only one.
+
+        Raises:
+            PrefixInterpError: there is no such table, or the name was left out among several.
+        """
+        records = self.rows(table)
+        nested = {key for r in records for key, value in r.items() if isinstance(value, Mapping)}
+        return pd.json_normalize(
+            [{k: v for k, v in r.items() if v is not None or k not in nested} for r in records]
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result as columns in JSON, atomically; return the path.
+
+        A path that ends in ``.gz`` is compressed. Equal results give equal bytes.
+
+        Raises:
+            PrefixInterpError: the file cannot be written, a value is infinite or not plain JSON,
+                or a key contains a dot.
+        """
+        record = {"format": 2} | {key: getattr(self, key) for key in _KEYS[1:]}
+        record["tables"] = {name: _to_columns(rows) for name, rows in self.tables.items()}
+        return write_json(path, record, compact=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Result:
-        """Return the result in a JSON file.
+        """Return the result in a file that `save` wrote, or in one of format 1.
+
+        Format 1 kept one list of records, plain; they are split into tables here.
 
         Raises:
-            PrefixInterpError: the file is missing, no JSON, or has missing or unknown keys.
+            PrefixInterpError: the file is missing or not JSON, or has missing or unknown keys.
         """
         record = read_json(path)
-        check_keys(str(path), record, _KEYS)
-        missing = [key for key in _KEYS if key not in record]
-        if missing or record["format"] != 1:
+        old = record.get("format") == 1
+        keys = [("records" if key == "tables" and old else key) for key in _KEYS]
+        check_keys(str(path), record, keys)
+        missing = [key for key in keys if key not in record]
+        if missing or record["format"] not in (1, 2):
             what = f"lacks the key {missing[0]!r}" if missing else "is of another format"
             raise PrefixInterpError(f"path={str(path)!r} {what}; make it again")
+        if old:
+            record["tables"] = _format_1(record["records"])
+        else:
+            record["tables"] = {name: _to_rows(path, t) for name, t in record["tables"].items()}
         return cls(**{key: record[key] for key in _KEYS[1:]})
 
 
-def committed_result(name: str, preset: str) -> Result:
-    """Return a result that ships with the package, as the report shows it.
+def _one_shape(records: Records) -> list[dict[str, Any]]:
+    """Return records that all have the same keys in the same order, NaN replaced by None."""
+    keys = dict.fromkeys(key for record in records for key in record)
+    return [{key: _plain(record.get(key)) for key in keys} for record in records]
 
-    Args:
-        name: the analysis, e.g. ``"table1"``.
-        preset: ``"paper"`` or ``"fast"``.
 
-    Raises:
-        PrefixInterpError: no such result is shipped.
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _to_columns(records: Records) -> dict[str, list[Any]]:
+    """Return one list per key; dicts with the same keys in all records become ``outer.inner``."""
+    columns: dict[str, list[Any]] = {}
+    for key in records[0] if records else ():
+        if "." in str(key):
+            raise PrefixInterpError(
+                f"key={key!r} contains a dot, which stands for nesting in a file; rename it"
+            )
+        values = [record[key] for record in records]
+        if all(isinstance(v, Mapping) and v and list(v) == list(values[0]) for v in values):
+            inner = _to_columns(values)
+            columns |= {f"{key}.{name}": column for name, column in inner.items()}
+        else:
+            columns[key] = values
+    return columns
+
+
+def _to_rows(path: str | Path, columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """Return the records of a table whose columns `_to_columns` made."""
+    if len({len(column) for column in columns.values()}) > 1:
+        raise PrefixInterpError(
+            f"path={str(path)!r} has columns of different lengths; make it again"
+        )
+    records: list[dict[str, Any]] = [{} for _ in next(iter(columns.values()), [])]
+    for name, column in columns.items():
+        *outer, last = name.split(".")
+        for record, value in zip(records, column, strict=True):
+            for key in outer:
+                record = record.setdefault(key, {})
+            record[last] = value
+    return records
+
+
+def _format_1(records: Records) -> dict[str, list[dict[str, Any]]]:
+    """Return the tables of a file of format 1, with the names that keys have today.
+
+    Its records told their tables apart by a key, ``part`` or ``record``.
     """
-    package = Path(__file__).parent
-    # A wheel carries the results inside the package, a checkout beside it.
-    for folder in (package / "_results", package.parent / "results"):
-        path = folder / f"{name}-{preset}.json"
-        if path.exists():
-            return Result.load(path)
-    raise PrefixInterpError(
-        f"name={name!r}, preset={preset!r} is not among the shipped results; make it with "
-        f"prefix-interp reproduce {name} --preset {preset}, or with its script in analyses/"
-    )
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        names = {"n_prefix": "n_slots"}
+        if "after" in record:  # a soft prompt
+            names |= {"after": "position", "level": "layers"}
+        # Where a record has both, n_slots is what the study says of its context.
+        own = {k: v for k, v in record.items() if k != "n_prefix" or "n_slots" not in record}
+        row = {names.get(key, key): value for key, value in own.items()}
+        if "after" in record and row["layers"] == "layers":
+            row["layers"] = "all"
+        part = next((key for key in ("part", "record") if key in row), None)
+        tables.setdefault(ONLY_TABLE if part is None else row.pop(part), []).append(row)
+    return tables

@@ -8,10 +8,13 @@ one, never a mixture.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,20 +26,49 @@ from safetensors.torch import save as to_bytes
 
 from prefix_interp.errors import PrefixInterpError
 
+_GZIP = b"\x1f\x8b"  # what a compressed file begins with
 
-def to_json(record: Mapping[str, Any]) -> str:
-    """Return `record` as indented JSON; NaN and infinity are refused, as JSON has neither."""
+
+def to_json(record: Mapping[str, Any], compact: bool = False) -> str:
+    """Return `record` as JSON; NaN and infinity are refused, as JSON has neither.
+
+    Args:
+        record: plain values.
+        compact: leave out all white space; otherwise lines are indented.
+    """
+    how: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
     try:
-        return json.dumps(record, indent=1, allow_nan=False) + "\n"
+        return json.dumps(record, allow_nan=False, **how) + "\n"
     except (TypeError, ValueError) as error:
         raise PrefixInterpError(f"record cannot be written as JSON: {error}") from error
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Return the JSON object in `path`.
+def write_json(path: str | Path, record: Mapping[str, Any], compact: bool = False) -> Path:
+    """Write `record` as JSON atomically; equal records give equal bytes.
+
+    Args:
+        path: if it ends in ``.gz``, the file is compressed.
+        record: plain values.
+        compact: as for `to_json`.
 
     Raises:
-        PrefixInterpError: the file is missing, no JSON, or not an object.
+        PrefixInterpError: the file cannot be written, or a value is not plain JSON.
+    """
+    data = to_json(record, compact).encode()
+    if Path(path).suffix == ".gz":
+        packed = io.BytesIO()
+        # No name and no time in the header.
+        with gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=0) as file:
+            file.write(data)
+        data = packed.getvalue()
+    return write_file(path, data)
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Return the JSON object in `path`, which may be compressed by gzip.
+
+    Raises:
+        PrefixInterpError: the file is missing, not JSON, or not an object.
     """
     path = Path(path)
 
@@ -44,12 +76,14 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"it holds {constant}")
 
     try:
-        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if data.startswith(_GZIP) else data).decode("utf-8")
+        record = json.loads(text, parse_constant=refuse)
     except FileNotFoundError:
         raise PrefixInterpError(f"path={str(path)!r} does not exist; check the name") from None
-    except ValueError as error:  # that of JSON, of UTF-8, or ours
+    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise PrefixInterpError(
-            f"path={str(path)!r} is no valid JSON ({error}); save it again"
+            f"path={str(path)!r} is not valid JSON ({error}); save it again"
         ) from None
     except OSError as error:
         raise PrefixInterpError(f"path={str(path)!r} cannot be read: {error.strerror}") from None

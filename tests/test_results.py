@@ -1,66 +1,136 @@
+import gzip
 import json
+import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import prefix_interp as pi
-from prefix_interp.results import Result, committed_result, package_versions
+from prefix_interp.results import Result, package_versions
 
 
 @pytest.fixture
 def result():
     return Result(
         name="x", preset="fast", seeds=[0, 1], settings={"lr": 1e-3, "n": None},
-        records=[{"seed": 0, "value": 0.1 + 0.2, "ci": {"low": 0.0, "high": 1.0}},
-                 {"seed": 1, "value": 1e-300, "ci": {"low": -1.0, "high": 2.0}}],
+        tables={
+            "score": [{"seed": 0, "value": 0.1 + 0.2, "ci": {"low": 0.0, "high": 1.0}},
+                      {"seed": 1, "value": 1e-300, "ci": {"low": -1.0, "high": 2.0}}],
+            "curve": [{"seed": 0, "points": [1, 2.5], "ci": None},
+                      {"seed": 1, "points": [], "ci": {"low": 3.0}}],
+        },
         timing={"seconds": 1.5},
     )  # fmt: skip
 
 
-def test_round_trip_is_exact(result, tmp_path):
-    path = result.save(tmp_path / "new" / "x-fast.json")
-    assert Result.load(path) == result
-    assert json.loads(path.read_text())["format"] == 1
+def read(path):
+    return json.loads(gzip.decompress(path.read_bytes()))
+
+
+def write(path, record):
+    path.write_bytes(gzip.compress(json.dumps(record).encode()))
+
+
+def test_round_trip_is_exact_and_its_bytes_are_always_the_same(result, tmp_path):
+    path = result.save(tmp_path / "new" / "x-fast.json.gz")
     first = path.read_bytes()
+    assert Result.load(path) == result
     Result.load(path).save(path)
     assert path.read_bytes() == first
+    assert first[4:10] == bytes([0, 0, 0, 0, 2, 255])  # no time, and no system of one's own
+    assert read(path)["tables"]["score"] == {
+        "seed": [0, 1], "value": [0.1 + 0.2, 1e-300], "ci.low": [0.0, -1.0], "ci.high": [1.0, 2.0]
+    }  # fmt: skip
+    plain = result.save(tmp_path / "x.json")
+    assert json.loads(plain.read_text()) == read(path) and Result.load(plain) == result
+
+
+leaves = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=3)
+leaves |= st.floats(allow_nan=True, allow_infinity=False)
+keys = st.sampled_from("abcd")
+values = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(keys, inner, max_size=2),
+    max_leaves=4,
+)
+tables = st.dictionaries(
+    st.text(min_size=1, max_size=3),
+    st.lists(st.dictionaries(keys, values, min_size=1, max_size=3), max_size=3),
+    max_size=2,
+)
+
+
+@given(tables=tables)
+def test_any_records_come_back_as_they_were(tables, tmp_path_factory):
+    result = Result("x", "fast", [0], {}, tables)
+    path = result.save(tmp_path_factory.mktemp("results") / "x.json.gz")
+    assert Result.load(path) == result
+
+
+def test_records_of_one_table_have_one_shape():
+    rows = [{"a": 1.0, "b": float("nan")}, {"c": (math.nan, 2.0), "a": 2.0}]
+    result = Result("x", "fast", [0], {"lrs": (1, 2)}, {"rows": rows})
+    assert result.settings == {"lrs": [1, 2]}
+    assert result.rows() == [
+        {"a": 1.0, "b": None, "c": None}, {"a": 2.0, "b": None, "c": [None, 2.0]}
+    ]  # fmt: skip
 
 
 def test_versions_and_dataframe(result):
     versions = package_versions()
     assert versions["transformer-lens"].startswith("3.") and versions["torch"]
     assert result.versions == versions
-    table = result.to_dataframe()
+    table = result.to_dataframe("score")
     assert list(table.columns) == ["seed", "value", "ci.low", "ci.high"]
     assert table["ci.high"].tolist() == [1.0, 2.0] and table["value"][0] == 0.1 + 0.2
+    curves = result.to_dataframe("curve")
+    assert list(curves.columns) == ["seed", "points", "ci.low"]
+    assert math.isnan(curves["ci.low"][0]) and curves["ci.low"][1] == 3.0
+
+
+def test_a_table_is_named_where_there_are_several(result):
+    one = Result("x", "fast", [0], {}, {"score": result.rows("score")})
+    assert one.rows() == one.rows("score") == result.rows("score")
+    with pytest.raises(pi.PrefixInterpError, match=r"table=None.*'score', 'curve'"):
+        result.rows()
+    with pytest.raises(pi.PrefixInterpError, match="did you mean 'score'"):
+        result.to_dataframe("scores")
 
 
 def test_altered_files_are_refused(result, tmp_path):
-    path = result.save(tmp_path / "r.json")
-    record = json.loads(path.read_text())
+    path = result.save(tmp_path / "r.json.gz")
+    record = read(path)
     for key in record:
-        path.write_text(json.dumps({k: v for k, v in record.items() if k != key}))
+        write(path, {k: v for k, v in record.items() if k != key})
         with pytest.raises(pi.PrefixInterpError, match=f"lacks the key '{key}'"):
             Result.load(path)
-    path.write_text(json.dumps({**record, "record": []}))
-    with pytest.raises(pi.PrefixInterpError, match="did you mean 'records'"):
+    write(path, {**record, "table": []})
+    with pytest.raises(pi.PrefixInterpError, match="did you mean 'tables'"):
         Result.load(path)
-    path.write_text(json.dumps({**record, "format": 2}))
+    write(path, {**record, "format": 3})
     with pytest.raises(pi.PrefixInterpError, match="format"):
         Result.load(path)
-    path.write_text(path.read_text()[:-20])
+    write(path, {**record, "tables": {"t": {"a": [1, 2], "b": [1]}}})
+    with pytest.raises(pi.PrefixInterpError, match="different lengths"):
+        Result.load(path)
+    result.save(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(pi.PrefixInterpError, match="JSON"):
+        Result.load(path)
+    path.write_bytes(b"\x1f\x8b" + b"not gzip")
     with pytest.raises(pi.PrefixInterpError, match="JSON"):
         Result.load(path)
     with pytest.raises(pi.PrefixInterpError, match="does not exist"):
-        Result.load(tmp_path / "nowhere.json")
+        Result.load(tmp_path / "nowhere.json.gz")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
-def test_what_json_does_not_hold_is_refused_and_the_old_file_stays(result, tmp_path, value):
-    path = result.save(tmp_path / "r.json")
+@pytest.mark.parametrize("row", [{"v": float("inf")}, {"v": object()}, {"a.b": 1}])
+def test_what_a_file_cannot_hold_is_refused_and_the_old_file_stays(result, tmp_path, row):
+    path = result.save(tmp_path / "r.json.gz")
     before = path.read_bytes()
-    bad = Result("x", "fast", [0], {}, [{"value": value}])
-    with pytest.raises(pi.PrefixInterpError, match="JSON"):
-        bad.save(path)
+    with pytest.raises(pi.PrefixInterpError, match=r"JSON|dot"):
+        Result("x", "fast", [0], {}, {"rows": [row]}).save(path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
@@ -71,8 +141,33 @@ def test_nan_in_a_file_is_refused(result, tmp_path):
         Result.load(path)
 
 
-def test_shipped_results():
-    found = committed_result("table1", "fast")
-    assert found.name == "table1" and found.preset == "fast" and found.records
-    with pytest.raises(pi.PrefixInterpError, match="reproduce nothing --preset fast"):
-        committed_result("nothing", "fast")
+def test_a_file_of_format_1_is_read_as_tables_with_the_names_of_today(tmp_path):
+    about = {"name": "x", "preset": "fast", "seeds": [0], "settings": {"n_prefix": 1},
+             "versions": {}, "timing": {}}  # fmt: skip
+    records = [
+        {"seed": 0, "part": "bias", "n_prefix": 2, "level": "head"},
+        {"seed": 0, "part": "tuning", "n_prefix": None},
+        {"seed": 1, "part": "bias", "n_prefix": 1, "level": "layer"},
+    ]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps({"format": 1, **about, "records": records}))
+    result = Result.load(path)
+    assert result.tables == {
+        "bias": [{"seed": 0, "n_slots": 2, "level": "head"},
+                 {"seed": 1, "n_slots": 1, "level": "layer"}],
+        "tuning": [{"seed": 0, "n_slots": None}],
+    }  # fmt: skip
+    assert result.settings == {"n_prefix": 1}  # of a toy's shape
+    ladder = [
+        {"n_slots": 0, "n_prefix": None, "context": "none"},
+        {"n_slots": 3, "after": 0, "level": "embedding", "context": "soft prompt"},
+        {"n_slots": 3, "after": 10, "level": "layers", "context": "suffix"},
+    ]
+    path.write_text(json.dumps({"format": 1, **about, "records": ladder}))
+    assert Result.load(path).rows("rows") == [
+        {"n_slots": 0, "context": "none", "position": None, "layers": None},
+        {"n_slots": 3, "context": "soft prompt", "position": 0, "layers": "embedding"},
+        {"n_slots": 3, "context": "suffix", "position": 10, "layers": "all"},
+    ]
+    Result.load(path).save(tmp_path / "new.json.gz")
+    assert Result.load(tmp_path / "new.json.gz") == Result.load(path)

@@ -472,7 +472,7 @@ def test_broken_files_are_refused_in_one_line(circuit, what, tmp_path, unchecked
         Circuit.load(path)
     assert "\n" not in str(caught.value)
     path.write_text(path.read_text()[:-20])
-    with pytest.raises(PrefixInterpError, match="no valid JSON"):
+    with pytest.raises(PrefixInterpError, match="not valid JSON"):
         Circuit.load(path)
     with pytest.raises(PrefixInterpError, match="does not exist"):
         Circuit.load(tmp_path / "other.json")

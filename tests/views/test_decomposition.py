@@ -1,10 +1,10 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 import prefix_interp as pi
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.experiments.claims import plain_difference_spectrum
 from prefix_interp.views.decomposition import parts_figure, spectrum_figure
 
 
@@ -27,7 +27,7 @@ def test_parts_lines_are_the_columns_of_the_decomposition(parts):
 
 def test_spectrum_marks_the_bound(parts):
     dec, space = parts
-    plain = plain_difference_spectrum(dec, layer=1, head=1)
+    plain = torch.linalg.svdvals((dec.output[1, :, 1] - dec.base[1, :, 1]).flatten(0, 1))
     figure = spectrum_figure({"some prefix": space}, {"some prefix": plain})
     ax = figure.axes[0]
     assert [t.get_text() for t in ax.texts] == ["bound 3"]

@@ -1,0 +1,1 @@
+"""The paper's studies and what goes beyond it: each measured, summarised and shown in a report."""

@@ -1,0 +1,160 @@
+"""Run the studies of the paper and write their report.
+
+    python -m analyses table1                 # one study: results/table1-fast.json.gz
+    python -m analyses all --zoo DIR          # every study, in an order in which none lacks models
+    python -m analyses report --out report    # report.html and report.json
+
+Finished seeds are kept in --work and not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from analyses import registry
+from analyses.study import WORK, Study, find_study, finished_seed, result_file, run_study
+from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
+from prefix_interp.results import Result
+from prefix_interp.storage import check_writable
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and leave with code 2."""
+        self.exit(2, f"analyses: {message}; see python -m analyses --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code, 2 with one line on bad input."""
+    arguments = _parser().parse_args(argv)
+    try:
+        _check(arguments)
+        if arguments.name == "report":
+            _report(arguments)
+        else:
+            for study in _chosen(arguments):
+                _run(study, arguments)
+    except PrefixInterpError as error:
+        print(f"analyses: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("analyses: interrupted; the same command resumes where it stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    lines = [f"  {study.name:16s}{study.claim}" for study in registry.STUDIES]
+    parser = _Parser(
+        prog="python -m analyses",
+        description="\n".join([str(__doc__), "studies:", *lines]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("name", help="a study, all or report")
+    add("--preset", default="fast", help="paper, fast or smoke (fast)")
+    add("--seeds", type=int, help="how many (as many as the study says)")
+    add("--seed", type=int, default=0, help="the first; of report: chooses test sequences (0)")
+    add("--jobs", type=int, help="processes (one for each core)")
+    add("--work", type=Path, default=WORK, help=f"finished and half-done work ({WORK})")
+    add("--out", type=Path, help="folder (results; report for what is not committed)")
+    add("--zoo", type=Path, help="also write the first seed's models here")
+    add("--keep-old", action="store_true", help="take work of older code or other versions")
+    add("--device", default="cpu", help="cpu, cuda or mps (cpu)")
+    add("--model", help="a folder or file, for a study that measures a model of yours")
+    add("--model-name", default="", help="what that model is called")
+    add("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    check_choice("name", arguments.name, [*(s.name for s in registry.STUDIES), "all", "report"])
+    available = ["cpu"]
+    available += ["cuda"] if torch.cuda.is_available() else []
+    available += ["mps"] if torch.backends.mps.is_available() else []
+    check_choice("device", arguments.device, available)
+    if arguments.seeds is not None:
+        check_positive("seeds", arguments.seeds)
+    live = arguments.name == "report" or (
+        arguments.name != "all" and find_study(arguments.name).live
+    )
+    arguments.out = arguments.out or Path("report" if live else "results")
+    for folder in filter(None, (arguments.out, arguments.work, arguments.zoo)):
+        check_writable(folder)
+    if arguments.zoo is not None and arguments.name != "all":
+        exporting = [study.name for study in registry.STUDIES if study.exports]
+        check_choice("--zoo with name", arguments.name, exporting)
+
+
+def _chosen(arguments: argparse.Namespace) -> list[Study]:
+    """Return the studies to run, those that others need first."""
+    if arguments.name != "all":
+        return [find_study(arguments.name)]
+    able = [
+        study for study in registry.STUDIES
+        if not study.live and arguments.preset in study.protocols
+        and (study.model is None or arguments.model is not None)
+    ]  # fmt: skip
+    ordered: list[Study] = []
+
+    def add(study: Study) -> None:
+        for need in study.needs:
+            add(find_study(need))
+        if study not in ordered:
+            ordered.append(study)
+
+    for study in able:
+        add(study)
+    return ordered
+
+
+def _run(study: Study, arguments: argparse.Namespace) -> Result:
+    seeds = range(arguments.seed, arguments.seed + (arguments.seeds or study.seeds))
+    common: dict[str, Any] = {
+        "work": arguments.work, "keep_old": arguments.keep_old, "device": arguments.device
+    }  # fmt: skip
+    handed: dict[str, Any] = {}
+    if study.model is not None and arguments.model is not None:
+        name = arguments.model_name or Path(arguments.model).stem
+        handed = {"model": study.model.load(arguments.model), "model_name": name}
+    result = run_study(
+        study, arguments.preset, list(seeds), n_jobs=arguments.jobs, progress=not arguments.quiet,
+        **common, **handed,
+    )  # fmt: skip
+    path = arguments.out / result_file(study.name, arguments.preset)
+    print(result.save(path))
+    if study.figures is not None:
+        stem = path.name.removesuffix(".json.gz")
+        for end, figure in study.figures(result).items():
+            file = path.with_name(f"{stem}{end}.png")
+            figure.savefig(file, dpi=150)
+            print(file)
+    if study.exports is not None and arguments.zoo is not None:
+        kept = finished_seed(study, arguments.preset, seeds[0], seeds=list(seeds), **common)
+        for folder in study.exports(kept, arguments.zoo):
+            print(folder)
+    return result
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from analyses.report.page import write_report  # drawing is loaded only when something is drawn
+
+    path = write_report(
+        arguments.out,
+        seed=arguments.seed,
+        device=arguments.device,
+        progress=not arguments.quiet,
+    )
+    print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""What a study keeps of finished work, and the key that says whether it may be taken again.
+
+Work of one seed lies in a folder of its own, named by its key: ``<work>/<study>-<preset>/seed-N/
+<digest of the key>``. Another key is another folder, so that nothing of older work is mixed into
+newer work, and going back to a key finds its work again.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.models.host import Model
+from prefix_interp.models.toy import model_id, read_toy, save_toy
+from prefix_interp.prefixes.context import Context
+from prefix_interp.prefixes.prefix import Prefix
+from prefix_interp.prefixes.soft_prompt import SoftPrompt
+from prefix_interp.results import package_versions
+from prefix_interp.storage import read_tensors, write_file
+from prefix_interp.tuning.objective import has_fast_bfloat16
+from prefix_interp.tuning.recipes import PRESETS, preset_settings
+from prefix_interp.tuning.train import ModelFit
+
+_PACKAGES = ("prefix_interp", "analyses")
+# Code that shows what was measured, and the list of all studies: neither changes a measurement.
+_ASIDE = ("prefix_interp.views", "analyses.report", "analyses.registry")
+_CONTEXTS = {f"{kind.STEM}.json": kind for kind in (Prefix, SoftPrompt)}
+
+
+class Kept:
+    """The models and contexts that one seed of a study keeps, by name.
+
+    No other code spells where they lie.
+
+    Args:
+        folder: of the seed's work.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __repr__(self) -> str:
+        return f"Kept({str(self.folder)!r})"
+
+    def save_toy(self, name: str, fit: ModelFit, **metadata: Any) -> Path:
+        """Save a trained toy with its recipe; return its folder.
+
+        Args:
+            name: e.g. that of the zoo.
+            fit: of its training.
+            metadata: more that should stand beside the weights, e.g. ``task`` and ``seed``.
+        """
+        about = {**metadata, "recipe": fit.recipe.to_dict(), "versions": package_versions()}
+        return save_toy(fit.model, self.toy_folder(name), about)
+
+    def toy(self, name: str) -> Model:
+        """Return a toy that was saved."""
+        return read_toy(self.toy_folder(name))[0]
+
+    def export_toy(self, name: str, target: Path) -> Path:
+        """Copy a toy and what stands beside it, e.g. into a zoo; return the folder."""
+        model, metadata = read_toy(self.toy_folder(name))
+        return save_toy(model, target, metadata)
+
+    def toy_folder(self, name: str) -> Path:
+        """Return where a toy lies (as `load_toy` takes it)."""
+        return self.folder / "toys" / name
+
+    def save_context(self, group: str, name: str, context: Context) -> Path:
+        """Save a prefix or soft prompt; return its folder.
+
+        Args:
+            group: what it is one of, e.g. ``"starts"``.
+            name: unique in its group.
+            context: what was tuned.
+        """
+        return context.save(self._group(group) / name)
+
+    def context(self, group: str, name: str) -> Context:
+        """Return one context of a group.
+
+        Raises:
+            PrefixInterpError: there is none of that name.
+        """
+        folder = self._group(group) / name
+        for file, kind in _CONTEXTS.items():
+            if (folder / file).exists():
+                return kind.load(folder)
+        check_choice("name", name, self._names(group))
+        raise PrefixInterpError(f"path={str(folder)!r} holds neither a prefix nor a soft prompt")
+
+    def contexts(self, group: str) -> dict[str, Any]:
+        """Return all contexts of a group by name, in the order of their names."""
+        return {name: self.context(group, name) for name in self._names(group)}
+
+    def tensors(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return a finished part of the work, made now if it is not kept yet.
+
+        Args:
+            name: of the part.
+            make: does the work of it.
+        """
+        file = self.folder / "parts" / f"{name}.safetensors"
+        if not file.exists():
+            made = {key: tensor.detach().cpu().contiguous() for key, tensor in make().items()}
+            write_file(file, to_bytes(made))
+        return read_tensors(file)[0]
+
+    def checksums(self) -> dict[str, str]:
+        """Return the SHA-256 of every file of the models and contexts that are kept."""
+        files = [f for top in ("toys", "contexts") for f in (self.folder / top).rglob("*.*")]
+        return {
+            str(file.relative_to(self.folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in sorted(files)
+            if file.is_file()
+        }
+
+    def _group(self, group: str) -> Path:
+        return self.folder / "contexts" / group
+
+    def _names(self, group: str) -> list[str]:
+        found = self._group(group)
+        return sorted(f.name for f in found.iterdir()) if found.is_dir() else []
+
+
+def work_key(
+    measure: Callable[..., Any],
+    protocol: Any,
+    preset: str,
+    seed: int,
+    *,
+    device: str = "cpu",
+    needs: Mapping[str, Kept] | None = None,
+    model: Model | None = None,
+) -> dict[str, Any]:
+    """Return everything that the outcome of one seed's work depends on, as plain JSON values.
+
+    This is the only place where it is said when kept work may be taken again.
+
+    Args:
+        measure: does the work; the code that it can run is part of the key, docstrings and
+            comments aside.
+        protocol: a dataclass of sizes.
+        preset: its name; the recipes of that name are part of the key.
+        seed: of the work.
+        device: where models run.
+        needs: models and contexts of other studies that are handed in.
+        model: a model that is handed in.
+    """
+    key = {
+        "protocol": asdict(protocol),
+        "preset": preset,
+        "recipes": preset_settings(preset) if preset in PRESETS else None,
+        "seed": seed,
+        "device": device,
+        "versions": package_versions(),
+        "bfloat16": has_fast_bfloat16(),
+        "code": code_hash(measure.__module__),
+        "handed_in": {name: kept.checksums() for name, kept in (needs or {}).items()},
+        "model": None if model is None else model_checksum(model),
+    }
+    return json.loads(json.dumps(key, allow_nan=False))
+
+
+def digest(key: Mapping[str, Any]) -> str:
+    """Return a short name for a key."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def model_checksum(model: Model) -> str:
+    """Return the SHA-256 of a model's weights and shape.
+
+    `model_id` samples large weights and sees no shape: the same weights with other rotations
+    are another model.
+
+    Args:
+        model: a supported model.
+    """
+    shape = {name: str(value) for name, value in vars(model.cfg).items() if name != "device"}
+    found = hashlib.sha256(json.dumps([model_id(model), shape], sort_keys=True).encode())
+    for name, parameter in model.named_parameters():
+        found.update(name.encode())
+        found.update(
+            parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        )
+    return found.hexdigest()
+
+
+@lru_cache
+def code_hash(module: str) -> str:
+    """Return the SHA-256 of a module and of all that it imports from here, transitively.
+
+    Docstrings, comments and layout do not count, so that better wording costs no training.
+
+    Args:
+        module: its dotted name; what it imports from its own package counts too.
+    """
+    found = hashlib.sha256()
+    for name, source in sorted(_sources(module).items()):
+        found.update(f"{name}\n{_meaning(source)}\n".encode())
+    return found.hexdigest()
+
+
+def _sources(module: str) -> dict[str, str]:
+    """Return the source of `module` and of every module that it reaches, by dotted name."""
+    packages = {*_PACKAGES, module.partition(".")[0]}
+    sources: dict[str, str] = {}
+    left = [module]
+    while left:
+        name = left.pop()
+        if name in sources or name.partition(".")[0] not in packages or _is_aside(name):
+            continue
+        file = _file(name)
+        if file is not None:
+            sources[name] = file.read_text(encoding="utf-8")
+            left += _imports(name, file, sources[name])
+            stub = file.with_suffix(".pyi")  # says what a lazy package holds
+            if stub.exists():
+                left += _imports(name, file, stub.read_text(encoding="utf-8"))
+    return sources
+
+
+def _is_aside(module: str) -> bool:
+    return any(module == aside or module.startswith(f"{aside}.") for aside in _ASIDE)
+
+
+def _file(module: str) -> Path | None:
+    """Return a module's file; None for a name inside a module, or a package without code."""
+    try:
+        spec = find_spec(module)
+    except (ModuleNotFoundError, ValueError):
+        return None
+    return None if spec is None or not spec.has_location else Path(str(spec.origin))
+
+
+def _imports(module: str, file: Path, source: str) -> Iterator[str]:
+    """Yield what a module imports anywhere in it, names inside modules among them."""
+    package = module if file.stem == "__init__" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            base = ".".join(part for part in (above, node.module) if part)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _meaning(source: str) -> str:
+    """Return a module's syntax tree without docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body = node.body[1:] if isinstance(first.value.value, str) else node.body
+    return ast.dump(tree)

@@ -1,0 +1,14 @@
+"""All studies, in the order in which the report shows them: one line each."""
+
+from __future__ import annotations
+
+from analyses.attention import STUDY as ATTENTION
+from analyses.claims import STUDY as CLAIMS
+from analyses.study import Study
+from analyses.table1 import STUDY as TABLE1
+
+STUDIES: tuple[Study, ...] = (
+    TABLE1,
+    ATTENTION,
+    CLAIMS,
+)  # fmt: skip

@@ -1,0 +1,76 @@
+"""Records summarised over seeds: means, spreads and intervals, group by group."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefix_interp.estimates import seed_interval
+
+
+def summarise(
+    records: Sequence[Mapping[str, Any]],
+    keys: tuple[str, ...],
+    metrics: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    """Return one row per combination of `keys`, and one with ``task`` None over all tasks of each.
+
+    A row has the keys, ``n_seeds``, and of each metric what `over_seeds` returns.
+
+    Args:
+        records: with ``seed``, the keys and the metrics.
+        keys: what to tell apart.
+        metrics: names, and the largest possible value of each.
+    """
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    pooled = [{**record, "task": None} for record in records] if "task" in keys else []
+    for record in [*records, *pooled]:
+        groups.setdefault(tuple(record[key] for key in keys), []).append(record)
+    return [
+        {
+            **dict(zip(keys, group, strict=True)),
+            "n_seeds": len({record["seed"] for record in found}),
+            **{metric: over_seeds(found, metric, top) for metric, top in metrics.items()},
+        }
+        for group, found in groups.items()
+    ]
+
+
+def over_seeds(
+    records: Sequence[Mapping[str, Any]], metric: str, top: float = math.inf
+) -> dict[str, float | None]:
+    """Return the spread over seeds of a metric, averaged within each seed.
+
+    Args:
+        records: with ``seed`` and the metric, a number or one with its interval.
+        metric: its key.
+        top: largest possible value.
+    """
+    by_seed: dict[int, list[float]] = {}
+    for record in records:
+        value = record[metric]
+        number = value["value"] if isinstance(value, Mapping) else value
+        by_seed.setdefault(record["seed"], []).append(float(number))
+    values = [statistics.fmean(own) for own in by_seed.values()]
+    mean = seed_interval(values, low=0.0, high=top)
+    return {
+        "mean": mean.value,
+        "sd": statistics.stdev(values) if len(values) > 1 else None,
+        "low": mean.low,
+        "high": mean.high,
+        "min": min(values),
+        "max": max(values),
+    }
+
+
+def spread(records: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float | None]:
+    """Return `over_seeds` of a metric in the ``evaluation`` of records, one for each seed.
+
+    Args:
+        records: from `score_rows`.
+        metric: ``"exact_match"``, ``"token_accuracy"`` or ``"loss"``.
+    """
+    own = [{"seed": i, metric: r["evaluation"][metric]} for i, r in enumerate(records)]
+    return over_seeds(own, metric, math.inf if metric == "loss" else 1.0)
