@@ -1,4 +1,4 @@
-"""Which heads do the prefixes of Table 2 elicit? Measured on every seed's model.
+"""Which heads do the prefixes of Table 2 elicit? Measured on one seed's model.
 
 Heads of different seeds have nothing to do with each other by number. What can be compared is
 what a head does without a prefix: ``copy``, how much of its attention goes from output i to
@@ -7,16 +7,19 @@ input i, which is what adding needs and sorting does not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analyses.kept import Kept
+from analyses.study import Job, Rows
+from analyses.table2.models import NAME, PREFIXES, STARTS, start_name, variant
 from prefix_interp.attribution.circuit_search import find_circuit
 from prefix_interp.attribution.contrast import contrast
 from prefix_interp.attribution.elicitation import measure_elicitation
@@ -26,16 +29,10 @@ from prefix_interp.attribution.gradients import (
     integrated_gradients,
 )
 from prefix_interp.attribution.patching import patch_heads, patch_slots
-from prefix_interp.errors import check_choice
-from prefix_interp.experiments.seed_runs import Rows, finished_seed, measure_seeds, seed_folder
-from prefix_interp.experiments.table2 import NAME, table2_toy
 from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
-from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.prefix import Prefix
-from prefix_interp.results import Result
-from prefix_interp.storage import read_json
 from prefix_interp.tasks import FOUR_SKILLS, Task, get_task
 
 DIRECTIONS = ("denoise", "noise")
@@ -44,7 +41,15 @@ KINDS = ("residual", "kv")
 
 @dataclass(frozen=True)
 class Protocol:
-    """Sizes of one preset."""
+    """Sizes of one preset.
+
+    Attributes:
+        n: test sequences.
+        n_random: random prefixes of each kind, as controls.
+        n_random_circuits: random circuits of each size.
+        threshold: share of the effect that a circuit keeps.
+        metric: what effects are of.
+    """
 
     n: int = 64
     n_random: int = 39
@@ -56,106 +61,67 @@ class Protocol:
 PROTOCOLS = {"fast": Protocol(), "smoke": Protocol(n=8, n_random=3, n_random_circuits=2)}
 
 
-def heads(
-    preset: str = "fast",
-    seeds: Sequence[int] = range(10),
-    *,
-    work: str | Path | None = None,
-    table2_work: str | Path | None = None,
-    n_jobs: int | None = None,
-    progress: bool = True,
-) -> Result:
-    """Return which heads the prefixes of Table 2 elicit, on every seed's model.
+def settings(preset: str) -> dict[str, Any]:
+    """Return what a result says of a preset beside the protocol."""
+    return {"models": f"table2-{preset}", "baseline": "masked"}
 
-    Records are of five kinds (key ``record``), each with ``seed``, ``tuned_on`` and
-    ``parameterization``:
 
-    - ``head``: a row of `Elicitation.to_dataframe` with its ``direction``, and of the head itself
-      ``copy`` (see the module) and ``gate`` renamed ``gate_effect``; ``gate_first`` is the mass
-      on the prefix at output 0.
-    - ``control``: a row of `Elicitation.controls_dataframe` with its ``direction``.
+def measure(job: Job) -> dict[str, Rows]:
+    """Return what each head of one seed's model does under each prefix, as five tables.
+
+    All rows have ``seed``, ``tuned_on`` and ``parameterization``.
+
+    - ``head``: one row of `Elicitation.to_dataframe` per head and ``direction``, with ``gate``
+      renamed ``gate_effect``, ``copy`` (see the module), and ``gate_first``, the mass on the
+      prefix at output 0.
+    - ``control``: one row of `Elicitation.controls_dataframe` per control, head and direction.
     - ``gating``: the prefix kept (denoise) or dropped (noise) at one head, by its mass.
     - ``circuit``: the smallest circuit: ``nodes``, ``size``, ``of``, ``faithfulness``,
-      ``completeness``, and ``held_out``, its faithfulness on other sequences.
-    - ``agreement``: rank correlation of an estimate with exact patches.
+      ``completeness``, and ``held_out``, its faithfulness on other sequences. Residual prefixes.
+    - ``agreement``: rank correlation of an estimate with exact patches; None where all values of
+      one side are equal. Residual prefixes.
 
     Args:
-        preset: ``"fast"`` or ``"smoke"``.
-        seeds: those of the Table 2 run.
-        work: folder of finished seeds, to resume after an interruption; None keeps nothing.
-        table2_work: work folder of `table2` with its models and prefixes; by default
-            ``work/table2-PRESET``.
-        n_jobs: processes; by default one a core.
-        progress: show a bar.
-
-    Raises:
-        PrefixInterpError: an unknown preset, or models that are missing.
+        job: one seed's work, with what this seed and the next one of Table 2 keep.
     """
-    check_choice("preset", preset, PROTOCOLS)
-    for seed in seeds:
-        table2_toy(seed, preset, table2_work)  # missing ones are named before the work begins
-    settings = {**asdict(PROTOCOLS[preset]), "models": f"table2-{preset}", "baseline": "masked"}
-    run_seed = partial(heads_seed, preset=preset, work=work, table2_work=table2_work)
-    return measure_seeds(
-        "heads", preset, seeds, run_seed, settings, n_jobs=n_jobs, progress=progress
-    )
-
-
-def heads_seed(
-    seed: int,
-    preset: str = "fast",
-    work: str | Path | None = None,
-    table2_work: str | Path | None = None,
-) -> dict[str, Any]:
-    """Return one seed's records and its seconds; finished work in `work` is taken from there."""
-    folder = seed_folder(work, seed)
-    toy, protocol = table2_toy(seed, preset, table2_work), PROTOCOLS[preset]
-    # Other weights make other work: their checksum is part of the key.
-    key = {"protocol": asdict(protocol), "model": read_json(toy / "model.json")["sha256"]}
-    return finished_seed(
-        folder, key, lambda: _measure(load_toy(toy), toy.parent.parent, seed, protocol)
-    )
-
-
-def _measure(model: Model, source: Path, seed: int, protocol: Protocol) -> Rows:
+    kept = job.needs["table2"]
+    model = kept.toy(NAME).to(job.device, print_details=False)
     model.requires_grad_(False)
-    rows: Rows = []
+    found: dict[str, Rows] = {
+        name: [] for name in ("head", "control", "gating", "circuit", "agreement")
+    }
     for kind in KINDS:
-        for i, name in enumerate(FOUR_SKILLS):
-            prefix = _prefix(source, seed, name, kind)
-            controls = {"another task": _prefix(source, seed, FOUR_SKILLS[i - 1], kind)}
-            if (start := _another_start(source, seed, name, kind, prefix)) is not None:
-                controls["another start"] = start
-            if (other := _another_seed(source, seed, name, kind)) is not None:
-                controls["another seed"] = other
-            about = {"seed": seed, "tuned_on": name, "parameterization": kind}
-            rows += _elicitation(about, model, prefix, get_task(name), controls, protocol)
-            rows += _gating(about, model, prefix, get_task(name), protocol)
+        for name in FOUR_SKILLS:
+            prefix = _tuned(kept, name, kind, model)
+            about = {"seed": job.seed, "tuned_on": name, "parameterization": kind}
+            one = _OnePrefix(about, model, prefix, get_task(name), job.protocol)
+            heads, others = one.elicitation(_controls(job, name, kind, prefix, model))
+            found["head"] += heads
+            found["control"] += others
+            found["gating"] += one.gating()
             if kind == "residual":
-                rows += _circuit(about, model, prefix, get_task(name), protocol)
-                rows += _agreement(about, model, prefix, get_task(name), protocol)
-    return rows
+                found["circuit"] += one.circuit()
+                found["agreement"] += one.agreement()
+    return found
 
 
-def _prefix(source: Path, seed: int, task: str, kind: str) -> Prefix:
-    folder = source / f"seed-{seed}" / NAME / "prefixes"
-    return Prefix.load(folder / f"{task}-{kind}-std-0.1")
+def _tuned(kept: Kept, task: str, kind: str, model: Model) -> Prefix:
+    return kept.context(PREFIXES, variant(task, kind)).to(model)
 
 
-def _another_start(source: Path, seed: int, task: str, kind: str, prefix: Prefix) -> Prefix | None:
-    """Return the first start's prefix that is not the chosen one; None if there was one start."""
-    found = sorted((source / f"seed-{seed}" / "starts").glob(f"{task}-{kind}-std-0.1-start-*"))
-    others = [Prefix.load(folder) for folder in found]
-    return next((p for p in others if p.metadata["start"] != prefix.metadata["start"]), None)
-
-
-def _another_seed(source: Path, seed: int, task: str, kind: str) -> Prefix | None:
-    """Return the same task's prefix of the next seed's model (the first behind the last)."""
-    seeds = sorted(int(f.parent.name.split("-")[1]) for f in source.glob("seed-*/records.json"))
-    if len(seeds) < 2:
-        return None
-    other = seeds[(seeds.index(seed) + 1) % len(seeds)]
-    return _prefix(source, other, task, kind).for_any_model()
+def _controls(job: Job, task: str, kind: str, prefix: Prefix, model: Model) -> dict[str, Prefix]:
+    """Return the prefixes of another task, start and seed, those that there are."""
+    kept, start = job.needs["table2"], prefix.metadata["start"]
+    before = FOUR_SKILLS[FOUR_SKILLS.index(task) - 1]
+    controls = {"another task": _tuned(kept, before, kind, model)}
+    named = start_name(variant(task, kind), 0 if start else 1)
+    starts = kept.contexts(STARTS)
+    if named in starts:
+        controls["another start"] = starts[named].to(model)
+    if "table2" in job.next_needs:
+        other = job.next_needs["table2"].context(PREFIXES, variant(task, kind))
+        controls["another seed"] = other.for_any_model().to(model)
+    return controls
 
 
 def copy_attention(
@@ -179,89 +145,95 @@ def copy_attention(
     return copied, on[:, :, :, first, : prefix.n_slots].sum(-1).mean(dim=1)
 
 
-def _elicitation(
-    about: Mapping[str, Any], model: Model, prefix: Prefix, task: Task,
-    controls: Mapping[str, Prefix], protocol: Protocol,
-) -> Rows:  # fmt: skip
-    copied, gates = copy_attention(model, prefix, task)
-    rows: Rows = []
-    for direction in DIRECTIONS:
-        found = measure_elicitation(
-            model, prefix, task, direction=direction, metric=protocol.metric,
-            n_random=protocol.n_random, controls=controls, n=protocol.n, progress=False,
+@dataclass(frozen=True, eq=False)
+class _OnePrefix:
+    """A prefix on its model, and the tables that are measured of it."""
+
+    about: Mapping[str, Any]
+    model: Model
+    prefix: Prefix
+    task: Task
+    protocol: Protocol
+
+    def elicitation(self, controls: Mapping[str, Prefix]) -> tuple[Rows, Rows]:
+        """Return the rows of heads, and those of the controls."""
+        copied, gates = copy_attention(self.model, self.prefix, self.task)
+        heads: Rows = []
+        others: Rows = []
+        for direction in DIRECTIONS:
+            about = {**self.about, "direction": direction}
+            found = measure_elicitation(
+                self.model, self.prefix, self.task, direction=direction, controls=controls,
+                metric=self.protocol.metric, n_random=self.protocol.n_random, n=self.protocol.n,
+                progress=False,
+            )  # fmt: skip
+            for row in _records(found.to_dataframe().rename(columns={"gate": "gate_effect"})):
+                here = row["layer"], row["head"]
+                own = {"copy": float(copied[here]), "gate_first": float(gates[here])}
+                heads.append({**about, **own, **row})
+            others += [{**about, **row} for row in _records(found.controls_dataframe())]
+        return heads, others
+
+    def gating(self) -> Rows:
+        rows: Rows = []
+        for direction in DIRECTIONS:
+            grid = patch_slots(
+                self.model, self.prefix, self.task, direction=direction, axes=("layer", "head"),
+                n=self.protocol.n, metrics=(self.protocol.metric, "exact_match"), progress=False,
+            )  # fmt: skip
+            about = {**self.about, "direction": direction}
+            rows += [{**about, **row} for row in _records(grid.to_dataframe())]
+        return rows
+
+    def circuit(self) -> Rows:
+        metric, n = self.protocol.metric, self.protocol.n
+        circuit = find_circuit(
+            self.model, self.prefix, self.task, threshold=self.protocol.threshold, metric=metric,
+            n=n, n_random=self.protocol.n_random_circuits, progress=False,
         )  # fmt: skip
-        for row in found.to_dataframe().rename(columns={"gate": "gate_effect"}).to_dict("records"):
-            here = row["layer"], row["head"]
-            own = {"copy": float(copied[here]), "gate_first": float(gates[here])}
-            rows.append({"record": "head", **about, "direction": direction, **own, **row})
-        for row in found.controls_dataframe().to_dict("records"):
-            rows.append({"record": "control", **about, "direction": direction, **row})
-    return rows
+        fresh = contrast(self.model, self.prefix, self.task, n=n, seed=1, metrics=(metric,))
+        return [
+            {
+                **self.about, "nodes": [node.name for node in circuit.nodes],
+                "size": len(circuit.nodes), "of": len(circuit.all_nodes), "search": circuit.search,
+                "faithfulness": circuit.faithfulness().to_dict(),
+                "completeness": circuit.completeness().to_dict(),
+                "held_out": circuit.faithfulness(fresh).to_dict(),
+                "curves": _records(circuit.curves()),
+            }
+        ]  # fmt: skip
+
+    def agreement(self) -> Rows:
+        given = self.model, self.prefix, self.task
+        metric, n = self.protocol.metric, self.protocol.n
+        path = integrated_gradients(*given, over="gates", metric=metric, n=n, progress=False)
+        rows: Rows = []
+        for direction in DIRECTIONS:
+            exact: dict[str, Any] = {
+                "metrics": (metric,), "n": n, "direction": direction, "progress": False
+            }  # fmt: skip
+            one_pass: dict[str, Any] = {"metric": metric, "n": n, "direction": direction}
+            pairs = {
+                "gradient of z by position": (
+                    attribution_patch(*given, by_position=True, **one_pass),
+                    patch_heads(*given, by_position=True, **exact),
+                ),
+                "gradient of gates": (
+                    attribution_patch(*given, site="gate", **one_pass),
+                    patch_slots(*given, axes=("layer", "head"), **exact),
+                ),
+                "integrated gradients of gates": (path, patch_slots(*given, **exact)),
+            }
+            for name, (estimate, patched) in pairs.items():
+                found = agreement(estimate, patched, metric)._asdict()
+                row = {**self.about, "direction": direction, "estimate": name, **found}
+                rows.append({k: None if _is_nan(x) else x for k, x in row.items()})
+        return rows
 
 
-def _gating(
-    about: Mapping[str, Any], model: Model, prefix: Prefix, task: Task,
-    protocol: Protocol,
-) -> Rows:  # fmt: skip
-    rows: Rows = []
-    for direction in DIRECTIONS:
-        grid = patch_slots(
-            model, prefix, task, direction=direction, axes=("layer", "head"), n=protocol.n,
-            metrics=(protocol.metric, "exact_match"), progress=False,
-        )  # fmt: skip
-        for row in grid.to_dataframe().to_dict("records"):
-            rows.append({"record": "gating", **about, "direction": direction, **row})
-    return rows
+def _records(frame: pd.DataFrame) -> Rows:
+    return frame.to_dict("records")
 
 
-def _circuit(
-    about: Mapping[str, Any], model: Model, prefix: Prefix, task: Task,
-    protocol: Protocol,
-) -> Rows:  # fmt: skip
-    circuit = find_circuit(
-        model, prefix, task, threshold=protocol.threshold, metric=protocol.metric, n=protocol.n,
-        n_random=protocol.n_random_circuits, progress=False,
-    )  # fmt: skip
-    fresh = contrast(model, prefix, task, n=protocol.n, seed=1, metrics=(protocol.metric,))
-    return [
-        {
-            "record": "circuit", **about, "nodes": [node.name for node in circuit.nodes],
-            "size": len(circuit.nodes), "of": len(circuit.all_nodes), "search": circuit.search,
-            "faithfulness": circuit.faithfulness().to_dict(),
-            "completeness": circuit.completeness().to_dict(),
-            "held_out": circuit.faithfulness(fresh).to_dict(),
-            "curves": circuit.curves().to_dict("records"),
-        }
-    ]  # fmt: skip
-
-
-def _agreement(
-    about: Mapping[str, Any], model: Model, prefix: Prefix, task: Task,
-    protocol: Protocol,
-) -> Rows:  # fmt: skip
-    common: dict[str, Any] = {"n": protocol.n}
-    metric = protocol.metric
-    rows: Rows = []
-    for direction in DIRECTIONS:
-        quiet = {"metrics": (metric,), "progress": False, "direction": direction, **common}
-        by_position = patch_heads(model, prefix, task, by_position=True, **quiet)
-        gating = patch_slots(model, prefix, task, axes=("layer", "head"), **quiet)
-        by_slot = patch_slots(model, prefix, task, **quiet)
-        one_pass = {"direction": direction, "metric": metric, **common}
-        estimates = {
-            "gradient of z by position": (
-                attribution_patch(model, prefix, task, by_position=True, **one_pass), by_position
-            ),
-            "gradient of gates": (
-                attribution_patch(model, prefix, task, site="gate", **one_pass), gating
-            ),
-            "integrated gradients of gates": (
-                integrated_gradients(model, prefix, task, over="gates", metric=metric,
-                                     progress=False, **common), by_slot
-            ),
-        }  # fmt: skip
-        for name, (estimate, exact) in estimates.items():
-            found = agreement(estimate, exact, metric)._asdict()
-            rows.append({"record": "agreement", **about, "direction": direction, "estimate": name,
-                         **found})  # fmt: skip
-    return rows
+def _is_nan(x: Any) -> bool:
+    return isinstance(x, float) and math.isnan(x)

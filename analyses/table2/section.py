@@ -1,26 +1,100 @@
-"""Table 2 as the report shows it: the matrix of prefixes and skills, and the starts."""
+"""Table 2 in the report: the matrix of prefixes and skills, and the starts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analyses.report.evidence import Evidence
+from analyses.report.sections import Section, Words, picture
+from analyses.report.tables import Table, percent, share
+from analyses.table2.skills import SKILL_WORDS
+from analyses.table2.tables import table2_rows
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.experiments.table2_summary import restart_rows, table2_rows
 from prefix_interp.results import Result
 from prefix_interp.tasks import FOUR_SKILLS
 from prefix_interp.views.style import CONTENT_COLOURS, look
-from prefix_interp.views.tables import Table, percent, share
 
-SKILL_WORDS = {
-    "sort_ascending": "ascending",
-    "sort_descending": "descending",
-    "add_one": "+1",
-    "add_two": "+2",
-}
+Rows = Sequence[Mapping[str, Any]]
+
+
+def section(evidence: Evidence) -> Section:
+    """Return Table 2: which prefix does which task.
+
+    Args:
+        evidence: results of this study.
+    """
+    result, summary = evidence.result("table2"), evidence.tables("table2")
+    assert result is not None
+    rows, n_seeds = summary["rows"], len(result.seeds)
+    frame = pd.DataFrame(
+        [
+            {
+                "model": r["method"], "prefix": kind_label(r["parameterization"], r["init_std"]),
+                "tuned on": r["tuned_on"], "tested on": task,
+                **{k: r[task]["exact_match"][k] for k in ("mean", "sd", "low", "high")},
+                "loss": r[task]["loss"]["mean"],
+            }
+            for r in rows for task in FOUR_SKILLS
+        ]
+    )  # fmt: skip
+    matrix = picture(
+        "matrix",
+        matrix_figure(rows),
+        "Heat maps of exact match, prefixes down and tasks across: high on the diagonal, near 0 "
+        "elsewhere, about a quarter without a prefix.",
+        f"Exact match in percent, mean over {n_seeds} seeds, the paper's mean in brackets. Whole "
+        "model (one layer, four heads), one slot; each number is measured on "
+        f"{result.settings['protocol']['n_test']:,} unseen inputs. No prefix: masked baseline.",
+        frame,
+    )
+    parts = [
+        matrix,
+        Words(
+            "The matrix with intervals and controls",
+            "Mean ± standard deviation over seeds with the 95% t interval. A prefix counts at the "
+            "start and learning rate with the lowest training loss. Random prefix: the untrained "
+            "start; norm-matched: random directions with the tuned norms.",
+            table2_table(rows), folded=True,
+        ),
+        Words(
+            "Starts decide",
+            "Without the norm before attention a slot's length counts. How many starts found their "
+            "skill (half of the test sequences right), by the standard deviation of the start:",
+            restarts_table(summary["restarts"]),
+        ),
+    ]  # fmt: skip
+    return Section(
+        "skills", "Table 2", "Table 2: a prefix picks one of the model's skills",
+        "One model is pretrained on four tasks without being told which is asked for. One vector "
+        "in front of the input makes it do one of them.",
+        parts, {"table2": rows, "restarts": summary["restarts"]},
+        _findings(summary["diagonal"], n_seeds),
+    )  # fmt: skip
+
+
+def _findings(diagonal: Rows, n_seeds: int) -> list[str]:
+    found = []
+    for row in diagonal:
+        if row["method"] != "prefix":
+            continue
+        own = " / ".join(percent(row["own"][t]) for t in FOUR_SKILLS)
+        found.append(
+            f"Table 2, {kind_label(row['parameterization'], row['init_std'])}, {n_seeds} seeds: "
+            f"{own} % on the prefix's own task (the paper, residual: 95 / 90 / 95 / 98), at most "
+            f"{percent(row['other'])} % on another."
+        )
+    return found
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """Return what the command writes beside the result."""
+    return {"": matrix_figure(table2_rows(result))}
 
 
 def kind_label(parameterization: str | None, init_std: float | None) -> str:
@@ -28,15 +102,15 @@ def kind_label(parameterization: str | None, init_std: float | None) -> str:
     return "" if parameterization is None else f"{parameterization}, start std {init_std:g}"
 
 
-def table2_table(result: Result) -> Table:
+def table2_table(rows: Rows) -> Table:
     """Return Table 2, the paper's number below ours in each cell.
 
     Args:
-        result: from `table2`.
+        rows: from `table2_rows`.
     """
     header = ("Model", "Prefix", "Tuned on", *(f"{SKILL_WORDS[t]} (%)" for t in FOUR_SKILLS))
-    rows = []
-    for row in table2_rows(result):
+    lines = []
+    for row in rows:
         cells = [row["method"], kind_label(row["parameterization"], row["init_std"]),
                  SKILL_WORDS.get(row["tuned_on"], "–")]  # fmt: skip
         for task in FOUR_SKILLS:
@@ -45,21 +119,21 @@ def table2_table(result: Result) -> Table:
                 share(row[task]["exact_match"])
                 + (f"\npaper {paper[0]} ± {paper[1]}" if paper else "")
             )
-        rows.append(tuple(cells))
-    return Table(header, tuple(rows))
+        lines.append(tuple(cells))
+    return Table(header, tuple(lines))
 
 
-def restarts_table(result: Result) -> Table:
+def restarts_table(rows: Rows) -> Table:
     """Return how many starts found their skill, and how many seeds did with the chosen one.
 
     Args:
-        result: from `table2`.
+        rows: from `restart_rows`.
     """
     header = (
         "Prefix", "Tuned on", "Runs (starts × rates × seeds)", "Runs that found the skill",
         "Seeds whose chosen run did", "Median exact match (%)", "Median training loss (nats)",
     )  # fmt: skip
-    rows = [
+    lines = [
         (
             kind_label(r["parameterization"], r["init_std"]),
             SKILL_WORDS[r["tuned_on"]],
@@ -69,26 +143,25 @@ def restarts_table(result: Result) -> Table:
             percent(r["exact_match"]),
             f"{r['train_loss']:.3g}",
         )
-        for r in restart_rows(result)
+        for r in rows
     ]
-    return Table(header, tuple(rows))
+    return Table(header, tuple(lines))
 
 
-def matrix_figure(result: Result) -> Figure:
-    """Return Table 2 as heat maps, one a kind of prefix, the paper's mean in brackets.
+def matrix_figure(rows: Rows) -> Figure:
+    """Return Table 2 as heat maps, one for each kind of prefix, the paper's mean in brackets.
 
     Args:
-        result: from `table2`.
+        rows: from `table2_rows`.
 
     Raises:
-        PrefixInterpError: the result has no prefixes.
+        PrefixInterpError: there are no prefixes in it.
     """
-    rows = table2_rows(result)
     (plain,) = [r for r in rows if r["method"] == "pretrained"]
     tuned = [r for r in rows if r["method"] == "prefix"]
     kinds = list(dict.fromkeys((r["parameterization"], r["init_std"]) for r in tuned))
     if not kinds:
-        raise PrefixInterpError("result has no prefixes; give one of table2")
+        raise PrefixInterpError("rows has no prefixes; give those of a whole Table 2")
     with look():
         figure = Figure(figsize=(3.2 * len(kinds) + 0.8, 3.0), layout="constrained")
         axes = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
@@ -101,7 +174,7 @@ def matrix_figure(result: Result) -> Figure:
     return figure
 
 
-def _matrix(ax: Any, rows: Sequence[dict[str, Any]]) -> None:
+def _matrix(ax: Axes, rows: Rows) -> None:
     means = np.array([[100 * r[t]["exact_match"]["mean"] for t in FOUR_SKILLS] for r in rows])
     ax.imshow(means, cmap=CONTENT_COLOURS, vmin=0, vmax=100, aspect="auto")
     ax.grid(False)
