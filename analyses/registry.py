@@ -3,5 +3,8 @@
 from __future__ import annotations
 
 from analyses.study import Study
+from analyses.table1 import STUDY as TABLE1
 
-STUDIES: tuple[Study, ...] = ()
+STUDIES: tuple[Study, ...] = (
+    TABLE1,
+)  # fmt: skip

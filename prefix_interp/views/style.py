@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; markers tell lines apart
@@ -44,6 +45,17 @@ def look() -> Iterator[None]:
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         yield
+
+
+def legend_below(figure: Figure, ax: Axes) -> None:
+    """Put one legend below a figure.
+
+    Args:
+        figure: with a constrained layout.
+        ax: whose labels it shows.
+    """
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
 
 def svg(figure: Figure) -> str:
