@@ -7,7 +7,6 @@ input i, which is what adding needs and sorting does not.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +94,7 @@ def measure(job: Job) -> dict[str, Rows]:
             prefix = _tuned(kept, name, kind, model)
             about = {"seed": job.seed, "tuned_on": name, "parameterization": kind}
             one = _OnePrefix(about, model, prefix, get_task(name), job.protocol)
-            heads, others = one.elicitation(_controls(job, name, kind, prefix, model))
+            heads, others = one.elicitation(controls(job, name, kind, prefix, model))
             found["head"] += heads
             found["control"] += others
             found["gating"] += one.gating()
@@ -109,19 +108,27 @@ def _tuned(kept: Kept, task: str, kind: str, model: Model) -> Prefix:
     return kept.context(PREFIXES, variant(task, kind)).to(model)
 
 
-def _controls(job: Job, task: str, kind: str, prefix: Prefix, model: Model) -> dict[str, Prefix]:
-    """Return the prefixes of another task, start and seed, those that there are."""
+def controls(job: Job, task: str, kind: str, prefix: Prefix, model: Model) -> dict[str, Prefix]:
+    """Return prefixes of another task, start and seed to compare with, those that there are.
+
+    Args:
+        job: with what Table 2 keeps.
+        task: what `prefix` was tuned for.
+        kind: its parameterization.
+        prefix: the best of its trial.
+        model: that all of them are put on.
+    """
     kept, start = job.needs["table2"], prefix.metadata["start"]
     before = FOUR_SKILLS[FOUR_SKILLS.index(task) - 1]
-    controls = {"another task": _tuned(kept, before, kind, model)}
+    found = {"another task": _tuned(kept, before, kind, model)}
     named = start_name(variant(task, kind), 0 if start else 1)
     starts = kept.contexts(STARTS)
     if named in starts:
-        controls["another start"] = starts[named].to(model)
+        found["another start"] = starts[named].to(model)
     if "table2" in job.next_needs:
         other = job.next_needs["table2"].context(PREFIXES, variant(task, kind))
-        controls["another seed"] = other.for_any_model().to(model)
-    return controls
+        found["another seed"] = other.for_any_model().to(model)
+    return found
 
 
 def copy_attention(
@@ -226,14 +233,9 @@ class _OnePrefix:
             }
             for name, (estimate, patched) in pairs.items():
                 found = agreement(estimate, patched, metric)._asdict()
-                row = {**self.about, "direction": direction, "estimate": name, **found}
-                rows.append({k: None if _is_nan(x) else x for k, x in row.items()})
+                rows.append({**self.about, "direction": direction, "estimate": name, **found})
         return rows
 
 
 def _records(frame: pd.DataFrame) -> Rows:
     return frame.to_dict("records")
-
-
-def _is_nan(x: Any) -> bool:
-    return isinstance(x, float) and math.isnan(x)
