@@ -49,7 +49,7 @@ def test_the_section_shows_the_shipped_prefixes_on_the_chosen_sequences(evidence
     assert row["output 0"] == pytest.approx(mass, abs=1e-6)
     points = [r for r in shown.numbers["outputs"] if r["prefix"] == "+2"]
     name = next(key for key in points[0] if key.startswith("on dim "))
-    written = cache[Site.ATTN_OUT.at(0)][:, 9, int(name.removeprefix("on dim "))].tolist()
+    written = cache[Site.ATTN_OUT.at(0)][:, 10, int(name.removeprefix("on dim "))].tolist()
     assert [r[name] for r in points] == pytest.approx(written, abs=1e-5)
 
 
