@@ -1,4 +1,4 @@
-"""The numbers of before the studies moved into `analyses`, which the new code gives to the digit."""
+"""The numbers from before the studies moved, which the new code gives to the digit."""
 
 import json
 import lzma

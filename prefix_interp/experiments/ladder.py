@@ -7,7 +7,7 @@ The toys know three skills; two tasks are new to them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -43,11 +43,10 @@ from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.results import Result
 from prefix_interp.seeds import derive_generator, derive_seed
 from prefix_interp.tasks import Task, get_task
+from prefix_interp.tuning.contexts import sweep
 from prefix_interp.tuning.evaluate import marked, scored
 from prefix_interp.tuning.hard_prompts import search_hard_prompt
-from prefix_interp.tuning.prefixes import PrefixFit, sweep_prefixes
-from prefix_interp.tuning.presets import get_preset
-from prefix_interp.tuning.soft_prompts import SoftPromptFit, sweep_soft_prompts
+from prefix_interp.tuning.recipes import Recipe, preset_settings
 from prefix_interp.tuning.train import pretrain
 
 
@@ -117,7 +116,7 @@ def _settings(preset: str) -> dict[str, Any]:
     sizes = asdict(PROTOCOLS[preset])
     protocol = {k: list(v) if isinstance(v, tuple) else v for k, v in sizes.items()}
     return {"skills": list(SKILLS.rules), "tasks": TASKS, "protocol": protocol,
-            "preset": asdict(get_preset(preset))}  # fmt: skip
+            "preset": preset_settings(preset)}  # fmt: skip
 
 
 def ladder_seed(seed: int, preset: str = "fast", work: str | Path | None = None) -> dict[str, Any]:
@@ -149,8 +148,9 @@ class _Seed:
 
     def _toy(self, depth: int) -> Model:
         cfg = ToyConfig(n_layers=depth, n_heads=4, d_model=self.protocol.d_model)
+        recipe = Recipe.from_preset(self.preset, "pretrain", steps=self.protocol.pretrain_steps)
         fit = pretrain(
-            cfg, SKILLS, preset=self.preset, seed=self.seed, steps=self.protocol.pretrain_steps,
+            cfg, SKILLS, recipe=recipe, seed=self.seed,
             checkpoint=self._file(f"{depth}-layers-pretrain"), progress=False,
         )  # fmt: skip
         rows = self._score(fit.model, list(TASKS), None, depth=depth, context="none", n_slots=0,
@@ -188,9 +188,10 @@ class _Seed:
     ) -> None:
         name = f"{depth}-layers-{task}-{context.replace(', ', '-').replace(' ', '-')}-{n_slots}"
         name += "" if steps == self.protocol.steps else f"-{steps}-steps"
-        fits = _sweep(context, get_task(task))(
-            model, task, n_slots, self.protocol.lrs, preset=self.preset, seed=self.seed,
-            steps=steps, checkpoint=self._file(name), progress=False,
+        fits = sweep(
+            model, task, [_start(context, model, get_task(task), n_slots, self.seed)],
+            self.protocol.lrs, recipe=Recipe.from_preset(self.preset, "prefix", steps=steps),
+            seed=self.seed, checkpoint=self._file(name), progress=False,
         )  # fmt: skip
         best = min(fits, key=lambda fit: fit.train_loss)
         own: dict[str, Any] = {
@@ -202,21 +203,17 @@ class _Seed:
         }
         for fit in fits:
             self._score(
-                model, list(TASKS) if fit is best else [task], vectors_of(fit), **own,
+                model, list(TASKS) if fit is best else [task], fit.context, **own,
                 lr=fit.recipe.lr, chosen=fit is best, train_loss=fit.train_loss,
             )  # fmt: skip
-        tuned = vectors_of(best)
+        tuned = best.context
         if self.folder is not None:
             tuned.save(self.folder / toy_name(depth) / "contexts" / name)
         rng = derive_generator(self.seed, "norm-matched", name)
         self._score(model, [task], norm_matched(tuned, rng), **own, method="norm-matched")
-        self._score(model, [task], self._start(model, tuned, task), **own, method="random")
-
-    def _start(self, model: Model, tuned: Prefix | SoftPrompt, task: str) -> Prefix | SoftPrompt:
         seed = derive_seed(self.seed, "random", task)
-        if isinstance(tuned, Prefix):
-            return Prefix.random(model, tuned.n_slots, seed, tuned.parameterization)
-        return SoftPrompt.random(model, tuned.n_slots, seed, after=tuned.after, level=tuned.level)
+        random = _start(context, model, get_task(task), n_slots, seed)
+        self._score(model, [task], random, **own, method="random")
 
     def _score(
         self,
@@ -276,16 +273,11 @@ def toy_name(depth: int) -> str:
     return f"three-skills-{depth}l4h"
 
 
-def vectors_of(fit: PrefixFit | SoftPromptFit) -> Prefix | SoftPrompt:
-    """Return what was tuned."""
-    return fit.prefix if isinstance(fit, PrefixFit) else fit.prompt
-
-
-def _sweep(context: str, task: Task) -> Callable[..., Sequence[PrefixFit | SoftPromptFit]]:
-    """Return what tunes a context of this kind."""
+def _start(context: str, model: Model, task: Task, n_slots: int, seed: int) -> Prefix | SoftPrompt:
+    """Return a context of this kind, of noise."""
     kind, _, detail = context.partition(", ")
     if kind == "prefix":
-        return partial(sweep_prefixes, parameterization=detail)
-    after = 0 if context == "soft prompt" else task.length
-    level = "layers" if context == "suffix at every layer" else "embedding"
-    return partial(sweep_soft_prompts, after=after, level=level)
+        return Prefix.random(model, n_slots, seed, detail)
+    position = 0 if context == "soft prompt" else task.length
+    layers = "all" if context == "suffix at every layer" else "embedding"
+    return SoftPrompt.random(model, n_slots, seed, position=position, layers=layers)

@@ -24,16 +24,16 @@ from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import clone, to_dtype
 from prefix_interp.models.zoo import load_toy
+from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.controls import norm_matched
-from prefix_interp.prefixes.inject import attach
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.results import Result
 from prefix_interp.seeds import derive_generator
 from prefix_interp.storage import read_json
 from prefix_interp.tasks import FOUR_SKILLS, get_task
 from prefix_interp.theory.subspace import BiasSubspace, bias_subspaces
-from prefix_interp.tuning.prefixes import sweep_prefixes
-from prefix_interp.tuning.presets import get_preset
+from prefix_interp.tuning.contexts import tune_prefix
+from prefix_interp.tuning.recipes import Recipe, preset_settings
 
 CARRIED = (0.95, 0.99)  # shares of the squared norm that directions are counted for
 
@@ -118,7 +118,7 @@ def long_prefixes(
 def _settings(preset: str) -> dict[str, Any]:
     protocol = asdict(PROTOCOLS[preset])
     protocol["n_prefixes"] = list(protocol["n_prefixes"])
-    return {"toy": NAME, "preset": asdict(get_preset(preset)), "protocol": protocol}
+    return {"toy": NAME, "preset": preset_settings(preset), "protocol": protocol}
 
 
 def long_prefixes_seed(
@@ -152,9 +152,12 @@ class _Seed:
 
     def _tune(self, task: str, kind: str, n_slots: int) -> None:
         name, size, folder = f"{task}-{kind}-{n_slots}", self.protocol, self.folder
-        (fit,) = sweep_prefixes(
-            self.model, task, n_slots, (size.lr,), parameterization=kind, preset=self.preset,
-            seed=self.seed, steps=size.steps, init_std=size.init_std, progress=False,
+        recipe = Recipe.from_preset(
+            self.preset, "prefix", lr=size.lr, steps=size.steps, init_std=size.init_std
+        )
+        fit = tune_prefix(
+            self.model, task, n_slots, parameterization=kind, recipe=recipe, seed=self.seed,
+            progress=False,
             checkpoint=None if folder is None else folder / "checkpoints" / f"{name}.safetensors",
         )  # fmt: skip
         if folder is not None:

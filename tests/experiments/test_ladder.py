@@ -13,6 +13,7 @@ from prefix_interp.experiments.ladder import ladder, ladder_seed, ladder_toys
 from prefix_interp.experiments.ladder_protocol import BLIND, CONTEXTS, PROTOCOLS, TASKS, TUNED
 from prefix_interp.experiments.ladder_summary import METRICS, compare, ladder_rows, suffix_rows
 from prefix_interp.experiments.seed_runs import score_rows
+from prefix_interp.results import Result
 from prefix_interp.tuning.evaluate import answer_logits
 from prefix_interp.views.capacity import capacity_figure
 from prefix_interp.views.capacity_sections import capacity_section
@@ -62,7 +63,7 @@ def test_what_was_saved_scores_as_recorded(work, result):
         if (r["depth"], r["context"], r["steps"], r["task"], r["tuned_on"], r["method"])
         == (2, "soft suffix", 3, "sort_descending", "sort_descending", "context")
     ]  # fmt: skip
-    assert (prompt.after, prompt.level) == (10, "embedding")
+    assert (prompt.position, prompt.layers) == (10, "embedding")
     score = pi.evaluate(model, "sort_descending", prompt, n=PROTOCOLS["smoke"].n_test)
     assert row["evaluation"] == score.to_dict()
 
@@ -117,7 +118,7 @@ def _made_up(values, spread=0.01):
                     },
                     "by_output": [1.0] + [0.5] * 9,
                 })  # fmt: skip
-    return pi.Result("ladder", "fast", range(5), {}, records)
+    return Result("ladder", "fast", range(5), {}, records)
 
 
 def _section_of(values, seeds=5):
@@ -215,10 +216,10 @@ def test_the_section_has_every_number_and_a_conclusion(result):
 
 def test_training_is_told_where_the_slots_stand(work, result):
     seen = {
-        (r["context"], r.get("after"), r.get("level"))
+        (r["context"], r.get("position"), r.get("layers"))
         for r in result.records if r["context"] in TUNED and r["method"] == "context"
     }  # fmt: skip
     assert ("soft suffix", 10, "embedding") in seen
-    assert ("suffix at every layer", 10, "layers") in seen
+    assert ("suffix at every layer", 10, "all") in seen
     assert ("soft prompt", 0, "embedding") in seen
     assert torch.is_tensor(pi.load_toy(ladder_toys(0, "smoke", work)[1]).W_E)
