@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from analyses.all_heads import STUDY as ALL_HEADS
 from analyses.attention import STUDY as ATTENTION
+from analyses.circuits import STUDY as CIRCUITS
 from analyses.claims import STUDY as CLAIMS
+from analyses.heads import STUDY as HEADS
 from analyses.study import Study
 from analyses.table1 import STUDY as TABLE1
+from analyses.table2 import STUDY as TABLE2
 
 STUDIES: tuple[Study, ...] = (
     TABLE1,
     ATTENTION,
+    TABLE2,
+    ALL_HEADS,
+    HEADS,
+    CIRCUITS,
     CLAIMS,
 )  # fmt: skip
