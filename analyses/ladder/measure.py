@@ -8,57 +8,31 @@ The toys know three skills; two tasks are new to them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from prefix_interp.errors import PrefixInterpError, check_choice
+from analyses.ladder.protocol import BLIND, SKILLS, TASKS, TUNED, Protocol, toy_name
+from analyses.scores import score_rows, shares
+from analyses.study import Job, Rows, Tables
 from prefix_interp.experiments.content_blind import content_blind_log_probs
-from prefix_interp.experiments.ladder_protocol import (
-    BLIND,
-    PROTOCOLS,
-    SKILLS,
-    TASKS,
-    TUNED,
-    Protocol,
-)
-from prefix_interp.experiments.seed_runs import (
-    Rows,
-    finished_seed,
-    keep_toy,
-    measure_seeds,
-    score_rows,
-    seed_folder,
-    shares,
-)
 from prefix_interp.models.host import Model
 from prefix_interp.models.toy import ToyConfig
 from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.examples import examples_prompt
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
-from prefix_interp.results import Result
 from prefix_interp.seeds import derive_generator, derive_seed
 from prefix_interp.tasks import Task, get_task
 from prefix_interp.tuning.evaluate import marked, scored
 from prefix_interp.tuning.hard_prompts import search_hard_prompt
 from prefix_interp.tuning.prefixes import PrefixFit, sweep_prefixes
-from prefix_interp.tuning.presets import get_preset
 from prefix_interp.tuning.soft_prompts import SoftPromptFit, sweep_soft_prompts
 from prefix_interp.tuning.train import pretrain
 
 
-def ladder(
-    preset: str = "fast",
-    seeds: Sequence[int] = range(3),
-    *,
-    work: str | Path | None = None,
-    n_jobs: int | None = None,
-    progress: bool = True,
-) -> Result:
+def measure(job: Job) -> Tables:
     """Return how well the same toys do each task with each kind of context.
 
     Each record has ``seed``, ``depth``, ``context`` (one of `CONTEXTS`), ``n_slots`` (rows),
@@ -67,27 +41,15 @@ def ladder(
     ``random``, the untuned start, and ``norm-matched``, random directions with the tuned norms),
     ``lr``, ``chosen`` (the lowest training loss of its sweep), ``train_loss``, ``evaluation``, and
     ``by_output``: the share of right answers at each output, which tells the first output, read at
-    the last slot of a suffix, from the others. Contexts that were chosen are tested on all tasks,
-    others on their own alone. The blind rule (`content_blind_log_probs`) has no model; it stands
-    at every depth so that rows can be compared.
+    the last slot of a suffix, from the others. A prefix has ``parameterization``, any other
+    context ``position`` and ``layers``. Contexts that were chosen are tested on all tasks, others
+    on their own alone. The blind rule (`content_blind_log_probs`) has no model; it stands at every
+    depth so that rows can be compared.
 
     Args:
-        preset: ``"fast"`` or ``"smoke"``.
-        seeds: each a set of toys of its own.
-        work: folder for checkpoints, toys and finished seeds, to resume after an interruption.
-        n_jobs: processes; by default one a core.
-        progress: show a bar.
-
-    Raises:
-        PrefixInterpError: an unknown preset.
+        job: one seed's work.
     """
-    check_choice("preset", preset, PROTOCOLS)
-    run_seed = partial(ladder_seed, preset=preset, work=work)
-    result = measure_seeds(
-        "ladder", preset, seeds, run_seed, _settings(preset), n_jobs=n_jobs, progress=progress
-    )
-    blind = [row for seed in seeds for row in blind_rows(seed, PROTOCOLS[preset])]
-    return replace(result, records=[*blind, *result.records])
+    return {"rows": [*blind_rows(job.seed, job.protocol), *_Seed(job).run()]}
 
 
 def blind_rows(seed: int, protocol: Protocol) -> Rows:
@@ -113,25 +75,11 @@ def blind_rows(seed: int, protocol: Protocol) -> Rows:
     return rows
 
 
-def _settings(preset: str) -> dict[str, Any]:
-    sizes = asdict(PROTOCOLS[preset])
-    protocol = {k: list(v) if isinstance(v, tuple) else v for k, v in sizes.items()}
-    return {"skills": list(SKILLS.rules), "tasks": TASKS, "protocol": protocol,
-            "preset": asdict(get_preset(preset))}  # fmt: skip
-
-
-def ladder_seed(seed: int, preset: str = "fast", work: str | Path | None = None) -> dict[str, Any]:
-    """Return one seed's records and its seconds; finished work in `work` is taken from there."""
-    folder = seed_folder(work, seed)
-    return finished_seed(folder, _settings(preset), _Seed(seed, preset, folder).run)
-
-
 class _Seed:
     """One seed's toys, contexts in order, and the rows they give."""
 
-    def __init__(self, seed: int, preset: str, folder: Path | None) -> None:
-        self.seed, self.preset, self.folder = seed, preset, folder
-        self.protocol = PROTOCOLS[preset]
+    def __init__(self, job: Job) -> None:
+        self.job, self.seed, self.protocol = job, job.seed, job.protocol
         self.rows: Rows = []
 
     def run(self) -> Rows:
@@ -150,13 +98,17 @@ class _Seed:
     def _toy(self, depth: int) -> Model:
         cfg = ToyConfig(n_layers=depth, n_heads=4, d_model=self.protocol.d_model)
         fit = pretrain(
-            cfg, SKILLS, preset=self.preset, seed=self.seed, steps=self.protocol.pretrain_steps,
-            checkpoint=self._file(f"{depth}-layers-pretrain"), progress=False,
+            cfg, SKILLS, preset=self.job.preset, seed=self.seed, progress=False,
+            steps=self.protocol.pretrain_steps,
+            checkpoint=self.job.checkpoint(f"{depth}-layers-pretrain"),
         )  # fmt: skip
         rows = self._score(fit.model, list(TASKS), None, depth=depth, context="none", n_slots=0,
                            train_loss=float(fit.history["loss"].iloc[-1]))  # fmt: skip
-        if self.folder is not None:
-            keep_toy(self.folder / toy_name(depth), fit, SKILLS.name, self.preset, self.seed, rows)
+        if self.job.keeps is not None:
+            self.job.keeps.save_toy(
+                toy_name(depth), fit, task=SKILLS.name, preset=self.job.preset, seed=self.seed,
+                evaluation=[row["evaluation"] for row in rows],
+            )  # fmt: skip
         return fit.model
 
     def _real_tokens(self, model: Model, depth: int, task: str) -> None:
@@ -189,8 +141,8 @@ class _Seed:
         name = f"{depth}-layers-{task}-{context.replace(', ', '-').replace(' ', '-')}-{n_slots}"
         name += "" if steps == self.protocol.steps else f"-{steps}-steps"
         fits = _sweep(context, get_task(task))(
-            model, task, n_slots, self.protocol.lrs, preset=self.preset, seed=self.seed,
-            steps=steps, checkpoint=self._file(name), progress=False,
+            model, task, n_slots, self.protocol.lrs, preset=self.job.preset, seed=self.seed,
+            steps=steps, checkpoint=self.job.checkpoint(name), progress=False,
         )  # fmt: skip
         best = min(fits, key=lambda fit: fit.train_loss)
         own: dict[str, Any] = {
@@ -206,8 +158,8 @@ class _Seed:
                 lr=fit.recipe.lr, chosen=fit is best, train_loss=fit.train_loss,
             )  # fmt: skip
         tuned = vectors_of(best)
-        if self.folder is not None:
-            tuned.save(self.folder / toy_name(depth) / "contexts" / name)
+        if self.job.keeps is not None:
+            self.job.keeps.save_context(toy_name(depth), name, tuned)
         rng = derive_generator(self.seed, "norm-matched", name)
         self._score(model, [task], norm_matched(tuned, rng), **own, method="norm-matched")
         self._score(model, [task], self._start(model, tuned, task), **own, method="random")
@@ -246,34 +198,6 @@ class _Seed:
         )  # fmt: skip
         self.rows += rows
         return rows
-
-    def _file(self, name: str) -> Path | None:
-        return None if self.folder is None else self.folder / "checkpoints" / f"{name}.safetensors"
-
-
-def ladder_toys(seed: int, preset: str, ladder_work: str | Path | None = None) -> dict[int, Path]:
-    """Return the folders of one seed's toys by depth.
-
-    Args:
-        seed: which one.
-        preset: of the ladder.
-        ladder_work: what `ladder` was given as `work`; by default ``work/ladder-<preset>``.
-
-    Raises:
-        PrefixInterpError: that seed is not finished there.
-    """
-    root = Path("work") / f"ladder-{preset}" if ladder_work is None else Path(ladder_work)
-    if not (root / f"seed-{seed}" / "records.json").exists():
-        raise PrefixInterpError(
-            f"ladder_work={str(root)!r} holds no finished seed {seed}; make it with prefix-interp "
-            f"reproduce ladder --preset {preset}, or name the folder that has it"
-        )
-    return {d: root / f"seed-{seed}" / toy_name(d) for d in PROTOCOLS[preset].depths}
-
-
-def toy_name(depth: int) -> str:
-    """Return the folder name of a ladder toy."""
-    return f"three-skills-{depth}l4h"
 
 
 def vectors_of(fit: PrefixFit | SoftPromptFit) -> Prefix | SoftPrompt:

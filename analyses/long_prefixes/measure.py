@@ -7,33 +7,25 @@ bias itself: its rank, its effective rank and how many directions carry most of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prefix_interp.errors import check_choice
-from prefix_interp.experiments.seed_runs import Rows, finished_seed, measure_seeds, seed_folder
-from prefix_interp.experiments.table2 import NAME, table2_toy
+from analyses.study import Job, Rows, Tables
+from prefix_interp.experiments.table2 import NAME
 from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import clone, to_dtype
-from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.inject import attach
 from prefix_interp.prefixes.prefix import Prefix
-from prefix_interp.results import Result
 from prefix_interp.seeds import derive_generator
-from prefix_interp.storage import read_json
 from prefix_interp.tasks import FOUR_SKILLS, get_task
 from prefix_interp.theory.subspace import BiasSubspace, bias_subspaces
-from prefix_interp.tuning.prefixes import sweep_prefixes
-from prefix_interp.tuning.presets import get_preset
+from prefix_interp.tuning.prefixes import PrefixFit, sweep_prefixes
 
 CARRIED = (0.95, 0.99)  # shares of the squared norm that directions are counted for
 
@@ -67,118 +59,86 @@ PROTOCOLS = {
 }
 
 
-def long_prefixes(
-    preset: str = "fast",
-    seeds: Sequence[int] = range(3),
-    *,
-    work: str | Path | None = None,
-    table2_work: str | Path | None = None,
-    n_jobs: int | None = None,
-    progress: bool = True,
-) -> Result:
+def measure(job: Job) -> Tables:
     """Return how many directions prefixes of 1 to 32 slots use, tuned for each skill of Table 2.
 
-    ``part`` tells two kinds of records apart. ``"tuning"``: ``train_loss`` and ``evaluation`` of
-    a prefix on the ``task`` it was tuned for. ``"bias"``: of a prefix at a ``level``, ``layer``
-    and ``head`` the ``bound``, ``rank``, ``effective_rank``, the ``shares`` of the squared norm
-    that the leading directions carry, how many carry 95 and 99% of it (``n_95``, ``n_99``), and
-    of a head's attention to the slots at the last input position, renormalised to sum to 1:
-    ``slot_range``, the paper's statistic (99th less 1st percentile over inputs, mean over slots),
-    and ``top_slot``, the mean of the largest share. ``method`` is ``prefix``, or one of the
-    controls: ``random prefix``, the start that was tuned, and ``norm-matched prefix``, random
-    directions with the tuned prefix's norms.
+    - ``tuning``: ``train_loss`` and ``evaluation`` of a prefix on the ``task`` it was tuned for.
+    - ``bias``: of a prefix at a ``level``, ``layer`` and ``head`` the ``bound``, ``rank``,
+      ``effective_rank``, the ``shares`` of the squared norm that the leading directions carry,
+      how many carry 95 and 99% of it (``n_95``, ``n_99``), and of a head's attention to the slots
+      at the last input position, renormalised to sum to 1: ``slot_range``, the paper's statistic
+      (99th less 1st percentile over inputs, mean over slots), and ``top_slot``, the mean of the
+      largest share. ``method`` is ``prefix``, or one of the controls: ``random prefix``, the start
+      that was tuned, and ``norm-matched prefix``, random directions with the tuned prefix's norms.
 
     Args:
-        preset: ``"fast"`` or ``"smoke"``; also which Table 2 to take the models from.
-        seeds: each a model of its own; all must be in the work folder of Table 2.
-        work: folder for checkpoints, tuned prefixes and finished seeds, to resume after an
-            interruption; None keeps nothing.
-        table2_work: what `table2` was given as `work`; by default ``work/table2-<preset>``.
-        n_jobs: processes; by default one a core.
-        progress: show a bar.
-
-    Raises:
-        PrefixInterpError: an unknown preset, or a seed that Table 2 has not finished.
+        job: one seed's work, with what the same seed of Table 2 keeps.
     """
-    check_choice("preset", preset, PROTOCOLS)
-    for seed in seeds:
-        table2_toy(seed, preset, table2_work)
-    run_seed = partial(long_prefixes_seed, preset=preset, work=work, table2_work=table2_work)
-    return measure_seeds(
-        "long-prefixes",
-        preset,
-        seeds,
-        run_seed,
-        _settings(preset),
-        n_jobs=n_jobs,
-        progress=progress,
+    model = job.needs["table2"].toy(NAME)
+    model.to(job.device, print_details=False)
+    exact = clone(model)
+    exact.to("cpu", print_details=False)  # some accelerators have no float64
+    to_dtype(exact, torch.float64)  # small directions drown in float32
+    tuning: Rows = []
+    bias: Rows = []
+    for n_slots in job.protocol.n_prefixes:
+        for kind in ("residual", "kv"):
+            for task in FOUR_SKILLS:
+                fit = _tune(job, model, task, kind, n_slots)
+                about = {
+                    "seed": job.seed,
+                    "task": task,
+                    "parameterization": kind,
+                    "n_slots": n_slots,
+                }
+                score = {"train_loss": fit.train_loss, "evaluation": fit.evaluation.to_dict()}
+                tuning.append(about | score)
+                found = _biases(job, model, exact, task, fit.prefix)
+                bias += [about | row for row in found]
+    return {"tuning": tuning, "bias": bias}
+
+
+def _tune(job: Job, model: Model, task: str, kind: str, n_slots: int) -> PrefixFit:
+    """Return a prefix tuned for a task; it is kept."""
+    size = job.protocol
+    (fit,) = sweep_prefixes(
+        model, task, n_slots, (size.lr,), parameterization=kind, preset=job.preset, seed=job.seed,
+        steps=size.steps, init_std=size.init_std, progress=False,
+        checkpoint=job.checkpoint(f"{task}-{kind}-{n_slots}"),
+    )  # fmt: skip
+    if job.keeps is not None:
+        job.keeps.save_context("prefixes", f"{task}-{kind}-{n_slots}", fit.prefix)
+    return fit
+
+
+def _biases(job: Job, model: Model, exact: Model, task: str, tuned: Prefix) -> Rows:
+    """Return the rows of a tuned prefix and of its two controls.
+
+    Args:
+        job: one seed's work.
+        model: the toy.
+        exact: the same in float64.
+        task: that the prefix was tuned for.
+        tuned: the prefix.
+    """
+    size, kind, n_slots = job.protocol, tuned.parameterization, tuned.n_slots
+    rng = derive_generator(job.seed, "norm-matched", f"{task}-{kind}-{n_slots}")
+    prefixes = {
+        "prefix": tuned,
+        "random prefix": Prefix.random(model, n_slots, job.seed, kind, size.init_std),
+        "norm-matched prefix": norm_matched(tuned, rng),
+    }
+    about = get_task(task)
+    items, tokens = (
+        about.sample(n, split="test", seed=0).tokens for n in (size.n_items, size.n_space)
     )
-
-
-def _settings(preset: str) -> dict[str, Any]:
-    protocol = asdict(PROTOCOLS[preset])
-    protocol["n_prefixes"] = list(protocol["n_prefixes"])
-    return {"toy": NAME, "preset": asdict(get_preset(preset)), "protocol": protocol}
-
-
-def long_prefixes_seed(
-    seed: int,
-    preset: str = "fast",
-    work: str | Path | None = None,
-    table2_work: str | Path | None = None,
-) -> dict[str, Any]:
-    """Return one seed's records and its seconds; finished work in `work` is taken from there."""
-    toy = table2_toy(seed, preset, table2_work)
-    folder = seed_folder(work, seed)
-    key = _settings(preset) | {"model": read_json(toy / "model.json")["sha256"]}
-    return finished_seed(folder, key, _Seed(seed, preset, folder, load_toy(toy)).run)
-
-
-class _Seed:
-    """One seed's tunings in order, and the rows they give."""
-
-    def __init__(self, seed: int, preset: str, folder: Path | None, model: Model) -> None:
-        self.seed, self.preset, self.folder, self.model = seed, preset, folder, model
-        self.protocol = PROTOCOLS[preset]
-        self.exact = to_dtype(clone(model), torch.float64)  # small directions drown in float32
-        self.rows: Rows = []
-
-    def run(self) -> Rows:
-        for n_slots in self.protocol.n_prefixes:
-            for kind in ("residual", "kv"):
-                for task in FOUR_SKILLS:
-                    self._tune(task, kind, n_slots)
-        return self.rows
-
-    def _tune(self, task: str, kind: str, n_slots: int) -> None:
-        name, size, folder = f"{task}-{kind}-{n_slots}", self.protocol, self.folder
-        (fit,) = sweep_prefixes(
-            self.model, task, n_slots, (size.lr,), parameterization=kind, preset=self.preset,
-            seed=self.seed, steps=size.steps, init_std=size.init_std, progress=False,
-            checkpoint=None if folder is None else folder / "checkpoints" / f"{name}.safetensors",
-        )  # fmt: skip
-        if folder is not None:
-            fit.prefix.save(folder / "prefixes" / name)
-        about = {"seed": self.seed, "task": task, "parameterization": kind, "n_slots": n_slots}
-        score = {"train_loss": fit.train_loss, "evaluation": fit.evaluation.to_dict()}
-        self.rows.append({**about, "part": "tuning", **score})
-        rng = derive_generator(self.seed, "norm-matched", name)
-        prefixes = {
-            "prefix": fit.prefix,
-            "random prefix": Prefix.random(self.model, n_slots, self.seed, kind, size.init_std),
-            "norm-matched prefix": norm_matched(fit.prefix, rng),
-        }
-        for method, prefix in prefixes.items():
-            prefix = prefix.for_any_model()
-            mass = slot_attention(self.model, prefix, self._tokens(task, size.n_items, "inputs"))
-            tokens = self._tokens(task, size.n_space, "all")
-            found = bias_rows(self.exact, prefix.to(self.exact), tokens, mass, size.n_shares)
-            self.rows += [{**about, "part": "bias", "method": method, **row} for row in found]
-
-    def _tokens(self, task: str, n: int, part: str) -> Int[Tensor, "batch pos"]:
-        chosen = get_task(task)
-        tokens = chosen.sample(n, split="test", seed=0).tokens
-        return tokens[:, : chosen.length] if part == "inputs" else tokens
+    rows: Rows = []
+    for method, prefix in prefixes.items():
+        prefix = prefix.for_any_model()
+        mass = slot_attention(model, prefix, items[:, : about.length])
+        found = bias_rows(exact, prefix.to(exact), tokens, mass, size.n_shares)
+        rows += [{"method": method, **row} for row in found]
+    return rows
 
 
 def bias_rows(
@@ -188,10 +148,10 @@ def bias_rows(
     mass: Float[Tensor, "layer item head slot"],
     n_shares: int,
 ) -> Rows:
-    """Return a row a head, and one for the layer, of each layer (see `long_prefixes`).
+    """Return one row per head, and one for the layer, of each layer (see `measure`).
 
     Args:
-        model: a supported HookedTransformer, best in float64.
+        model: a supported model, best in float64.
         prefix: a prefix that fits it.
         tokens: what the bias is measured on.
         mass: from `slot_attention`.
@@ -224,7 +184,7 @@ def slot_attention(
     """Return the last position's attention to the slots, renormalised to sum to 1 at each head.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         prefix: a prefix that fits it.
         inputs: content; its last position is the one that asks.
     """

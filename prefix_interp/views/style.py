@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; markers tell lines apart
@@ -44,6 +45,18 @@ def look() -> Iterator[None]:
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         yield
+
+
+def legend_below(figure: Figure, ax: Axes, ncols: int = 4) -> None:
+    """Put the legend of a panel below the figure.
+
+    Args:
+        figure: to which it belongs.
+        ax: whose lines and bars it names.
+        ncols: how many stand beside each other.
+    """
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols)
 
 
 def svg(figure: Figure) -> str:

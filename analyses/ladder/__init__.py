@@ -1,0 +1,34 @@
+"""The ladder of contexts: what each kind of context makes the same frozen toys do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from analyses.ladder.figures import figures
+from analyses.ladder.measure import measure
+from analyses.ladder.protocol import PROTOCOLS, SKILLS, TASKS
+from analyses.ladder.section import readme, section
+from analyses.ladder.tables import tables
+from analyses.study import Study
+from prefix_interp.tuning.presets import get_preset
+
+
+def _settings(preset: str) -> Mapping[str, Any]:
+    return {"skills": list(SKILLS.rules), "tasks": TASKS, "preset": asdict(get_preset(preset))}
+
+
+STUDY = Study(
+    name="ladder",
+    claim="What each kind of context makes the same frozen toys do, from real tokens to prefixes, "
+    "and the suffixes that the paper leaves open.",
+    protocols=PROTOCOLS,
+    measure=measure,
+    tables=tables,
+    section=section,
+    seeds=3,
+    settings=_settings,
+    readme={"suffixes": readme},
+    figures=figures,
+)

@@ -1,0 +1,34 @@
+"""Long prefixes: how many of the directions that they could use they do use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from analyses.long_prefixes.figures import figures
+from analyses.long_prefixes.measure import PROTOCOLS, measure
+from analyses.long_prefixes.section import section
+from analyses.long_prefixes.tables import tables
+from analyses.study import Study
+from prefix_interp.experiments.table2 import NAME
+from prefix_interp.tuning.presets import get_preset
+
+
+def _settings(preset: str) -> Mapping[str, Any]:
+    return {"toy": NAME, "preset": asdict(get_preset(preset))}
+
+
+STUDY = Study(
+    name="long-prefixes",
+    claim="Longer prefixes do not use all the directions that they could (appendix B): 1 to 32 "
+    "slots, tuned for each skill of Table 2 in both parameterizations.",
+    protocols=PROTOCOLS,
+    measure=measure,
+    tables=tables,
+    section=section,
+    needs=("table2",),
+    seeds=3,
+    settings=_settings,
+    figures=figures,
+)

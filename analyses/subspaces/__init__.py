@@ -1,0 +1,23 @@
+"""Bias subspaces: in which directions a prefix writes, and whether the skill lives there."""
+
+from __future__ import annotations
+
+from analyses.study import Study
+from analyses.subspaces.figures import figures
+from analyses.subspaces.measure import PROTOCOLS, measure
+from analyses.subspaces.section import section
+from analyses.subspaces.tables import tables
+from prefix_interp.experiments.table2 import NAME
+
+STUDY = Study(
+    name="subspaces",
+    claim="A prefix biases each head inside a subspace of at most n_s directions (section 4): how "
+    "many it uses, what it shares with others, and whether the skill lives there.",
+    protocols=PROTOCOLS,
+    measure=measure,
+    tables=tables,
+    section=section,
+    needs=("table2",),
+    settings=lambda preset: {"toy": NAME},
+    figures=figures,
+)
