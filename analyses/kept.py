@@ -68,6 +68,11 @@ class Kept:
         """Return a toy that was saved."""
         return read_toy(self.toy_folder(name))[0]
 
+    def export_toy(self, name: str, target: Path) -> Path:
+        """Copy a toy and what stands beside it, e.g. into a zoo; return the folder."""
+        model, metadata = read_toy(self.toy_folder(name))
+        return save_toy(model, target, metadata)
+
     def toy_folder(self, name: str) -> Path:
         """Return where a toy lies (as `load_toy` takes it)."""
         return self.folder / "toys" / name

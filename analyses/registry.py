@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from analyses import ladder, long_prefixes, subspaces
+from analyses.ladder import STUDY as LADDER
+from analyses.long_prefixes import STUDY as LONG_PREFIXES
 from analyses.study import Study
+from analyses.subspaces import STUDY as SUBSPACES
+from analyses.table1 import STUDY as TABLE1
 
 STUDIES: tuple[Study, ...] = (
-    subspaces.STUDY,
-    long_prefixes.STUDY,
-    ladder.STUDY,
-)
+    TABLE1,
+    SUBSPACES,
+    LONG_PREFIXES,
+    LADDER,
+)  # fmt: skip

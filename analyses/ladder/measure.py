@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from prefix_interp.tuning.content_blind import content_blind_log_probs
 
 from analyses.ladder.protocol import BLIND, SKILLS, TASKS, TUNED, Protocol, toy_name
 from analyses.scores import score_rows, shares
 from analyses.study import Job, Rows, Tables
-from prefix_interp.experiments.content_blind import content_blind_log_probs
 from prefix_interp.models.host import Model
 from prefix_interp.models.toy import ToyConfig
 from prefix_interp.prefixes.controls import norm_matched

@@ -74,7 +74,7 @@ def slots_figure(
                     axis.set_major_formatter(lambda x, _: f"{x:g}")
         for ax in grid[-1]:
             ax.set_xlabel("slots")
-        legend_below(figure, grid[0][0])
+        legend_below(figure, grid[0][0], 4)
     return figure
 
 

@@ -168,3 +168,16 @@ def spread_frame(rows: Iterable[Mapping[str, Any]], metrics: Sequence[str]) -> p
             cells |= {f"{metric} {end}": spread[end] for end in ("low", "high")}
         flat.append(cells)
     return pd.DataFrame(flat)
+
+
+def missing(name: str, preset: str = "fast") -> str:
+    """Return the sentence that stands where a result is missing.
+
+    Args:
+        name: of the study.
+        preset: which protocol.
+    """
+    return (
+        f"The result {name!r} under the preset {preset!r} is not committed; python -m analyses "
+        f"{name} --preset {preset} makes it."
+    )

@@ -47,6 +47,12 @@ def share(spread: Mapping[str, float | None]) -> str:
     return f"{percent(spread['mean'] or 0.0)} ± {sd}\n[{low}, {high}]"
 
 
+def mean_and_sd(spread: Mapping[str, float | None]) -> str:
+    """Return a share over seeds in percent: mean ± sd, for the README."""
+    mean, sd = (100 * (spread[key] or 0.0) for key in ("mean", "sd"))
+    return f"{mean:.1f} ± {sd:.1f}"
+
+
 def loss(spread: Mapping[str, float | None]) -> str:
     """Return a loss over seeds: mean ± sd [95% interval]."""
     sd = "" if spread["sd"] is None else (

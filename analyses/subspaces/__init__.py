@@ -7,7 +7,7 @@ from analyses.subspaces.figures import figures
 from analyses.subspaces.measure import PROTOCOLS, measure
 from analyses.subspaces.section import section
 from analyses.subspaces.tables import tables
-from prefix_interp.experiments.table2 import NAME
+from analyses.table2.measure import NAME
 
 STUDY = Study(
     name="subspaces",

@@ -93,7 +93,7 @@ def angles_figure(angles: Sequence[Mapping[str, Any]]) -> Figure:
             ax.set(title=name, ylim=(-2, 92), yticks=range(0, 91, 15))
             ax.grid(visible=False, axis="x")
         axes[0].set_ylabel("mean principal angle (degrees)")
-        legend_below(figure, axes[0])
+        legend_below(figure, axes[0], 4)
     return figure
 
 

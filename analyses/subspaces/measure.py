@@ -17,8 +17,8 @@ import torch
 from analyses.study import Job, Rows, Tables
 from analyses.subspaces.angles import Measured, angle_rows
 from analyses.subspaces.removals import removal_rows, removals
+from analyses.table2.measure import NAME
 from prefix_interp.errors import check_choice
-from prefix_interp.experiments.table2 import NAME
 from prefix_interp.models.host import Model
 from prefix_interp.models.toy import clone, to_dtype
 from prefix_interp.models.zoo import load_toy

@@ -36,10 +36,10 @@ def section(evidence: Evidence) -> Section:
             "bias subspace, random ones of equal rank, other tasks' and the strongest content "
             "directions.",
             f"Exact match with a subspace taken out of every head's output in layer 0, {n} seeds. "
-            "Blue: that of the prefix's own bias (rank 1 at each head with one slot). Output projected "
-            "out: nothing is left in the subspace, of the content neither. Plain run's inside it: "
-            "the part in the subspace is that of the run without prefix, the rest stays. Plain "
-            "run's outside it: the other way round, only the part in the subspace is the "
+            "Blue: that of the prefix's own bias (rank 1 at each head with one slot). Output "
+            "projected out: nothing is left in the subspace, not of the content either. Plain run's "
+            "inside it: the part in the subspace is that of the run without prefix, the rest stays. "
+            "Plain run's outside it: the other way round, only the part in the subspace is the "
             "prefix's. Bias projected out: the bias goes, the gate stays. Baseline: masked.",
             removal,
         ),
@@ -75,7 +75,8 @@ def _removal_findings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         own = {
             (r["space"], r["remove"]): r["exact_match"]["mean"]
             for r in rows
-            if r["parameterization"] == kind and r["task"] is None and r["run"] == "on" and r["level"] in ("head", None)
+            if (r["parameterization"], r["task"], r["run"]) == (kind, None, "on")
+            and r["level"] in ("head", None)
         }  # fmt: skip
         found.append(
             f"Bias subspace, {kind} prefixes, mean over tasks and seeds: "

@@ -12,57 +12,12 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.experiments.summary import sweep_rows
-from prefix_interp.experiments.table1 import NEW
-from prefix_interp.results import Result
 from prefix_interp.theory.decompose import Decomposition
 from prefix_interp.theory.subspace import BiasSubspace
-from prefix_interp.views.style import COLOURS, MARKERS, look, variant_label
+from prefix_interp.views.style import COLOURS, MARKERS, legend_below, look
 
 # Rounding leaves values near 1e-17 and exact zeros; both are drawn at the floor of the axis.
 _FLOOR = 1e-18
-
-
-def sweep_figure(result: Result, task: str = NEW) -> Figure:
-    """Return exact match, token accuracy and loss against the learning rate of prefix tuning.
-
-    Lines are means over seeds, bands reach from the smallest to the largest seed.
-
-    Args:
-        result: from `table1`.
-        task: the task that was tested on.
-
-    Raises:
-        PrefixInterpError: the result has no prefix that was tested on `task`.
-    """
-    rows = sweep_rows(result, task)
-    if not rows:
-        raise PrefixInterpError(f"task={task!r} has no prefix in this result; use a table1 result")
-    metrics = {
-        "exact_match": "exact match (share of sequences)",
-        "token_accuracy": "token accuracy (share of outputs)",
-        "loss": "test loss (nats an output)",
-    }
-    with look():
-        figure = Figure(figsize=(9.6, 3.5), layout="constrained")
-        axes = figure.subplots(1, 3)
-        for i, (kind, n) in enumerate(dict.fromkeys(map(_variant, rows))):
-            own = [r for r in rows if _variant(r) == (kind, n)]
-            lrs = [r["lr"] for r in own]
-            for ax, metric in zip(axes, metrics, strict=True):
-                low, high = ([r[metric][end] for r in own] for end in ("min", "max"))
-                ax.fill_between(lrs, low, high, color=COLOURS[i], alpha=0.18, linewidth=0)
-                ax.plot(
-                    lrs, [r[metric]["mean"] for r in own], color=COLOURS[i], marker=MARKERS[i],
-                    markersize=5 if i else 7, label=variant_label(kind, n),
-                )  # fmt: skip
-        for ax, (metric, words) in zip(axes, metrics.items(), strict=True):
-            ax.set(xscale="log", xlabel="learning rate", title=words)
-            ax.set_ylim(bottom=0)
-            if metric != "loss":
-                ax.set_ylim(-0.02, 1.02)
-        _legend_below(figure, axes[0])
-    return figure
 
 
 def parts_figure(
@@ -118,7 +73,7 @@ def parts_figure(
                 ax.set_ylim(0, 1.02 if column == "gate" else None)
         for ax in axes[2:]:
             ax.set_xlabel("content position")
-        _legend_below(figure, axes[0])
+        legend_below(figure, axes[0])
     return figure
 
 
@@ -155,7 +110,7 @@ def spectrum_figure(
             ax.yaxis.set_major_locator(LogLocator(numticks=7))
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes[0].set_ylabel("singular value / first")
-        _legend_below(figure, axes[0])
+        legend_below(figure, axes[0])
     return figure
 
 
@@ -167,15 +122,6 @@ def _spectrum(
         range(1, len(share) + 1), np.maximum(share, _FLOOR), color=COLOURS[i], marker=MARKERS[i],
         markersize=4, linestyle="-" if i == 0 else ":", label=label,
     )  # fmt: skip
-
-
-def _variant(row: Mapping[str, object]) -> tuple[str, int]:
-    return str(row["parameterization"]), int(str(row["n_slots"]))
-
-
-def _legend_below(figure: Figure, ax: Axes) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
 
 def _check_lines(argument: str, found: Mapping[str, object]) -> None:

@@ -47,16 +47,16 @@ def look() -> Iterator[None]:
         yield
 
 
-def legend_below(figure: Figure, ax: Axes, ncols: int = 4) -> None:
-    """Put the legend of a panel below the figure.
+def legend_below(figure: Figure, ax: Axes, ncols: int | None = None) -> None:
+    """Put one legend below a figure.
 
     Args:
-        figure: to which it belongs.
-        ax: whose lines and bars it names.
-        ncols: how many stand beside each other.
+        figure: with a constrained layout.
+        ax: whose labels it shows.
+        ncols: how many stand beside each other; by default all.
     """
     handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=ncols)
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols or len(labels))
 
 
 def svg(figure: Figure) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from prefix_interp.estimates import wilson
 from prefix_interp.experiments.claim import claim_record
 from prefix_interp.experiments.content_blind import content_blind_hits
 from prefix_interp.experiments.summary import sweep_rows, table1_rows
 from prefix_interp.experiments.table1 import NEW
+
+from prefix_interp.estimates import wilson
 from prefix_interp.results import Result
 
 

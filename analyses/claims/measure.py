@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
-from tqdm.auto import tqdm
-
 from prefix_interp.experiments.accuracy import accuracy_claims, control_claims
 from prefix_interp.experiments.claim import EXACT, VISIBLE, claim_record
 from prefix_interp.experiments.summary import shipped_result
 from prefix_interp.experiments.table1 import FINE_TUNED, NEW, PRETRAINED
+from torch import Tensor
+from tqdm.auto import tqdm
+
 from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots, to_dtype

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from tqdm.auto import tqdm
-
 from prefix_interp.experiments.claims import Zoo, load_zoo, measure_claims
-from prefix_interp.experiments.skills import load_skills
 from prefix_interp.experiments.summary import shipped_result
 from prefix_interp.experiments.table1 import FINE_TUNED, PRETRAINED
+from prefix_interp.views.headlines import headlines
+from prefix_interp.views.sections import Section
+from prefix_interp.views.tables import Table
+from tqdm.auto import tqdm
+
+from prefix_interp.experiments.skills import load_skills
 from prefix_interp.models.toy import read_toy
 from prefix_interp.models.zoo import toy_folder
 from prefix_interp.results import Result
@@ -21,9 +24,7 @@ from prefix_interp.storage import check_writable, to_json, write_file
 from prefix_interp.views import pictures, tables
 from prefix_interp.views.capacity_sections import capacity_section, language_model_section
 from prefix_interp.views.display import page_scripts, watch_script
-from prefix_interp.views.headlines import headlines
 from prefix_interp.views.ladder_sections import ladder_section
-from prefix_interp.views.sections import Section
 from prefix_interp.views.skill_sections import (
     circuits_section,
     elicitation_section,
@@ -31,7 +32,6 @@ from prefix_interp.views.skill_sections import (
     table2_section,
 )
 from prefix_interp.views.subspace_sections import long_prefixes_section, subspaces_section
-from prefix_interp.views.tables import Table
 from prefix_interp.views.theory_sections import constructions_section, universality_section
 
 PRESETS = ("fast", "paper")

@@ -8,9 +8,10 @@ from typing import Any
 from prefix_interp.experiments.claim import FAILS, HOLDS
 from prefix_interp.experiments.summary import table1_rows
 from prefix_interp.experiments.table1 import NEW, OLD
+from prefix_interp.views.tables import percent
+
 from prefix_interp.results import Result
 from prefix_interp.views.style import variant_label
-from prefix_interp.views.tables import percent
 
 Record = Mapping[str, Any]
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 from markupsafe import Markup
-
 from prefix_interp.experiments.claims import Zoo, plain_difference_spectrum
+from prefix_interp.views.sections import Interactive, Picture
+
 from prefix_interp.prefixes.baselines import RunPair, run_pair
 from prefix_interp.results import Result
 from prefix_interp.theory.decompose import Decomposition, decompose_attention
@@ -21,7 +22,6 @@ from prefix_interp.views.attention import (
 )
 from prefix_interp.views.display import attention_div
 from prefix_interp.views.plots import parts_figure, spectrum_figure, sweep_figure
-from prefix_interp.views.sections import Interactive, Picture
 from prefix_interp.views.style import data_uri, variant_label
 
 N_SHOWN = 3  # test sequences in the attention figures

@@ -1,0 +1,180 @@
+"""Table 1, one seed: a model that sorts ascending is fine-tuned, and prefix-tuned, to descend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from analyses.kept import Kept
+from analyses.scores import score_rows
+from analyses.study import Job, Rows
+from prefix_interp.models.host import Model
+from prefix_interp.models.toy import ToyConfig
+from prefix_interp.prefixes.controls import norm_matched
+from prefix_interp.prefixes.prefix import Parameterization, Prefix
+from prefix_interp.seeds import derive_generator
+from prefix_interp.tuning.objective import has_fast_bfloat16
+from prefix_interp.tuning.prefixes import PrefixFit, sweep_prefixes, tune_prefix
+from prefix_interp.tuning.presets import get_preset
+from prefix_interp.tuning.train import ModelFit, fine_tune, pretrain
+
+MODEL = ToyConfig(n_layers=1, n_heads=1, d_model=96, n_prefix=1)
+OLD, NEW = "sort_ascending", "sort_descending"
+PRETRAINED, FINE_TUNED = "sort-ascending-1l1h", "sort-descending-1l1h-fine-tuned"
+GROUP = "prefixes"  # of the contexts that are kept
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One set of prefixes tuned side by side, one for each learning rate."""
+
+    parameterization: Parameterization
+    n_slots: int
+    lrs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One preset's sizes; steps and rates of the weights come from the preset itself.
+
+    Attributes:
+        sweeps: the prefixes that are tuned.
+        other_task: whether a prefix tuned on the old task is tested on the new one. Under the
+            paper's protocol it would double the prefix steps (80,000 for each seed and sweep), so
+            there the other controls stand alone.
+        n_test: test sequences.
+    """
+
+    sweeps: tuple[Sweep, ...]
+    other_task: bool = True
+    n_test: int = 3200
+
+
+_WIDE = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+PROTOCOLS = {
+    "fast": Protocol(tuple(Sweep(p, n, _WIDE) for p in ("residual", "kv") for n in (1, 10))),
+    # As published: one residual vector, one rate. The fast preset has the rest.
+    "paper": Protocol((Sweep("residual", 1, (5e-4,)),), other_task=False),
+    "smoke": Protocol(
+        tuple(Sweep(p, n, (1e-2, 1e-1)) for p in ("residual", "kv") for n in (1, 2)), n_test=200
+    ),
+}
+
+
+def settings(preset: str) -> dict[str, Any]:
+    """Return what a result says of a preset beside the protocol."""
+    chosen = get_preset(preset)
+    return {
+        "model": asdict(MODEL),
+        "preset": asdict(chosen),
+        "bfloat16_used": has_fast_bfloat16() and chosen.pretrain.precision == "bfloat16",
+    }
+
+
+def measure(job: Job) -> dict[str, Rows]:
+    """Return one seed's table ``rows``: one row per model or prefix and task.
+
+    Keys: ``method`` (``pretrained``, ``fine-tuned``, ``prefix`` or one of the controls ``random
+    prefix``, ``norm-matched prefix``, ``other-task prefix``), ``parameterization``, ``n_slots``,
+    ``lr``, ``seed``, ``task``, ``train_loss``, ``evaluation``, and ``chosen``: whether its final
+    training loss is the lowest of its sweep.
+
+    Args:
+        job: the seed, its protocol, and where models are kept.
+    """
+    return {"rows": _Seed(job).run()}
+
+
+class _Seed:
+    """One seed's trainings in order, and the rows they give."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.common: dict[str, Any] = {
+            "preset": job.preset, "seed": job.seed, "progress": job.progress
+        }  # fmt: skip
+        self.rows: Rows = []
+
+    def run(self) -> Rows:
+        job, common = self.job, self.common
+        old = pretrain(MODEL, OLD, checkpoint=job.checkpoint("pretrain"), **common)
+        self._score("pretrained", old.model, train_loss=old.history["loss"].iloc[-1])
+        self._keep_toy(PRETRAINED, old, OLD)
+        tuned = fine_tune(old.model, NEW, checkpoint=job.checkpoint("fine-tune"), **common)
+        self._score("fine-tuned", tuned.model, train_loss=tuned.history["loss"].iloc[-1])
+        self._keep_toy(FINE_TUNED, tuned, NEW)
+        for sweep in job.protocol.sweeps:
+            name = f"{sweep.parameterization}-{sweep.n_slots}"
+            how = {"parameterization": sweep.parameterization, **common}
+            fits = sweep_prefixes(
+                old.model, NEW, sweep.n_slots, sweep.lrs, checkpoint=job.checkpoint(name), **how
+            )
+            losses = [fit.train_loss for fit in fits]
+            best = losses.index(min(losses))
+            for i, fit in enumerate(fits):
+                self._score(
+                    "prefix", old.model, fit.prefix, lr=fit.recipe.lr,
+                    train_loss=losses[i], chosen=i == best,
+                )  # fmt: skip
+            self._controls(old.model, sweep, fits[best], how)
+            if job.keeps is not None:
+                job.keeps.save_context(GROUP, f"{NEW}-{name}", fits[best].prefix)
+        return self.rows
+
+    def _controls(self, model: Model, sweep: Sweep, fit: PrefixFit, how: Mapping[str, Any]) -> None:
+        kind, n_slots, seed = sweep.parameterization, sweep.n_slots, self.job.seed
+        rng = derive_generator(seed, "norm-matched", kind, n_slots)
+        self._score("random prefix", model, Prefix.random(model, n_slots, seed, kind))
+        self._score("norm-matched prefix", model, norm_matched(fit.prefix, rng))
+        if not self.job.protocol.other_task:
+            return
+        file = self.job.checkpoint(f"other-task-{kind}-{n_slots}")
+        other = tune_prefix(model, OLD, n_slots, lr=fit.recipe.lr, checkpoint=file, **how)
+        self._score(
+            "other-task prefix", model, other.prefix, lr=fit.recipe.lr, train_loss=other.train_loss
+        )
+
+    def _score(
+        self,
+        method: str,
+        model: Model,
+        prefix: Prefix | None = None,
+        *,
+        lr: float | None = None,
+        train_loss: float | None = None,
+        chosen: bool = True,
+    ) -> None:
+        job = self.job
+        self.rows += score_rows(
+            {"seed": job.seed, "method": method, "lr": lr, "chosen": chosen},
+            model, (OLD, NEW), prefix, baseline=get_preset(job.preset).baseline,
+            n=job.protocol.n_test, train_loss=train_loss,
+        )  # fmt: skip
+
+    def _keep_toy(self, name: str, fit: ModelFit, task: str) -> None:
+        if self.job.keeps is not None:
+            # The two rows just measured: this model on either task.
+            scores = [row["evaluation"] for row in self.rows[-2:]]
+            self.job.keeps.save_toy(
+                name, fit, task=task, preset=self.job.preset, seed=self.job.seed, evaluation=scores
+            )
+
+
+def export_zoo(kept: Kept, zoo: Path) -> list[Path]:
+    """Copy one seed's models and prefixes into a zoo; return their folders.
+
+    Args:
+        kept: of a finished seed; the shipped zoo is seed 0, not a seed picked by its result.
+        zoo: e.g. ``prefix_interp/models/trained``.
+
+    Raises:
+        PrefixInterpError: the zoo cannot be written.
+    """
+    copies = [kept.export_toy(name, zoo / name) for name in (PRETRAINED, FINE_TUNED)]
+    for name, prefix in kept.contexts(GROUP).items():
+        # The paper's own kind of prefix goes by the task's name alone.
+        key = NEW if name == f"{NEW}-residual-1" else name
+        copies.append(prefix.save(zoo / PRETRAINED / "prefixes" / key))
+    return copies
