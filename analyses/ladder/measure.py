@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from prefix_interp.tuning.content_blind import content_blind_log_probs
 
 from analyses.ladder.protocol import BLIND, SKILLS, TASKS, TUNED, Protocol, toy_name
 from analyses.scores import score_rows, shares
@@ -25,6 +24,7 @@ from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.seeds import derive_generator, derive_seed
 from prefix_interp.tasks import Task, get_task
+from prefix_interp.tuning.content_blind import content_blind_log_probs
 from prefix_interp.tuning.evaluate import marked, scored
 from prefix_interp.tuning.hard_prompts import search_hard_prompt
 from prefix_interp.tuning.prefixes import PrefixFit, sweep_prefixes

@@ -37,10 +37,10 @@ def section(evidence: Evidence) -> Section:
             "directions.",
             f"Exact match with a subspace taken out of every head's output in layer 0, {n} seeds. "
             "Blue: that of the prefix's own bias (rank 1 at each head with one slot). Output "
-            "projected out: nothing is left in the subspace, not of the content either. Plain run's "
-            "inside it: the part in the subspace is that of the run without prefix, the rest stays. "
-            "Plain run's outside it: the other way round, only the part in the subspace is the "
-            "prefix's. Bias projected out: the bias goes, the gate stays. Baseline: masked.",
+            "projected out: nothing is left in the subspace, not of the content either. Plain "
+            "run's inside it: the part in the subspace is that of the run without prefix, the rest "
+            "stays. Plain run's outside it: the other way round, only the part in the subspace is "
+            "the prefix's. Bias projected out: the bias goes, the gate stays. Baseline: masked.",
             removal,
         ),
         picture(
