@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -17,11 +17,9 @@ from analyses.ladder.figures import (
 )
 from analyses.ladder.protocol import BLIND, TUNED
 from analyses.ladder.tables import METRICS, VERDICTS
+from analyses.report.evidence import Evidence
 from analyses.report.sections import Section, Words, picture, records, spread_frame
 from analyses.report.tables import frame_table, markdown, percent
-
-if TYPE_CHECKING:
-    from analyses.report.evidence import Evidence
 
 _COMPARED = ("suffix", "front", "peer", "blind")
 _SPREADS = tuple(f"{who}_{metric}" for metric in METRICS for who in _COMPARED)
@@ -34,6 +32,7 @@ def section(evidence: Evidence) -> Section:
         evidence: with the result of the study.
     """
     result, rows = evidence.result("ladder"), evidence.tables("ladder")["ladder"]
+    assert result is not None
     suffixes = evidence.tables("ladder")["suffixes"]
     frame, table = spread_frame(rows, tuple(METRICS)), spread_frame(suffixes, _SPREADS)
     n, own = len(result.seeds), frame["method"] == "context"

@@ -11,7 +11,7 @@ from analyses.long_prefixes.measure import PROTOCOLS, measure
 from analyses.long_prefixes.section import section
 from analyses.long_prefixes.tables import tables
 from analyses.study import Study
-from analyses.table2.measure import NAME
+from analyses.table2.models import NAME
 from prefix_interp.tuning.presets import get_preset
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from analyses.study import Job, Rows, Tables
-from analyses.table2.measure import NAME
+from analyses.table2.models import NAME
 from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import clone, to_dtype

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
 from analyses.long_prefixes.figures import slots_figure
+from analyses.report.evidence import Evidence
 from analyses.report.sections import Section, Words, picture, records, spread_frame
 from analyses.report.tables import frame_table
-
-if TYPE_CHECKING:
-    from analyses.report.evidence import Evidence
 
 _COUNTS = ("bound", "rank", "effective_rank", "n_95", "n_99", "slot_range", "top_slot")
 
@@ -23,6 +19,7 @@ def section(evidence: Evidence) -> Section:
         evidence: with the result of the study.
     """
     result, rows = evidence.result("long-prefixes"), evidence.tables("long-prefixes")
+    assert result is not None
     tuning = spread_frame(rows["tuning"], ("exact_match", "loss"))
     bias = spread_frame(rows["bias"], _COUNTS)
     bias = bias[bias["task"].isna()].drop(columns=["task"])

@@ -7,7 +7,7 @@ from analyses.subspaces.figures import figures
 from analyses.subspaces.measure import PROTOCOLS, measure
 from analyses.subspaces.section import section
 from analyses.subspaces.tables import tables
-from analyses.table2.measure import NAME
+from analyses.table2.models import NAME
 
 STUDY = Study(
     name="subspaces",

@@ -17,7 +17,7 @@ import torch
 from analyses.study import Job, Rows, Tables
 from analyses.subspaces.angles import Measured, angle_rows
 from analyses.subspaces.removals import removal_rows, removals
-from analyses.table2.measure import NAME
+from analyses.table2.models import NAME, PREFIXES, STARTS
 from prefix_interp.errors import check_choice
 from prefix_interp.models.host import Model
 from prefix_interp.models.toy import clone, to_dtype
@@ -79,7 +79,7 @@ def measure(job: Job) -> Tables:
     kept, kinds = job.needs["table2"], job.protocol.kinds
     best, starts = (
         [p for name, p in kept.contexts(group).items() if any(f"-{k}" in name for k in kinds)]
-        for group in ("prefixes", "starts")
+        for group in (PREFIXES, STARTS)
     )
     model = kept.toy(NAME)
     model.to(job.device, print_details=False)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from analyses.report.evidence import Evidence
 from analyses.report.sections import Section, Words, picture, records, spread_frame
 from analyses.report.tables import frame_table, percent
 from analyses.subspaces.figures import angles_figure, removal_figure
-
-if TYPE_CHECKING:
-    from analyses.report.evidence import Evidence
 
 _RANKS = ("rank", "effective_rank")
 _ANGLES = ("mean_angle", "chance_angle", "overlap", "chance_overlap")
@@ -24,6 +22,7 @@ def section(evidence: Evidence) -> Section:
         evidence: with the result of the study.
     """
     result, rows = evidence.result("subspaces"), evidence.tables("subspaces")
+    assert result is not None
     removal = spread_frame(rows["removal"], _SCORES)
     angles = spread_frame(rows["angle"], _ANGLES)
     spectra = spread_frame(rows["spectrum"], _RANKS)
