@@ -1,19 +1,30 @@
-"""The figures of the report, each with caption, text alternative and numbers."""
+"""Attention and a head's output with and without a prefix, on the shipped models of Table 1."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 import pandas as pd
 from markupsafe import Markup
-from prefix_interp.experiments.claims import Zoo, plain_difference_spectrum
-from prefix_interp.views.sections import Interactive, Picture
 
-from prefix_interp.prefixes.baselines import RunPair, run_pair
+from analyses.claims.headlines import headlines
+from analyses.claims.measure import plain_difference_spectrum
+from analyses.claims.zoo import load_zoo, zoo_runs
+from analyses.report.evidence import Evidence
+from analyses.report.sections import (
+    Interactive,
+    Picture,
+    Section,
+    SideBySide,
+    Words,
+    picture,
+    records,
+)
+from analyses.report.tables import frame_table
+from analyses.study import Job, Rows, Study, Tables
+from prefix_interp.prefixes.baselines import RunPair
 from prefix_interp.results import Result
-from prefix_interp.theory.decompose import Decomposition, decompose_attention
 from prefix_interp.theory.subspace import BiasSubspace, bias_subspace
-from prefix_interp.views import tables
 from prefix_interp.views.attention import (
     AttentionView,
     attention_view,
@@ -21,61 +32,147 @@ from prefix_interp.views.attention import (
     query_figure,
 )
 from prefix_interp.views.display import attention_div
-from prefix_interp.views.plots import parts_figure, spectrum_figure, sweep_figure
-from prefix_interp.views.style import data_uri, variant_label
+from prefix_interp.views.plots import parts_figure, spectrum_figure
+from prefix_interp.views.style import variant_label
 
 N_SHOWN = 3  # test sequences in the attention figures
-N_SINGULAR = 24
 FULL_COLOUR = 0.5  # most attention here is far below 1
 
 
-def measure(zoo: Zoo) -> tuple[dict[str, RunPair], dict[str, Decomposition]]:
-    """Return runs and decompositions of every prefix of the zoo, by its name in words."""
-    pairs = {
-        variant_label(p.parameterization, p.n_slots): run_pair(zoo.pretrained, p, zoo.tokens)
-        for p in zoo.prefixes.values()
-    }
-    return pairs, {name: decompose_attention(pair) for name, pair in pairs.items()}
+@dataclass(frozen=True)
+class Protocol:
+    """How much is measured.
+
+    Attributes:
+        n_singular: values of each spectrum.
+    """
+
+    n_singular: int = 24
 
 
-def attention_views(zoo: Zoo, pairs: Mapping[str, RunPair]) -> list[list[AttentionView]]:
-    """Return, for the first few sequences, the attention of every model and prefix."""
-    return [
-        [
-            plain_attention_view(zoo.pretrained, zoo.tokens, i, "pretrained"),
-            plain_attention_view(zoo.fine_tuned, zoo.tokens, i, "fine-tuned"),
-            *(attention_view(pair, i, name) for name, pair in pairs.items()),
-        ]
-        for i in range(min(N_SHOWN, len(zoo.tokens)))
-    ]
+def measure(job: Job) -> dict[str, Rows]:
+    """Return what the figures show, all of head 0 of layer 0 and the masked baseline.
 
+    - ``query``: attention of the position that predicts output 0, by sequence and model: ``gate``
+      and, renormalised, the content (``key 0``, ``key 1``, ...).
+    - ``parts``: gate, sizes of scaled base and bias, and residual, by prefix and position.
+    - ``spectrum``: singular values of the bias and of the plain difference as a share of the
+      first, by prefix, with the bound.
 
-def query_picture(groups: list[list[AttentionView]], first: int) -> Picture:
-    """Return the attention of the position that predicts output 0, `first`."""
-    query = first
-    rows = []
-    for i, views in enumerate(groups):
+    Args:
+        job: its evidence holds the models.
+    """
+    evidence = job.evidence
+    assert evidence is not None
+    query = _query(evidence)
+    rows: Rows = []
+    for i, views in enumerate(evidence.once(attention_views)):
         for view in views:
             shares = view.content[0, 0, query, : query + 1].tolist()
             rows.append(
                 {"sequence": i + 1, "model": view.name, "gate": float(view.gate[0, 0, query])}
-                | {f"key {k}": s for k, s in enumerate(shares)}
+                | {f"key {k}": share for k, share in enumerate(shares)}
             )
-    return Picture(
+    parts, spectra = [], []
+    for pair, found in evidence.once(zoo_runs).values():
+        parts.append(found.to_dataframe().assign(prefix=_label(pair)))
+        space, plain = _space(pair), plain_difference_spectrum(found)
+        frame = space.to_dataframe().drop(columns="value")
+        frame = frame.assign(prefix=_label(pair), bound=space.bound)
+        frame["plain_of_first"] = (plain / plain[0]).tolist()
+        spectra.append(frame.head(job.protocol.n_singular))
+    columns = ["prefix", "layer", "head", "pos", "gate", "scaled_base", "bias", "residual"]
+    order = ["prefix", "bound", "index", "of_first", "plain_of_first"]
+    return {
+        "query": rows,
+        "parts": records(pd.concat(parts)[columns]),
+        "spectrum": records(pd.concat(spectra)[order]),
+    }
+
+
+def _query(evidence: Evidence) -> int:
+    """Return the last input position, which predicts output 0."""
+    zoo = evidence.once(load_zoo)
+    return zoo.tokens.shape[1] - zoo.n_out
+
+
+def _label(pair: RunPair) -> str:
+    return variant_label(pair.prefix.parameterization, pair.prefix.n_slots)
+
+
+def _space(pair: RunPair) -> BiasSubspace:
+    return bias_subspace(pair.model, pair.prefix, pair.tokens, layer=0, head=0)
+
+
+def attention_views(evidence: Evidence) -> list[list[AttentionView]]:
+    """Return, for the first few sequences, the attention of every model and prefix.
+
+    Args:
+        evidence: holds the models and their runs; this function is for `Evidence.once`.
+    """
+    zoo, runs = evidence.once(load_zoo), evidence.once(zoo_runs)
+    return [
+        [
+            plain_attention_view(zoo.pretrained, zoo.tokens, i, "pretrained"),
+            plain_attention_view(zoo.fine_tuned, zoo.tokens, i, "fine-tuned"),
+            *(attention_view(pair, i, _label(pair)) for pair, _ in runs.values()),
+        ]
+        for i in range(N_SHOWN)
+    ]
+
+
+def sections(evidence: Evidence) -> list[Section]:
+    """Return the attention with and without a prefix, and what a head's output is made of.
+
+    Args:
+        evidence: holds the models; the findings of the claims stand here.
+    """
+    rows = evidence.tables("attention")
+    groups = evidence.once(attention_views)
+    query = picture(
         "query",
-        data_uri(query_figure(groups, query)),
+        query_figure(groups, _query(evidence)),
         f"Attention of the position that predicts the first output, for {len(groups)} test "
         "sequences: one row each for the pretrained model, the fine-tuned model and every "
-        "prefix, one column a key, and a column apart for the gate.",
+        "prefix, one column for each key, and a column apart for the gate.",
         "Attention at the first response position (the last input token, which predicts output "
         "0), head 0 of layer 0, masked baseline. The orange column set apart is the gate: the "
         "attention mass on all prefix slots together. The blue columns are the attention to the "
         "content, renormalised to sum to 1; they all share one colour scale.",
-        tables.frame_table(pd.DataFrame(rows)),
+        pd.DataFrame(rows["query"]),
     )
+    attention = Section(
+        "attention", "Attention", "Attention",
+        "Sorting descending needs another attention pattern than sorting ascending: the first "
+        "output is the largest digit instead of the smallest. Fine-tuning moves the attention "
+        "there. A prefix draws attention to itself, and leaves the proportions among the content "
+        "as they were.",
+        [
+            query,
+            Words(
+                "The whole pattern",
+                "The same models on the first of these sequences, with the right answers fed in. "
+                "Hover over a cell for its value; without scripts a still picture is shown.",
+            ),
+            SideBySide([_interactive(view, i) for i, view in enumerate(groups[0])]),
+        ],
+        {"query": rows["query"]}, headlines(evidence),
+    )  # fmt: skip
+    inside = Section(
+        "heads", "Inside a head", "Inside a head",
+        Markup(
+            "With a prefix, a head's output is <span class=\"formula\">z<sub>pt</sub> = (1 − g) t "
+            "+ Σ<sub>p</sub> A<sub>p</sub> v<sub>p</sub></span>: the pretrained output, scaled, "
+            "plus a bias. The two parts were measured in separate runs, so that what is left over "
+            "is a measurement."
+        ),
+        [_parts(evidence, rows), _spectra(evidence, rows)],
+        {name: rows[name] for name in ("parts", "spectrum")},
+    )  # fmt: skip
+    return [attention, inside]
 
 
-def interactive(view: AttentionView, index: int) -> Interactive:
+def _interactive(view: AttentionView, index: int) -> Interactive:
     """Return one whole attention pattern to explore."""
     n = view.slots.shape[-1]
     caption = "Head 0, layer 0, first test sequence; rows are queries, columns keys. "
@@ -92,17 +189,16 @@ def interactive(view: AttentionView, index: int) -> Interactive:
         "counts rows and columns."
     )
     div = attention_div(view, f"attention-{index}", max_value=FULL_COLOUR)
-    return Interactive(div, view.name, caption, tables.frame_table(view.to_dataframe(), 2))
+    return Interactive(div, view.name, caption, frame_table(view.to_dataframe(), 2))
 
 
-def parts_picture(parts: Mapping[str, Decomposition], n_out: int) -> Picture:
+def _parts(evidence: Evidence, rows: Tables) -> Picture:
     """Return gate, base, bias and residual by position."""
-    frames = [d.to_dataframe().assign(prefix=name) for name, d in parts.items()]
-    frame = pd.concat(frames)
-    columns = ["prefix", "layer", "head", "pos", "gate", "scaled_base", "bias", "residual"]
-    return Picture(
+    runs, zoo = evidence.once(zoo_runs), evidence.once(load_zoo)
+    frame = pd.DataFrame(rows["parts"])
+    return picture(
         "parts",
-        data_uri(parts_figure(parts, n_out=n_out)),
+        parts_figure({_label(pair): parts for pair, parts in runs.values()}, n_out=zoo.n_out),
         "Four panels by content position: gate, size of the scaled pretrained output, size of the "
         f"bias, and residual. The residual is at most {frame['residual'].max():.0e}.",
         Markup(
@@ -112,49 +208,46 @@ def parts_picture(parts: Mapping[str, Decomposition], n_out: int) -> Picture:
             "on shaded ground predict outputs. The axis of |bias| is logarithmic. Residuals of "
             "exactly 0 are drawn at 1e-18."
         ),
-        tables.frame_table(frame[columns]),
+        frame,
     )
 
 
-def spectrum_picture(zoo: Zoo, parts: Mapping[str, Decomposition]) -> Picture:
+def _spectra(evidence: Evidence, rows: Tables) -> Picture:
     """Return the spectra of the biases beside those of the plain differences."""
-    spaces: dict[str, BiasSubspace] = {
-        name: bias_subspace(zoo.pretrained, prefix, zoo.tokens, layer=0, head=0)
-        for name, prefix in zip(parts, zoo.prefixes.values(), strict=True)
-    }
-    plain = {name: plain_difference_spectrum(d) for name, d in parts.items()}
-    frames = []
-    for name, space in spaces.items():
-        frame = space.to_dataframe().drop(columns="value").assign(prefix=name, bound=space.bound)
-        frame["plain_of_first"] = (plain[name] / plain[name][0]).tolist()
-        frames.append(frame.head(N_SINGULAR))
-    table = pd.concat(frames)
-    beyond = table.loc[table["index"] > table["bound"], "of_first"].max()
-    columns = ["prefix", "bound", "index", "of_first", "plain_of_first"]
-    return Picture(
+    runs = evidence.once(zoo_runs).values()
+    frame = pd.DataFrame(rows["spectrum"])
+    beyond = frame.loc[frame["index"] > frame["bound"], "of_first"].max()
+    return picture(
         "spectrum",
-        data_uri(spectrum_figure(spaces, plain, N_SINGULAR)),
-        "One panel a prefix: behind the number of slots the singular values of the bias are at "
-        f"most {beyond:.0e} of the first, those of the plain difference fall slowly.",
+        spectrum_figure(
+            {_label(pair): _space(pair) for pair, _ in runs},
+            {_label(pair): plain_difference_spectrum(parts) for pair, parts in runs},
+            int(frame["index"].max()),
+        ),
+        "One panel for each prefix: behind the number of slots the singular values of the bias are "
+        f"at most {beyond:.0e} of the first, those of the plain difference fall slowly.",
         Markup(
             "Singular values, as a share of the first, of z<sub>pt</sub> − (1 − g) t (the bias) "
             "and of z<sub>pt</sub> − t, over all test sequences and positions. Head 0, layer 0, "
             "masked baseline. The dashed line is the bound n<sub>s</sub>: no bias has more "
             "directions than slots."
         ),
-        tables.frame_table(table[columns]),
+        frame,
     )
 
 
-def sweep_picture(result: Result) -> Picture:
-    """Return the learning-rate sweep of a Table 1."""
-    return Picture(
-        "sweep",
-        data_uri(sweep_figure(result)),
-        "Exact match, token accuracy and loss on sort descending against the learning rate, one "
-        "line for each parameterization and number of slots.",
-        "Prefix tuning for sort descending at every learning rate of the sweep, whole model, "
-        f"{len(result.seeds)} seeds, test split: lines are means, bands reach from the smallest "
-        "to the largest seed.",
-        tables.sweep_table(result),
-    )
+def tables(result: Result) -> Tables:
+    """Return the tables as they were measured: there is one seed, and nothing to summarise."""
+    return result.tables
+
+
+STUDY = Study(
+    name="attention",
+    claim="Does a prefix leave the attention to the content as it was (equations 6 and 7)?",
+    protocols={"fast": Protocol(), "smoke": Protocol(n_singular=2)},
+    measure=measure,
+    tables=tables,
+    section=sections,
+    seeds=1,
+    live=True,
+)

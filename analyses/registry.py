@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from analyses.all_heads import STUDY as ALL_HEADS
+from analyses.attention import STUDY as ATTENTION
 from analyses.circuits import STUDY as CIRCUITS
+from analyses.claims import STUDY as CLAIMS
 from analyses.heads import STUDY as HEADS
 from analyses.ladder import STUDY as LADDER
 from analyses.long_prefixes import STUDY as LONG_PREFIXES
@@ -14,6 +16,8 @@ from analyses.table2 import STUDY as TABLE2
 
 STUDIES: tuple[Study, ...] = (
     TABLE1,
+    ATTENTION,
+    CLAIMS,
     TABLE2,
     ALL_HEADS,
     HEADS,

@@ -1,5 +1,13 @@
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
 import jaxtyping
 import pytest
+
+from analyses import registry
+from analyses.report.page import write_report
+from analyses.report.sections import Section
 
 
 @pytest.fixture
@@ -8,3 +16,36 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@dataclass
+class WholeReport:
+    """The report with what was asked while it was made."""
+
+    folder: Path
+    sections: dict[str, list] = field(default_factory=dict)  # by study
+    summaries: Counter = field(default_factory=Counter)  # made, by study and preset
+
+    def watch(self, study):
+        """Return a study that notes what the report asks of it."""
+
+        def tables(result):
+            self.summaries[study.name, result.preset] += 1
+            return study.tables(result)
+
+        def section(evidence):
+            found = study.section(evidence)
+            self.sections[study.name] = [found] if isinstance(found, Section) else list(found)
+            return found
+
+        return replace(study, tables=tables, section=section)
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory):
+    """The whole report, made once."""
+    whole = WholeReport(tmp_path_factory.mktemp("report"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "STUDIES", tuple(map(whole.watch, registry.STUDIES)))
+        assert write_report(whole.folder, progress=False) == whole.folder / "report.html"
+    return whole

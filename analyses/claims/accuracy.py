@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from prefix_interp.experiments.claim import claim_record
-from prefix_interp.experiments.content_blind import content_blind_hits
-from prefix_interp.experiments.summary import sweep_rows, table1_rows
-from prefix_interp.experiments.table1 import NEW
-
+from analyses.claims.claim import claim_record
+from analyses.study import Tables
+from analyses.table1.measure import NEW
 from prefix_interp.estimates import wilson
-from prefix_interp.results import Result
+from prefix_interp.tuning.content_blind import content_blind_hits
 
 
-def accuracy_claims(table1: Result) -> Iterator[dict[str, Any]]:
+def accuracy_claims(table1: Tables) -> Iterator[dict[str, Any]]:
     """Yield the claim that no prefix learns to sort descending, for each variant of Table 1.
 
     Args:
-        table1: from `table1`.
+        table1: the summaries of its result.
     """
-    sweep = sweep_rows(table1)
-    for row in table1_rows(table1):
+    sweep = table1["sweep"]
+    for row in table1["rows"]:
         if row["method"] != "prefix":
             continue
         kind, n = row["parameterization"], row["n_slots"]
@@ -53,13 +51,14 @@ def accuracy_claims(table1: Result) -> Iterator[dict[str, Any]]:
         )  # fmt: skip
 
 
-def control_claims(seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Yield how far a rule gets that cannot see the content (one record a metric).
+def control_claims(seed: int, n_count: int) -> Iterator[dict[str, Any]]:
+    """Yield how far a rule gets that cannot see the content (one record per metric).
 
     Args:
         seed: chooses the sequences.
+        n_count: training sequences that the rule is counted on.
     """
-    hits = content_blind_hits(NEW, seed=seed)
+    hits = content_blind_hits(NEW, seed=seed, n_count=n_count)
     about = {
         "subject": "best content-blind rule",
         "parameterization": None,

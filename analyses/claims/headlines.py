@@ -5,33 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefix_interp.experiments.claim import FAILS, HOLDS
-from prefix_interp.experiments.summary import table1_rows
-from prefix_interp.experiments.table1 import NEW, OLD
-from prefix_interp.views.tables import percent
-
-from prefix_interp.results import Result
+from analyses.claims.claim import FAILS, HOLDS
+from analyses.report.evidence import Evidence
+from analyses.report.tables import percent
+from analyses.table1.measure import NEW, OLD
 from prefix_interp.views.style import variant_label
 
 Record = Mapping[str, Any]
 
 
-def headlines(claims: Result, table1: Mapping[str, Result | None]) -> list[str]:
+def headlines(evidence: Evidence) -> list[str]:
     """Return the findings, those against the paper included, a sentence or two each.
 
     Args:
-        claims: from `measure_claims`.
-        table1: by preset; None where it is not shipped.
+        evidence: the claims, and the result of Table 1 under each preset if it is there.
     """
-    theory = [r for r in claims.records if not r["claim"].startswith("no-prefix")]
+    claims = evidence.tables("claims")["claims"]
+    theory = [r for r in claims if not r["claim"].startswith("no-prefix")]
     found = [*_theory(theory), *_fine_tuning(theory)]
-    fast, paper = table1.get("fast"), table1.get("paper")
-    if fast is None:
-        found.append("Accuracies are missing: the fast result of Table 1 is not shipped.")
+    if evidence.result("table1") is None:
+        found.append("Accuracies are missing: the fast result of Table 1 is not committed.")
     else:
-        found += [*_learning(claims, fast), _protocol("fast protocol", fast)]
-    if paper is not None:
-        found.append(_protocol("the paper's protocol", paper))
+        found += _learning(claims, evidence.tables("table1")["rows"])
+    for preset, name in (("fast", "fast protocol"), ("paper", "the paper's protocol")):
+        if evidence.result("table1", preset) is not None:
+            found.append(_protocol(name, evidence.tables("table1", preset)["rows"]))
     return found
 
 
@@ -60,14 +58,10 @@ def _fine_tuning(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def _learning(claims: Result, table1: Result) -> list[str]:
-    tops = [r for r in claims.records if r["claim"] == "no-prefix-learns-any-lr"]
-    means = {r["subject"]: r for r in claims.records if r["claim"] == "no-prefix-learns"}
-    rows = {
-        (r["parameterization"], r["n_slots"]): r
-        for r in table1_rows(table1)
-        if r["method"] == "prefix"
-    }
+def _learning(claims: Sequence[Record], table1: Sequence[Record]) -> list[str]:
+    tops = [r for r in claims if r["claim"] == "no-prefix-learns-any-lr"]
+    means = {r["subject"]: r for r in claims if r["claim"] == "no-prefix-learns"}
+    rows = {(r["parameterization"], r["n_slots"]): r for r in table1 if r["method"] == "prefix"}
     found = []
     for top in tops:
         if top["verdict"] == HOLDS:
@@ -82,7 +76,7 @@ def _learning(claims: Result, table1: Result) -> list[str]:
             f"{percent(top['value'])} %. Equation 6 holds exactly for this kind of prefix too: "
             "unchanged relative attention alone does not keep a prefix from a new task."
         )
-    blind = [r for r in claims.records if r["claim"] == "no-content"]
+    blind = [r for r in claims if r["claim"] == "no-content"]
     if found and blind:
         exact, tokens = (percent(r["value"]) for r in blind)
         found.append(
@@ -99,9 +93,9 @@ def _learning(claims: Result, table1: Result) -> list[str]:
     return found
 
 
-def _protocol(name: str, table1: Result) -> str:
+def _protocol(name: str, table1: Sequence[Record]) -> str:
     parts = []
-    for row in table1_rows(table1):
+    for row in table1:
         if row["paper"] is None:
             continue
         old, new = (percent(row[task]["exact_match"]["mean"]) for task in (OLD, NEW))
@@ -109,6 +103,6 @@ def _protocol(name: str, table1: Result) -> str:
         printed = " and ".join(str(row["paper"][task][0]) for task in (OLD, NEW))
         parts.append(f"{row['method']}{kind} {old} and {new} % (the paper: {printed})")
     return (
-        f"Table 1, {name}, {len(table1.seeds)} seeds, exact match on ascending and descending: "
+        f"Table 1, {name}, {table1[0]['n_seeds']} seeds, exact match on ascending and descending: "
         f"{'; '.join(parts)}."
     )

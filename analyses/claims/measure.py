@@ -2,78 +2,58 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from prefix_interp.experiments.accuracy import accuracy_claims, control_claims
-from prefix_interp.experiments.claim import EXACT, VISIBLE, claim_record
-from prefix_interp.experiments.summary import shipped_result
-from prefix_interp.experiments.table1 import FINE_TUNED, NEW, PRETRAINED
+from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from prefix_interp.models.host import Model
+from analyses.claims.accuracy import accuracy_claims, control_claims
+from analyses.claims.claim import EXACT, VISIBLE, claim_record
+from analyses.claims.zoo import N_SEQUENCES, Zoo, load_zoo, zoo_runs
+from analyses.study import Job, Rows
+from analyses.table1.measure import FINE_TUNED, NEW, PRETRAINED
 from prefix_interp.models.sites import Site
-from prefix_interp.models.toy import reserved_slots, to_dtype
-from prefix_interp.models.zoo import load_toy
-from prefix_interp.prefixes.baselines import RunPair, baseline_run, run_pair
+from prefix_interp.models.toy import reserved_slots
+from prefix_interp.prefixes.baselines import RunPair, baseline_pattern
 from prefix_interp.prefixes.inject import attach, prefix_cache
-from prefix_interp.prefixes.prefix import Prefix, load_prefixes
+from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.prefixes.soft_inject import attach_soft
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
-from prefix_interp.results import Result
-from prefix_interp.tasks import get_task
-from prefix_interp.theory.decompose import Decomposition, decompose_attention
+from prefix_interp.theory.decompose import Decomposition
 from prefix_interp.theory.subspace import bias_subspace
-
-N_SEQUENCES = 256
 
 
 @dataclass(frozen=True)
-class Zoo:
-    """The trained models and prefixes that the report is about, in float64.
+class Protocol:
+    """Sizes of one preset.
 
     Attributes:
-        pretrained: sorts ascending.
-        fine_tuned: the same, fine-tuned in full to sort descending.
-        prefixes: tuned on `pretrained` to sort descending, by their name in the zoo.
-        tokens: test sequences of sort descending, answers fed in (teacher forcing).
-        n_out: outputs a sequence; the last `n_out` positions predict them.
+        n_count: training sequences that the content-blind rule is counted on.
     """
 
-    pretrained: Model
-    fine_tuned: Model
-    prefixes: Mapping[str, Prefix]
-    tokens: Int[Tensor, "batch pos"]
-    n_out: int
+    n_count: int = 400_000
 
 
-def load_zoo(seed: int = 0, device: str = "cpu", n_sequences: int = N_SEQUENCES) -> Zoo:
-    """Return the models and prefixes of Table 1 with test sequences.
-
-    Args:
-        seed: chooses the sequences.
-        device: where the models run.
-        n_sequences: how many.
-    """
-    models = []
-    for name in (PRETRAINED, FINE_TUNED):
-        model = to_dtype(load_toy(name), torch.float64)
-        models.append(model.to(device, print_details=False))
-    pretrained, fine_tuned = models
-    found = {name: p.to(pretrained) for name, p in load_prefixes(PRETRAINED).items()}
-    order = sorted(found, key=lambda k: (found[k].parameterization == "kv", found[k].n_slots))
-    task = get_task(NEW)
-    tokens = task.sample(n_sequences, split="test", seed=seed).tokens.to(device)
-    return Zoo(pretrained, fine_tuned, {k: found[k] for k in order}, tokens, task.length)
+PROTOCOLS = {"fast": Protocol(), "smoke": Protocol(2000)}
 
 
-def measure_claims(seed: int = 0, device: str = "cpu", progress: bool = True) -> Result:
-    """Return every claim of the report, measured on the shipped models and results.
+def settings(preset: str) -> dict[str, Any]:
+    """Return what a result says of a preset beside the protocol."""
+    return {
+        "pretrained": PRETRAINED,
+        "fine_tuned": FINE_TUNED,
+        "task": NEW,
+        "split": "test",
+        "sequences": N_SEQUENCES,
+        "dtype": "float64",
+    }
+
+
+def measure(job: Job) -> dict[str, Rows]:
+    """Return the table ``claims``: every claim of the report, on the shipped models and results.
 
     A record is one claim about one subject: ``claim``, ``statement``, ``formula``, ``quantity``
     (what was measured), ``value``, ``comparison`` and ``tolerance`` (what it is held against),
@@ -81,34 +61,18 @@ def measure_claims(seed: int = 0, device: str = "cpu", progress: bool = True) ->
     ``baseline``, ``low`` and ``high`` (95% over seeds, where there are seeds) and ``note``.
 
     Args:
-        seed: chooses the test sequences.
-        device: where the models run.
-        progress: show a bar.
+        job: its evidence holds the models and the result of Table 1.
     """
-    began = time.perf_counter()
-    zoo = load_zoo(seed, device)
-    records: list[dict[str, Any]] = []
-    bar = tqdm(zoo.prefixes.items(), desc="claims", disable=not progress)
-    for name, prefix in bar:
-        records += _prefix_claims(zoo, name, prefix)
-    records += _fine_tuning_claims(zoo)
-    table1 = shipped_result("table1", "fast")
-    if table1 is not None:
-        records += list(accuracy_claims(table1))
-    records += list(control_claims(seed))
-    settings = {
-        "pretrained": PRETRAINED,
-        "fine_tuned": FINE_TUNED,
-        "prefixes": list(zoo.prefixes),
-        "task": NEW,
-        "split": "test",
-        "sequences": len(zoo.tokens),
-        "dtype": "float64",
-        "device": device,
-        "accuracies": None if table1 is None else "table1-fast",
-    }
-    timing = {"wall_s": round(time.perf_counter() - began, 2)}
-    return Result("report", "fast", [seed], settings, records, timing=timing)
+    evidence = job.evidence
+    assert evidence is not None
+    zoo, runs = evidence.once(load_zoo), evidence.once(zoo_runs)
+    rows: Rows = []
+    for name, (pair, parts) in runs.items():
+        rows += _prefix_claims(zoo, name, pair, parts)
+    rows += _fine_tuning_claims(zoo)
+    if evidence.result("table1") is not None:
+        rows += accuracy_claims(evidence.tables("table1"))
+    return {"claims": rows + list(control_claims(job.seed, job.protocol.n_count))}
 
 
 def plain_difference_spectrum(
@@ -123,24 +87,6 @@ def plain_difference_spectrum(
     """
     moved = parts.output[layer, :, head] - parts.base[layer, :, head]
     return torch.linalg.svdvals(moved.flatten(0, 1))
-
-
-def baseline_pattern(
-    model: Model, tokens: Int[Tensor, "batch pos"], layer: int = 0
-) -> Float[Tensor, "batch head query key"]:
-    """Return a toy's attention over the content without a prefix (masked baseline).
-
-    Args:
-        model: a toy.
-        tokens: content.
-        layer: 0-based.
-    """
-    slots = reserved_slots(model) or 0
-    fed, hooks = baseline_run(model, slots, tokens, "masked")
-    site, length = Site.PATTERN.at(layer), tokens.shape[1]
-    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
-        _, cache = model.run_with_cache(fed, names_filter=site, return_cache_object=False)
-    return cache[site][..., -length:, -length:]
 
 
 def total_variation(
@@ -161,10 +107,8 @@ def _about(subject: str, prefix: Prefix | None, level: str, layer: int | None) -
     }
 
 
-def _prefix_claims(zoo: Zoo, name: str, prefix: Prefix) -> list[dict[str, Any]]:
-    model, answers = zoo.pretrained, slice(-zoo.n_out, None)
-    pair = run_pair(model, prefix, zoo.tokens)
-    parts = decompose_attention(pair)
+def _prefix_claims(zoo: Zoo, name: str, pair: RunPair, parts: Decomposition) -> Rows:
+    model, prefix, answers = zoo.pretrained, pair.prefix, slice(-zoo.n_out, None)
     found = []
     for layer in range(model.cfg.n_layers):
         for head in range(model.cfg.n_heads):
@@ -183,7 +127,7 @@ def _prefix_claims(zoo: Zoo, name: str, prefix: Prefix) -> list[dict[str, Any]]:
 def _head_claims(
     about: Mapping[str, Any], pair: RunPair, parts: Decomposition, layer: int, head: int,
     answers: slice,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> Rows:  # fmt: skip
     n = pair.prefix.n_slots
     gate = parts.gate[layer, :, head, answers]
     error = parts.residual[layer, :, head].abs().max() / parts.output[layer, :, head].abs().max()
@@ -281,7 +225,7 @@ def _mixture_logits(pair: RunPair) -> Float[Tensor, "batch pos d_vocab"]:
         return pair.model(pair.tokens)
 
 
-def _fine_tuning_claims(zoo: Zoo) -> list[dict[str, Any]]:
+def _fine_tuning_claims(zoo: Zoo) -> Rows:
     about = _about(FINE_TUNED, None, "all heads", 0)
     before = baseline_pattern(zoo.pretrained, zoo.tokens)
     after = baseline_pattern(zoo.fine_tuned, zoo.tokens)

@@ -138,7 +138,9 @@ class Section:
     findings: Sequence[str] = ()
 
 
-def picture(id: str, figure: Figure, alt: str, caption: str, frame: pd.DataFrame) -> Picture:
+def picture(
+    id: str, figure: Figure, alt: str, caption: str | Markup, frame: pd.DataFrame
+) -> Picture:
     """Return a figure with its DataFrame as the table beside it."""
     return Picture(id, data_uri(figure), alt, caption, frame_table(frame))
 

@@ -13,6 +13,7 @@ from transformer_lens import ActivationCache, HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.sites import Site
+from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.inject import attach
 from prefix_interp.prefixes.layout import (
     Hook,
@@ -192,3 +193,21 @@ def _check_masked(cache: ActivationCache, n_layers: int, n_slots: int) -> None:
                 f"baseline='masked' had no effect in layer {layer}: this version of "
                 "TransformerLens ignores writes to hook_attn_scores; use transformer-lens 3.9"
             )
+
+
+def baseline_pattern(
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int = 0
+) -> Float[Tensor, "batch head query key"]:
+    """Return a toy's attention over the content without a prefix (masked baseline).
+
+    Args:
+        model: a toy.
+        tokens: content.
+        layer: 0-based.
+    """
+    slots = reserved_slots(model) or 0
+    fed, hooks = baseline_run(model, slots, tokens, "masked")
+    site, length = Site.PATTERN.at(layer), tokens.shape[1]
+    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+        _, cache = model.run_with_cache(fed, names_filter=site, return_cache_object=False)
+    return cache[site][..., -length:, -length:]

@@ -15,10 +15,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_index
-from prefix_interp.experiments.claims import baseline_pattern
 from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
-from prefix_interp.prefixes.baselines import RunPair
+from prefix_interp.prefixes.baselines import RunPair, baseline_pattern
 from prefix_interp.views.style import CONTENT_COLOURS, SLOT_COLOURS, look
 
 _TICKS = 48  # more labels than this overlap

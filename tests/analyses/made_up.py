@@ -1,10 +1,10 @@
-"""A made-up Table 1 of three seeds, so that tests depend on no shipped numbers."""
+"""A made-up Table 1 of three seeds, so that tests depend on no committed numbers."""
 
-from prefix_interp.experiments.table1 import NEW, OLD
+from analyses.table1.measure import NEW, OLD
 from prefix_interp.results import Result
 
 
-def made_up_table1(learned: float = 0.0) -> Result:
+def made_up_table1(learned: float = 0.0, preset: str = "fast") -> Result:
     """Return a table in which kv prefixes with 10 slots reach `learned` exact match."""
     records = []
     for seed in range(3):
@@ -16,8 +16,9 @@ def made_up_table1(learned: float = 0.0) -> Result:
                 records += _rows(seed, "prefix", {OLD: 0.0, NEW: exact}, **variant)
             control = {"parameterization": kind, "n_slots": n}
             records += _rows(seed, "random prefix", {OLD: 0.5, NEW: 0.0}, **control)
-    settings = {"test_sequences": 3200}
-    return Result("table1", "fast", [0, 1, 2], settings, records, timing={"wall_s": 1.0})
+    settings = {"protocol": {"n_test": 3200}}
+    tables = {"rows": records}
+    return Result("table1", preset, [0, 1, 2], settings, tables, timing={"wall_s": 1.0})
 
 
 def _rows(seed, method, exact, parameterization=None, n_slots=None, lr=None, chosen=True):

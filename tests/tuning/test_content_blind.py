@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 import prefix_interp as pi
-from prefix_interp.experiments.content_blind import content_blind_hits
+from prefix_interp.tuning.content_blind import content_blind_hits
 
 
 def test_against_an_explicit_count():

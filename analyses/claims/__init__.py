@@ -1,0 +1,27 @@
+"""The claims: what the paper proves and says of Table 1, each with a number and a verdict."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analyses.claims.measure import PROTOCOLS, measure, settings
+from analyses.claims.section import sections
+from analyses.study import Study
+from prefix_interp.results import Result
+
+
+def tables(result: Result) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """Return the claims as they were measured: there is one seed, and nothing to summarise."""
+    return {"claims": result.rows("claims")}
+
+
+STUDY = Study(
+    name="claims",
+    claim="Does every statement of the theory hold on the shipped models (sections 3 to 5)?",
+    protocols=PROTOCOLS,
+    measure=measure,
+    tables=tables,
+    section=sections,
+    seeds=1,
+    settings=settings,
+    live=True,
+)

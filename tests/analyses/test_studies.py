@@ -1,0 +1,80 @@
+"""What every study of the registry must be, whatever it measures."""
+
+import json
+from dataclasses import fields, is_dataclass, replace
+
+import pytest
+
+from analyses.kept import work_key
+from analyses.registry import STUDIES
+from analyses.study import committed_result
+from prefix_interp.results import Result
+from prefix_interp.tuning.presets import PRESETS
+from tests.analyses.test_study import changed
+
+NAMES = [study.name for study in STUDIES]
+every = pytest.mark.parametrize("study", STUDIES, ids=NAMES)
+TRAINED_OUTSIDE = {study.name for study in STUDIES if study.model is not None}
+
+
+@every
+def test_it_is_told_apart_and_says_what_it_asks(study):
+    assert NAMES.count(study.name) == 1 and 20 < len(study.claim) < 120
+    assert "smoke" in study.protocols and set(study.protocols) <= set(PRESETS)
+    assert set(study.needs_next) <= set(study.needs) <= set(NAMES)
+    for need in study.needs:
+        assert set(study.protocols) <= set(STUDIES[NAMES.index(need)].protocols)
+
+
+def others(value):
+    """Every protocol that differs from this one in one field, however deep."""
+    for field in fields(value):
+        own = getattr(value, field.name)
+        if isinstance(own, tuple) and own and is_dataclass(own[0]):
+            nested = [(other, *own[1:]) for other in others(own[0])] + [own[1:]]
+        elif is_dataclass(own):
+            nested = list(others(own))
+        else:
+            nested = [changed(own)]
+        yield from (replace(value, **{field.name: other}) for other in nested)
+
+
+@every
+def test_any_field_of_its_protocols_changes_the_key_of_kept_work(study):
+    for preset, protocol in study.protocols.items():
+        protocols = [protocol, *others(protocol)]
+        keys = [json.dumps(work_key(study.measure, p, preset, 0)) for p in protocols]
+        assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in TRAINED_OUTSIDE])
+def test_its_smoke_run_gives_tables_that_can_be_kept_and_summarised(name, smoke, tmp_path):
+    study, result = STUDIES[NAMES.index(name)], smoke(name)
+    assert result.tables and all(result.tables.values())
+    assert Result.load(result.save(tmp_path / "result.json.gz")).tables == result.tables
+    for rows in study.tables(result).values():
+        json.dumps([dict(row) for row in rows], allow_nan=False)
+
+
+@every
+def test_its_section_gives_numbers_and_ids_of_its_own(study, report):
+    sections = report.sections[study.name]
+    assert sections
+    everything = [s.id for found in report.sections.values() for s in found]
+    for section in sections:
+        assert everything.count(section.id) == 1 and section.title and section.nav
+        assert all(rows for rows in section.numbers.values()), section.id
+    assert any(section.numbers for section in sections)
+
+
+@every
+def test_its_summaries_are_computed_once_for_each_result(study, report):
+    made = {preset: n for (name, preset), n in report.summaries.items() if name == study.name}
+    assert set(made.values()) <= {1}, made
+
+
+@pytest.mark.parametrize("name", [study.name for study in STUDIES if not study.live])
+def test_its_committed_result_is_of_its_fast_protocol(name):
+    result = committed_result(name, "fast")
+    assert (result.name, result.preset) == (name, "fast") and result.tables
