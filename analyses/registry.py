@@ -17,7 +17,6 @@ from analyses.table2 import STUDY as TABLE2
 STUDIES: tuple[Study, ...] = (
     TABLE1,
     ATTENTION,
-    CLAIMS,
     TABLE2,
     ALL_HEADS,
     HEADS,
@@ -25,4 +24,5 @@ STUDIES: tuple[Study, ...] = (
     SUBSPACES,
     LONG_PREFIXES,
     LADDER,
+    CLAIMS,
 )  # fmt: skip

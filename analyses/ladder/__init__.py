@@ -21,8 +21,7 @@ def _settings(preset: str) -> Mapping[str, Any]:
 
 STUDY = Study(
     name="ladder",
-    claim="What each kind of context makes the same frozen toys do, from real tokens to prefixes, "
-    "and the suffixes that the paper leaves open.",
+    claim="What can real tokens, soft prompts, prefixes and suffixes make one frozen model do?",
     protocols=PROTOCOLS,
     measure=measure,
     tables=tables,

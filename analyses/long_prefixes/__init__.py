@@ -21,8 +21,7 @@ def _settings(preset: str) -> Mapping[str, Any]:
 
 STUDY = Study(
     name="long-prefixes",
-    claim="Longer prefixes do not use all the directions that they could (appendix B): 1 to 32 "
-    "slots, tuned for each skill of Table 2 in both parameterizations.",
+    claim="Do longer prefixes use all the directions that they could? The paper: no (appendix B).",
     protocols=PROTOCOLS,
     measure=measure,
     tables=tables,

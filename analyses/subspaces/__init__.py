@@ -11,8 +11,7 @@ from analyses.table2.models import NAME
 
 STUDY = Study(
     name="subspaces",
-    claim="A prefix biases each head inside a subspace of at most n_s directions (section 4): how "
-    "many it uses, what it shares with others, and whether the skill lives there.",
+    claim="A prefix biases a head in at most n_s directions (section 4). Does the skill live there?",
     protocols=PROTOCOLS,
     measure=measure,
     tables=tables,

@@ -10,13 +10,13 @@ from analyses.long_prefixes.measure import PROTOCOLS, measure, slot_attention, s
 from analyses.long_prefixes.tables import tables
 from analyses.study import Job
 from analyses.table2.models import NAME
-from tests.analyses.made_up_skills import made_up_skills
+from tests.analyses.made_up_table2 import made_up_table2
 from tests.helpers import assert_close, raw_model, tokens_for
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    skills = made_up_skills(tmp_path_factory.mktemp("skills"), tasks=())
+    (skills,) = made_up_table2(tmp_path_factory.mktemp("skills"), tasks=()).values()
     keeps = Kept(tmp_path_factory.mktemp("work"))
     return Job(0, "smoke", PROTOCOLS["smoke"], needs={"table2": skills}, keeps=keeps)
 

@@ -13,9 +13,9 @@ from analyses.subspaces.measure import PROTOCOLS, measure, subspace_tables, toy_
 from analyses.subspaces.removals import Removal, removal_rows
 from analyses.subspaces.tables import tables
 from analyses.summaries import over_seeds
-from analyses.table2.models import NAME, PREFIXES, STARTS, variant
+from analyses.table2.models import NAME, PREFIXES, variant
 from prefix_interp.tuning.evaluate import answer_logits
-from tests.analyses.made_up_skills import made_up_skills
+from tests.analyses.made_up_table2 import made_up_table2
 from tests.helpers import toy
 
 TASKS = ("sort_descending", "add_one")
@@ -28,12 +28,12 @@ def measured(kept, seed=0):
 @pytest.fixture(scope="module")
 def skills(tmp_path_factory):
     """What two seeds of Table 2 keep."""
-    return [made_up_skills(tmp_path_factory.mktemp("skills"), seed, TASKS) for seed in (0, 1)]
+    return made_up_table2(tmp_path_factory.mktemp("skills"), (0, 1), TASKS)
 
 
 @pytest.fixture(scope="module")
 def result(skills):
-    seeds = [measured(kept, seed) for seed, kept in enumerate(skills)]
+    seeds = [measured(kept, seed) for seed, kept in skills.items()]
     found = {name: [row for one in seeds for row in one[name]] for name in seeds[0]}
     return pi.Result("subspaces", "smoke", [0, 1], {}, found)
 
@@ -172,38 +172,19 @@ def test_restoring_and_isolating_differ_from_dropping(result):
     assert len(set(values.values())) == len(values)
 
 
-def test_only_rows_of_a_changed_prefix_change(result, tmp_path):
-    kept = made_up_skills(tmp_path, 1, TASKS)
-    prefix = kept.context(PREFIXES, variant("add_one", "kv"))
-    kept.save_context(PREFIXES, variant("add_one", "kv"), replace(prefix, keys=prefix.keys + 1))
-    again = measured(kept, 1)
-    for name in ("spectrum", "removal"):
-        for one, two in zip(part(result, name, seed=1), again[name], strict=True):
-            if (one["parameterization"], one["task"]) == ("kv", "add_one"):
-                continue
-            if name == "spectrum" or one["parameterization"] == "residual":
-                assert one == two
-    for name in again:
-        assert part(result, name, seed=1) != again[name]
-
-
-def test_prefixes_of_other_trials_are_left_out(result, skills, tmp_path):
-    kept = made_up_skills(tmp_path, 0, TASKS)
-    wide = kept.context(STARTS, "add_one-residual-std-0.1-start-1")
-    kept.save_context(PREFIXES, variant("add_one", "residual", 1.0), wide)
-    again = measured(kept)
-    assert {name: part(result, name, seed=0) for name in again} == again
-
-
-def test_a_toy_alone_gives_the_same_rows_but_for_starts_and_other_tasks(tmp_path):
-    kept = made_up_skills(tmp_path, tasks=TASKS[:1])
+def test_a_toy_alone_gives_the_same_rows_but_for_starts(tmp_path):
+    (kept,) = made_up_table2(tmp_path, tasks=TASKS[:1]).values()
     for name, prefix in kept.contexts(PREFIXES).items():
         prefix.save(kept.toy_folder(NAME) / "prefixes" / name)
+    # Table 2 also has prefixes of other trials, which are left out.
+    other = variant("add_one", "residual", 1.0)
+    kept.save_context(PREFIXES, other, kept.context(PREFIXES, variant(TASKS[0], "residual")))
+    whole = pi.Result("subspaces", "smoke", [0], {}, measured(kept))
     alone = toy_subspaces(kept.toy_folder(NAME), protocol=PROTOCOLS["smoke"], preset="smoke")
-    with_starts = pi.Result("subspaces", "smoke", [0], {}, measured(kept))
     for name in ("spectrum", "removal"):
-        assert alone.rows(name) == with_starts.rows(name)
-    assert {r["comparison"] for r in part(alone, "angle")} == {"parameterizations", "heads"}
+        assert alone.rows(name) == whole.rows(name)
+    starts = part(whole, "angle", comparison="starts")
+    assert starts and alone.rows("angle") == [r for r in whole.rows("angle") if r not in starts]
     assert {r["space"] for r in part(alone, "removal")} == {"none", "own", "random", "content"}
     assert set(tables(alone)) == {"spectrum", "angle", "removal"}
 
