@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from analyses.ladder.figures import (
     tuning_length_figure,
 )
 from analyses.ladder.protocol import BLIND, TUNED
-from analyses.ladder.tables import METRICS, VERDICTS
+from analyses.ladder.tables import METRICS, verdict_counts
 from analyses.report.evidence import Evidence
 from analyses.report.sections import Section, Words, picture, records, spread_frame
 from analyses.report.tables import frame_table, markdown, percent
@@ -144,8 +143,7 @@ def suffix_findings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _verdicts(rows: Sequence[Mapping[str, Any]], key: str) -> str:
     """Return how often each verdict was given, as ``better in 1, no difference shown in 5``."""
-    counts = Counter(r[key] for r in rows)
-    return ", ".join(f"{verdict} in {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
+    return ", ".join(f"{verdict} in {n}" for verdict, n in verdict_counts(rows, key).items())
 
 
 def _best_suffix(rows: Sequence[Mapping[str, Any]]) -> str:

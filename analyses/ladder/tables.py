@@ -138,6 +138,17 @@ def compare(row: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> st
     return "better" if above else "worse" if below else "no difference shown"
 
 
+def verdict_counts(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, int]:
+    """Return how often each verdict was given, those that were given at all.
+
+    Args:
+        rows: from `suffix_rows`.
+        key: of the verdict, e.g. ``"first_verdict"``.
+    """
+    found = [row[key] for row in rows]
+    return {verdict: found.count(verdict) for verdict in VERDICTS if verdict in found}
+
+
 def _interval(row: Mapping[str, Any], metric: str) -> tuple[float, float]:
     spread = row[metric]
     if METRICS[metric] > 1.0:

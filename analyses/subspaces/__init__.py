@@ -11,7 +11,7 @@ from analyses.table2.models import NAME
 
 STUDY = Study(
     name="subspaces",
-    claim="A prefix biases a head in at most n_s directions (section 4). Does the skill live there?",
+    claim="A prefix biases a head in at most n_s directions (section 4). Is the skill there?",
     protocols=PROTOCOLS,
     measure=measure,
     tables=tables,

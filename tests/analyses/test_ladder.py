@@ -1,91 +1,97 @@
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
-import torch
 
 import prefix_interp as pi
-from prefix_interp.experiments.capacity import PROTOCOLS as CAPACITY
-from prefix_interp.experiments.capacity import capacity
-from prefix_interp.experiments.capacity_summary import distinct_rows, length_rows, longest_rows
-from prefix_interp.experiments.content_blind import content_blind_hits
-from prefix_interp.experiments.ladder import ladder, ladder_seed, ladder_toys
-from prefix_interp.experiments.ladder_protocol import BLIND, CONTEXTS, PROTOCOLS, TASKS, TUNED
-from prefix_interp.experiments.ladder_summary import METRICS, compare, ladder_rows, suffix_rows
-from prefix_interp.experiments.seed_runs import score_rows
+from analyses.kept import Kept
+from analyses.ladder import STUDY
+from analyses.ladder.figures import ladder_figure, suffix_figure, tuning_length_figure
+from analyses.ladder.protocol import BLIND, CONTEXTS, TASKS, TUNED, toy_name
+from analyses.ladder.tables import METRICS, compare, ladder_rows, tables, verdict_counts
+from analyses.report.evidence import Evidence
+from analyses.scores import score_rows
+from analyses.study import Job
+from prefix_interp.tuning.content_blind import content_blind_hits
 from prefix_interp.tuning.evaluate import answer_logits
-from prefix_interp.views.capacity import capacity_figure
-from prefix_interp.views.capacity_sections import capacity_section
-from prefix_interp.views.ladder import ladder_figure, suffix_figure, tuning_length_figure
-from prefix_interp.views.ladder_sections import ladder_section, suffix_findings
+from prefix_interp.tuning.prefixes import tune_prefix
+from prefix_interp.tuning.soft_prompts import tune_soft_prompt
 
-SMALL = replace(PROTOCOLS["smoke"], depths=(1,), long_depths=(1,), hard_slots=(1,))
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    return tmp_path_factory.mktemp("ladder")
+SIZES = replace(STUDY.protocols["smoke"], depths=(1,), long_depths=(1,), hard_slots=(1,))
+TOY = toy_name(1)
 
 
 @pytest.fixture(scope="module")
-def result(work):
-    return ladder("smoke", [0], work=work, n_jobs=1, progress=False)
+def kept(tmp_path_factory):
+    return Kept(tmp_path_factory.mktemp("ladder"))
+
+
+@pytest.fixture(scope="module")
+def result(kept):
+    found = STUDY.measure(Job(0, "smoke", SIZES, keeps=kept))
+    return pi.Result("ladder", "fast", [0], {"protocol": asdict(SIZES)}, found)
 
 
 def test_every_context_is_there_for_every_task_and_depth(result):
-    rows = ladder_rows(result)
+    rows = ladder_rows(result.rows())
     found = {(r["depth"], r["context"], r["task"]) for r in rows if r["method"] == "context"}
-    depths = PROTOCOLS["smoke"].depths
-    assert found == {(d, c, t) for d in depths for c in CONTEXTS for t in TASKS}
+    assert found == {(1, c, t) for c in CONTEXTS for t in TASKS}
     for method in ("random", "norm-matched"):
         assert {r["context"] for r in rows if r["method"] == method} == set(TUNED)
-    for row in result.records:
+    for row in result.rows():
         shares = row["by_output"]
         accuracy = row["evaluation"]["token_accuracy"]["value"]
         assert len(shares) == 10 and math.fsum(shares) / 10 == pytest.approx(accuracy, abs=1e-6)
 
 
-def test_a_finished_seed_is_taken_from_the_work_folder(result, work):
-    again = ladder_seed(0, "smoke", work)
-    own = [r for r in result.records if r["context"] != BLIND]
-    assert again["from_work"] and again["records"] == own
-    assert result.timing["seeds_from_work"] == 0
-
-
-def test_what_was_saved_scores_as_recorded(work, result):
-    folder = ladder_toys(0, "smoke", work)[2]
-    model = pi.load_toy(folder)
-    (saved,) = (folder / "contexts").glob("2-layers-sort_descending-soft-suffix-2")
-    prompt = pi.SoftPrompt.load(saved)
+def test_what_was_saved_scores_as_recorded(kept, result):
+    model = kept.toy(TOY)
+    prompt = kept.context(TOY, "1-layers-sort_descending-soft-suffix-2")
     (row,) = [
-        r for r in result.records
+        r for r in result.rows()
         if (r["depth"], r["context"], r["steps"], r["task"], r["tuned_on"], r["method"])
-        == (2, "soft suffix", 3, "sort_descending", "sort_descending", "context")
+        == (1, "soft suffix", 3, "sort_descending", "sort_descending", "context")
     ]  # fmt: skip
     assert (prompt.after, prompt.level) == (10, "embedding")
-    score = pi.evaluate(model, "sort_descending", prompt, n=PROTOCOLS["smoke"].n_test)
+    score = pi.evaluate(model, "sort_descending", prompt, n=SIZES.n_test)
     assert row["evaluation"] == score.to_dict()
+    assert (row["position"], row["layers"]) == (10, "embedding")
+
+
+def test_contexts_stand_where_they_say_while_they_are_tuned(kept):
+    """Each tuned anew from its description, alone, on the toy that was kept: the same numbers."""
+    model, task = kept.toy(TOY), "double_histogram"
+    common = {"preset": "smoke", "steps": SIZES.long_steps, "lr": SIZES.lrs[0], "progress": False}
+    again = {
+        **{f"prefix-{kind}": tune_prefix(model, task, 2, parameterization=kind, **common).prefix
+           for kind in ("residual", "kv")},
+        **{name: tune_soft_prompt(model, task, 2, after=after, level=level, **common).prompt
+           for name, after, level in (
+               ("soft-prompt", 0, "embedding"), ("soft-suffix", 10, "embedding"),
+               ("suffix-at-every-layer", 10, "layers"),
+           )},
+    }  # fmt: skip
+    for name, context in again.items():
+        own = kept.context(TOY, f"1-layers-{task}-{name}-2-{SIZES.long_steps}-steps")
+        assert type(own) is type(context)
+        for key, tensor in context.tensors.items():
+            assert own.tensors[key].equal(tensor), name
 
 
 def test_tasks_that_are_new_are_tuned_longer_too(result):
-    sizes = PROTOCOLS["smoke"]
-    found = {(r["depth"], r["steps"], TASKS[r["task"]]) for r in ladder_rows(result) if r["steps"]}
-    kinds = set(TASKS.values())
-    short = {(d, sizes.steps, kind) for d in sizes.depths for kind in kinds}
-    assert found == short | {
-        (d, sizes.long_steps, kind) for d in sizes.long_depths for kind in sizes.long_asks_for
-    }
+    found = {(r["steps"], r["asks_for"]) for r in ladder_rows(result.rows()) if r["steps"]}
+    assert found == {*((3, kind) for kind in TASKS.values()), (4, "new")}
 
 
 def test_the_blind_rule_is_the_control_of_table_1(result):
     task = pi.get_task("sort_descending")
-    hits = content_blind_hits(task, n=PROTOCOLS["smoke"].n_test)
-    for row in result.records:
+    hits = content_blind_hits(task, n=SIZES.n_test)
+    for row in result.rows():
         if row["context"] == BLIND and row["task"] == task.name:
             assert row["evaluation"]["exact_match"]["value"] == float(hits.all(-1).double().mean())
             assert row["by_output"] == [round(float(x), 6) for x in hits.double().mean(0)]
             # No fixed answer beats it: it says the most frequent one at least.
-            digits = task.sample(PROTOCOLS["smoke"].n_test, "test", 0).answers[:, 0].bincount()
+            digits = task.sample(SIZES.n_test, "test", 0).answers[:, 0].bincount()
             assert row["by_output"][0] >= float(digits.max() / digits.sum()) - 0.05
 
 
@@ -100,10 +106,10 @@ def test_by_output_against_a_loop():
         assert share == round(right / 7, 6)
 
 
-def _made_up(values, spread=0.01):
-    """A ladder in which the exact match of each context is known, five seeds."""
+def _made_up(values, spread=0.01, seeds=5):
+    """A ladder in which the exact match of each context is known: value + spread * seed."""
     records = []
-    for seed in range(5):
+    for seed in range(seeds):
         for context, value in {BLIND: 0.0, **values}.items():
             for task in TASKS:
                 score = {"value": value + spread * seed, "low": 0.0, "high": 1.0}
@@ -117,19 +123,7 @@ def _made_up(values, spread=0.01):
                     },
                     "by_output": [1.0] + [0.5] * 9,
                 })  # fmt: skip
-    return pi.Result("ladder", "fast", range(5), {}, records)
-
-
-def _section_of(values, seeds=5):
-    result = _made_up(values)
-    records = [r for r in result.records if r["seed"] < seeds]
-    return suffix_findings(suffix_rows(replace(result, records=records)))[0]
-
-
-def test_two_seeds_are_too_few_for_a_verdict():
-    result = _made_up({c: 0.2 for c in TUNED})
-    few = replace(result, records=[r for r in result.records if r["seed"] < 2])
-    assert {r["verdict"] for r in suffix_rows(few)} == {"too few seeds to say"}
+    return pi.Result("ladder", "fast", range(seeds), {}, {"rows": records})
 
 
 @pytest.mark.parametrize(
@@ -138,7 +132,8 @@ def test_two_seeds_are_too_few_for_a_verdict():
 )
 def test_the_verdict_on_suffixes_compares_intervals(suffix, verdict):
     values = {c: 0.2 for c in TUNED} | {"prefix, kv": 0.5, "soft suffix": suffix}
-    row = next(r for r in suffix_rows(_made_up(values)) if r["suffix"] == "soft suffix")
+    rows = tables(_made_up(values))["suffixes"]
+    row = next(r for r in rows if r["suffix"] == "soft suffix")
     assert row["verdict"] == verdict and row["front"] == "prefix, kv"
     assert row["first_verdict"] == "no difference shown"  # both are always right
     assert (row["peer"], row["peer_exact_match"]["mean"]) == ("soft prompt", pytest.approx(0.22))
@@ -148,18 +143,18 @@ def test_the_verdict_on_suffixes_compares_intervals(suffix, verdict):
 
 def test_what_is_one_sequence_of_the_test_set_is_no_difference():
     values = {c: 0.0 for c in TUNED} | {"soft suffix": 1 / 800}
-    rows = suffix_rows(_made_up(values, spread=0.0))  # all seeds agree: intervals of no width
+    rows = tables(_made_up(values, spread=0.0))["suffixes"]  # seeds agree: no width
     assert {r["verdict"] for r in rows} == {"no difference shown"}
 
 
-def test_the_finding_counts_every_verdict():
+def test_verdicts_are_counted():
     values = {c: 0.2 for c in TUNED} | {"prefix, kv": 0.5, "soft suffix": 0.9}
-    same = "at the first output no difference shown in 4, at the later ones no difference shown in"
-    finding = _section_of(values)
-    # Two suffixes on two new tasks; the one at every layer has 20 %.
-    assert "the best tuned context in front of the input: better in 2, worse in 2." in finding
-    assert same in finding
-    assert "input: too few seeds to say in 4." in _section_of(values, seeds=2)
+    # Two suffixes on four tasks; the one at every layer has 20 %.
+    rows = tables(_made_up(values))["suffixes"]
+    assert verdict_counts(rows, "verdict") == {"better": 4, "worse": 4}
+    assert verdict_counts(rows, "peer_later_verdict") == {"no difference shown": 8}
+    few = tables(_made_up(values, seeds=2))["suffixes"]
+    assert verdict_counts(few, "verdict") == {"too few seeds to say": 8}
 
 
 def test_of_the_loss_the_lower_is_better():
@@ -167,58 +162,74 @@ def test_of_the_loss_the_lower_is_better():
     assert compare(low, high, "loss") == "better" and compare(high, low, "loss") == "worse"
 
 
-def test_capacity_counts_what_it_says(work, result, tmp_path):
-    found = capacity("smoke", [0], work=tmp_path, ladder_work=work, n_jobs=1, progress=False)
-    sizes = CAPACITY["smoke"]
-    rows = distinct_rows(found)
-    assert {(r["depth"], r["trained"], r["kind"]) for r in rows} == {
-        (d, t, k) for d in (1, 2) for t in (True, False) for k in ("hard", "random", "searched")
-    }
-    hard = [r for r in rows if r["kind"] == "hard"]
-    assert all(r["tried"]["mean"] == 11 and r["distinct"]["mean"] <= 11 for r in hard)
-    assert {r["length"] for r in length_rows(found)} == set(sizes.lengths)
-    assert {r["any"] for r in longest_rows(found)} <= {0, *sizes.lengths}
-    assert len(capacity_figure(found).axes) == 2
-    section = capacity_section(found)
-    assert len(section.numbers["distinct"]) == len(rows) and len(section.findings) == 2
-    with pytest.raises(pi.PrefixInterpError, match="holds no finished seed 5"):
-        capacity("smoke", [5], ladder_work=work)
+def test_the_heat_map_has_the_mean_of_every_rung_and_task():
+    values = {context: 0.1 * i for i, context in enumerate(TUNED)}
+    rows = tables(_made_up(values))["ladder"]
+    (ax,) = ladder_figure(rows).axes
+    labels = [text.get_text() for text in ax.get_yticklabels()]
+    assert labels == [BLIND, *(f"{c}, 10 slots, 400 steps" for c in TUNED)]
+    shown = ax.images[0].get_array()
+    assert shown.shape == (1 + len(TUNED), len(TASKS))
+    for i, context in enumerate(TUNED):
+        assert shown[1 + i].tolist() == pytest.approx([100 * (values[context] + 0.02)] * len(TASKS))
 
 
-def test_figures_show_every_rung(result):
-    figure = ladder_figure(result)
-    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert "soft suffix, 2 slots, 3 steps" in labels and "no context" in labels
-    assert len(figure.axes) == 2
+def test_what_was_not_measured_stays_empty():
+    result = _made_up({c: 0.2 for c in TUNED})
+    lacks = ("soft prompt", "sort_ascending")
+    left = [r for r in result.rows() if (r["context"], r["task"]) != lacks]
+    (ax,) = ladder_figure(ladder_rows(left)).axes
+    shown = ax.images[0].get_array()
+    assert shown.mask[1, 0] and shown.mask.sum() == 1 and len(ax.texts) == shown.size - 1
+
+
+def test_figures_show_means_by_depth_and_by_steps(result):
+    deeper = [{**r, "depth": 2} for r in result.rows() if r["steps"] != 4]
+    rows = ladder_rows([*result.rows(), *deeper])
     for metric in METRICS:
-        assert len(suffix_figure(result, metric).axes) == len(TASKS)
-    longer = tuning_length_figure(result)
-    assert [ax.get_title() for ax in longer.axes] == ["descending, 2 layers", "histogram, 2 layers"]
+        axes = suffix_figure(rows, metric).axes
+        assert len(axes) == len(TASKS)
+        scale = 1 if metric == "loss" else 100
+        for ax, task in zip(axes, TASKS, strict=True):
+            for line, context in zip(ax.containers, TUNED, strict=True):
+                means = [
+                    scale * r[metric]["mean"] for r in rows
+                    if (r["context"], r["task"], r["method"], r["steps"])
+                    == (context, task, "context", 3)
+                ]  # fmt: skip
+                assert line.lines[0].get_ydata() == pytest.approx(means)
+                assert len(means) == 2
+    longer = tuning_length_figure(rows)
+    assert [ax.get_title() for ax in longer.axes] == ["descending, 1 layer", "histogram, 1 layer"]
     assert [t.get_text() for t in longer.axes[0].get_xticklabels()] == ["3", "4"]
     with pytest.raises(pi.PrefixInterpError, match="two lengths are needed"):
-        tuning_length_figure(_made_up({c: 0.2 for c in TUNED}))
+        tuning_length_figure(tables(_made_up({c: 0.2 for c in TUNED}))["ladder"])
     with pytest.raises(pi.PrefixInterpError, match="metric='accuracy'"):
-        suffix_figure(result, "accuracy")
-    with pytest.raises(pi.PrefixInterpError, match="has no contexts"):
-        ladder_figure(replace(result, records=[]))
+        suffix_figure(rows, "accuracy")
+    with pytest.raises(pi.PrefixInterpError, match=r"rows=\[\] has nothing to draw"):
+        ladder_figure([])
 
 
-def test_the_section_has_every_number_and_a_conclusion(result):
-    section = ladder_section(result)
-    assert len(section.numbers["ladder"]) == len(ladder_rows(result))
-    assert len(section.numbers["suffixes"]) == 2 * (2 * len(TASKS) + 2)
-    assert len(section.findings) == 1 + 2  # one over all, one a depth
-    assert "12 comparisons at 1 and 2 layers. Exact match against" in section.findings[0]
-    assert section.findings[0].count("too few seeds to say in 12") == 5
-    assert all("against" in finding for finding in section.findings[1:])
+def test_the_section_has_every_row_and_a_finding_for_each_depth(result):
+    evidence = Evidence([result])
+    section, summary = STUDY.section(evidence), evidence.tables("ladder")
+    assert len(section.numbers["ladder"]) == len(summary["ladder"])
+    assert len(section.numbers["suffixes"]) == 2 * (len(TASKS) + 2)
+    assert len(section.findings) == 2
 
 
-def test_training_is_told_where_the_slots_stand(work, result):
-    seen = {
-        (r["context"], r.get("after"), r.get("level"))
-        for r in result.records if r["context"] in TUNED and r["method"] == "context"
-    }  # fmt: skip
-    assert ("soft suffix", 10, "embedding") in seen
-    assert ("suffix at every layer", 10, "layers") in seen
-    assert ("soft prompt", 0, "embedding") in seen
-    assert torch.is_tensor(pi.load_toy(ladder_toys(0, "smoke", work)[1]).W_E)
+def test_the_readme_shows_the_longest_tuning_of_new_tasks(result):
+    evidence = Evidence([result])
+    lines = [line.split(" | ") for line in STUDY.readme["suffixes"](evidence).splitlines()]
+    cells = {(line[0], line[1]): line[2:] for line in lines[2:]}
+    assert list(cells) == [("| 1, 4", context) for context in (BLIND, *TUNED)]
+    for context in TUNED:
+        (row,) = [
+            r for r in evidence.tables("ladder")["ladder"]
+            if (r["steps"], r["context"], r["task"], r["method"])
+            == (4, context, "double_histogram", "context")
+        ]  # fmt: skip
+        own = cells["| 1, 4", context]
+        assert own[3].split()[0] == f"{100 * row['exact_match']['mean']:.1f}"
+        assert own[4].split()[0] == f"{100 * row['first_output']['mean']:.1f}"
+        assert own[5].split()[0] == f"{row['loss']['mean']:.2f}"
