@@ -3,13 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install report test check notebooks readme reproduce clean
+.PHONY: install report test test-all check hooks notebooks readme reproduce clean
 
 report: install  ## one offline HTML file and its JSON in report/
-	$(BIN)/prefix-interp report --out report
+	$(BIN)/python -m analyses report --out report
 
-test: install  ## the whole suite on all cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q
+# One thread a process. Tests that share a fixture stay in one process (tests/conftest.py).
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -q
+
+test: install  ## what to run at every change, on all cores
+	$(PYTEST) -m "not slow"
+
+test-all: install  ## the whole suite, identities on five times as many examples
+	$(PYTEST) --hypothesis-profile=thorough
 
 install: $(READY)
 
@@ -23,22 +29,17 @@ check: install  ## lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+hooks: install  ## the same before each commit
+	$(BIN)/pre-commit install
+
 notebooks: install  ## write the .ipynb files anew from their .py sources
 	$(BIN)/jupytext --to ipynb notebooks/*.py
 
 readme: install  ## write the README's output and tables anew
-	$(BIN)/python docs/update_readme.py
+	$(BIN)/python -m docs.update_readme
 
 reproduce: install  ## every fast result again, and the zoo from the first seeds (about six hours)
-	$(BIN)/prefix-interp reproduce table1 --preset fast --zoo prefix_interp/models/trained
-	$(BIN)/prefix-interp reproduce table2 --preset fast --zoo prefix_interp/models/trained
-	$(BIN)/prefix-interp reproduce heads --preset fast
-	$(BIN)/prefix-interp reproduce subspaces --preset fast
-	$(BIN)/prefix-interp reproduce long-prefixes --preset fast --seeds 3
-	$(BIN)/prefix-interp reproduce constructions --preset fast --seeds 1
-	$(BIN)/prefix-interp reproduce universality --preset fast
-	$(BIN)/prefix-interp reproduce ladder --preset fast --seeds 3
-	$(BIN)/prefix-interp reproduce capacity --preset fast --seeds 3
+	$(BIN)/python -m analyses all --preset fast --zoo prefix_interp/models/trained
 
 clean:
 	rm -rf .venv report work

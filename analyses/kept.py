@@ -24,18 +24,19 @@ from torch import Tensor
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.host import Model
 from prefix_interp.models.toy import model_id, read_toy, save_toy
+from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.results import package_versions
 from prefix_interp.storage import read_tensors, write_file
 from prefix_interp.tuning.objective import has_fast_bfloat16
-from prefix_interp.tuning.presets import PRESETS
+from prefix_interp.tuning.recipes import PRESETS, preset_settings
 from prefix_interp.tuning.train import ModelFit
 
 _PACKAGES = ("prefix_interp", "analyses")
 # Code that shows what was measured, and the list of all studies: neither changes a measurement.
 _ASIDE = ("prefix_interp.views", "analyses.report", "analyses.registry")
-_CONTEXTS = {"prefix.json": Prefix, "soft_prompt.json": SoftPrompt}
+_CONTEXTS = {f"{kind.STEM}.json": kind for kind in (Prefix, SoftPrompt)}
 
 
 class Kept:
@@ -77,7 +78,7 @@ class Kept:
         """Return where a toy lies (as `load_toy` takes it)."""
         return self.folder / "toys" / name
 
-    def save_context(self, group: str, name: str, context: Prefix | SoftPrompt) -> Path:
+    def save_context(self, group: str, name: str, context: Context) -> Path:
         """Save a prefix or soft prompt; return its folder.
 
         Args:
@@ -87,7 +88,7 @@ class Kept:
         """
         return context.save(self._group(group) / name)
 
-    def context(self, group: str, name: str) -> Prefix | SoftPrompt:
+    def context(self, group: str, name: str) -> Context:
         """Return one context of a group.
 
         Raises:
@@ -158,11 +159,10 @@ def work_key(
         needs: models and contexts of other studies that are handed in.
         model: a model that is handed in.
     """
-    recipes = PRESETS.get(preset)
     key = {
         "protocol": asdict(protocol),
         "preset": preset,
-        "recipes": None if recipes is None else asdict(recipes),
+        "recipes": preset_settings(preset) if preset in PRESETS else None,
         "seed": seed,
         "device": device,
         "versions": package_versions(),

@@ -11,8 +11,7 @@ from torch import Tensor
 from analyses.study import Rows
 from prefix_interp.models.host import Model
 from prefix_interp.prefixes.baselines import Baseline
-from prefix_interp.prefixes.prefix import Prefix
-from prefix_interp.prefixes.soft_prompt import SoftPrompt
+from prefix_interp.prefixes.context import Context
 from prefix_interp.tasks import get_task
 from prefix_interp.tuning.evaluate import answer_scores, scored
 
@@ -21,7 +20,7 @@ def score_rows(
     about: Mapping[str, Any],
     model: Model,
     tasks: Sequence[str],
-    context: Prefix | SoftPrompt | None = None,
+    context: Context | None = None,
     *,
     baseline: Baseline | str,
     n: int,
@@ -62,9 +61,7 @@ def shares(right: Bool[Tensor, "batch n_out"]) -> list[float]:
     return [round(x, 6) for x in right.double().mean(dim=0).tolist()]
 
 
-def _shape(context: Prefix | SoftPrompt | None) -> dict[str, Any]:
-    if isinstance(context, SoftPrompt):
-        return {"n_slots": context.n_slots, "position": context.after, "layers": context.level}
+def _shape(context: Context | None) -> dict[str, Any]:
     if context is None:
         return {"parameterization": None, "n_slots": None}
-    return {"parameterization": context.parameterization, "n_slots": context.n_slots}
+    return {**context.settings, "n_slots": context.n_slots}

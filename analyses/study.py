@@ -226,15 +226,14 @@ def run_study(
     keeps = _Keeps(work, preset, seeds, keep_old, device)
     common = {"model": model, "progress": progress and len(seeds) == 1}
     if study.live:
-        n_jobs, common["evidence"] = 1, evidence or _checkout(device)
+        from analyses.report.evidence import Evidence  # which imports this module
+
+        n_jobs, common["evidence"] = 1, evidence or Evidence(device=device)
     began = time.perf_counter()
     done = run_parallel(
-        _one_seed,
-        [keeps.plan(study, seed, **common) for seed in seeds],
-        n_jobs=n_jobs,
-        progress=progress,
-        description=f"{study.name}, {preset}",
-    )
+        _one_seed, [keeps.plan(study, seed, **common) for seed in seeds], n_jobs=n_jobs,
+        progress=progress, description=f"{study.name}, {preset}",
+    )  # fmt: skip
     timing = {
         "wall_s": round(time.perf_counter() - began, 1),
         "core_s": round(sum(one.timing["seconds"] for one, _ in done), 1),
@@ -245,7 +244,8 @@ def run_study(
         for name, rows in one.tables.items():
             tables.setdefault(name, []).extend(map(dict, rows))
     settings = {"protocol": asdict(study.protocols[preset])}
-    settings |= {} if study.settings is None else study.settings(preset)
+    if study.settings is not None:
+        settings |= study.settings(preset)
     if study.model is not None and model is not None:
         settings |= study.model.settings(model, model_name)
     if keeps.old:
@@ -273,12 +273,6 @@ def finished_seed(
     """
     seeds = list(range(study.seeds) if seeds is None else seeds)
     return _Keeps(Path(work), preset, seeds, keep_old, device).finished(study, seed)
-
-
-def _checkout(device: str) -> Evidence:
-    from analyses.report.evidence import Evidence
-
-    return Evidence(device=device)
 
 
 class _Keeps:
@@ -327,9 +321,7 @@ class _Keeps:
 
     def _needed(self, study: Study, name: str, seed: int) -> Kept:
         if self.work is None:
-            raise PrefixInterpError(
-                f"work=None holds no models of {name}, which {study.name} needs; name the folder"
-            )
+            raise PrefixInterpError(f"work=None has no {name} for {study.name}; name the folder")
         return self.finished(find_study(name), seed)
 
     def _find(self, name: str, seed: int, folder: Path, key: Mapping[str, Any]) -> Path | None:

@@ -23,7 +23,7 @@ from transformer_lens import ActivationCache, HookedTransformer, patching
 
 import prefix_interp as pi
 from prefix_interp.attribution.contrast import Contrast, contrast
-from prefix_interp.attribution.gradients import agreement, attribution_patch
+from prefix_interp.attribution.gradients import attribution_patch
 from prefix_interp.attribution.patching import Cell, patch_cells, patch_heads
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import masked_hooks
@@ -117,7 +117,7 @@ def positions(case: Case) -> None:
         f"attribution patching {c * 1e3:.0f} ms: {a / c:.0f} times as fast as TransformerLens's "
         f"patches, {b / c:.1f} times as fast as ours"
     )
-    print(f"agreement of the estimate with the patches: {agreement(estimate(), found)}")
+    print(f"agreement of the estimate with the patches: {estimate().compare_with(found)}")
 
 
 if __name__ == "__main__":

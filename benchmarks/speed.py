@@ -13,6 +13,7 @@ import torch
 import prefix_interp as pi
 from prefix_interp.prefixes.inject import mixture_hooks, slot_hooks
 from prefix_interp.prefixes.support import to_keys_values
+from prefix_interp.tasks import list_tasks
 from prefix_interp.tasks.task import sort_rows
 
 
@@ -52,14 +53,15 @@ def sweep() -> None:
     """Compare seven learning rates side by side with one after the other."""
     model = pi.load_toy("sort-ascending-1l1h")
     rates = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0]
-    options = {"preset": "fast", "steps": 60, "progress": False}
+    starts = pi.Prefix.random_starts(model, 1)
+    recipe = pi.Recipe.from_preset("fast", "prefix", steps=60)
 
     def stacked() -> None:
-        pi.sweep_prefixes(model, "sort_descending", 1, rates, **options)
+        pi.sweep(model, "sort_descending", starts, rates, recipe=recipe, progress=False)
 
     def one_by_one() -> None:
         for rate in rates:
-            pi.sweep_prefixes(model, "sort_descending", 1, [rate], **options)
+            pi.sweep(model, "sort_descending", starts, [rate], recipe=recipe, progress=False)
 
     a, b = median_seconds(stacked, one_by_one, rounds=3)
     print(f"sweep of 7 rates: one by one {b:.2f} s, stacked {a:.2f} s, ratio {b / a:.2f}")
@@ -77,7 +79,7 @@ def sorting() -> None:
 
 def sampling() -> None:
     """Print how many sequences with answers one core samples in a second."""
-    for name in pi.list_tasks():
+    for name in list_tasks():
         task = pi.get_task(name)
         for split in ("train", "test"):
             (t,) = median_seconds(lambda task=task, s=split: task.sample(200_000, s), rounds=3)

@@ -10,11 +10,12 @@
 import torch
 
 import prefix_interp as pi
+from prefix_interp.models.zoo import list_toys
 from prefix_interp.views.attention import attention_view
+from prefix_interp.views.decomposition import parts_figure, spectrum_figure
 from prefix_interp.views.display import show_attention
-from prefix_interp.views.plots import parts_figure, spectrum_figure
 
-print(pi.list_toys())
+print(list_toys())
 model = pi.load_toy("sort-ascending-1l1h")  # one layer, one head, trained to sort ascending
 prefixes = pi.load_prefixes("sort-ascending-1l1h")
 for name, prefix in prefixes.items():

@@ -59,7 +59,7 @@ outputs_figure(layer_outputs(pairs, pos=length - 1))
 frames = {
     task: pi.head_elicitation(
         model, prefix, task, direction="noise", n_random=19, n=32, progress=False
-    )
+    ).to_dataframe()
     for task, prefix in prefixes.items()
 }
 columns = ["layer", "head", "effect", "low", "high", "gate", "bias", "control", "elicited"]
@@ -82,21 +82,25 @@ patch_figure(grids)
 # ## The intervention that only prefixes allow
 #
 # A prefix can be kept at some heads and dropped at others, exactly, by gating its attention mass.
+# A `contrast` holds the runs with the prefix and without; given in place of the task, it makes
+# several questions cost one set of runs.
 
 # %%
 task = "add_one"
+runs = pi.contrast(model, prefixes[task], task, n=16)
 dropped = pi.patch_slots(
-    model, prefixes[task], task, direction="noise", axes=("layer", "head"),
-    metrics=("log_prob", "exact_match"), n=64, progress=False,
+    model, prefixes[task], runs, direction="noise", axes=("layer", "head"),
+    metrics=("log_prob", "exact_match"), progress=False,
 )  # fmt: skip
 print(dropped.to_dataframe().round(3).to_string(index=False))
 
 # %% [markdown]
-# Gradients estimate all of this at once; `agreement` says how well they rank the heads.
+# Gradients estimate all of this at once; `compare_with` says how well they rank the heads. A result
+# that ends a cell shows itself.
 
 # %%
-estimate = pi.attribution_patch(model, prefixes[task], task, by_position=True, n=16)
-print(pi.agreement(estimate, grids[task]))
-shares = pi.integrated_gradients(model, prefixes[task], task, over="gates", n=16, progress=False)
-print(shares.to_dataframe().round(3).to_string(index=False))
+estimate = pi.attribution_patch(model, prefixes[task], runs, by_position=True)
+print(estimate.compare_with(grids[task]))
+shares = pi.integrated_gradients(model, prefixes[task], runs, over="gates", progress=False)
 print(f"completeness: the shares add up to the whole within {shares.completeness:.1e} nats")
+shares

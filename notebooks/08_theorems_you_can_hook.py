@@ -46,7 +46,7 @@ AttentionDisplay(steps.view, 0)
 
 # %%
 other = torch.tensor([9, 9, 9, 9, 9, 9])
-with pi.attach_soft(writer.model, writer.encode(other), first=True):
+with pi.attach(writer.model, writer.encode(other), predict_first=True):
     _, cache = writer.model.run_with_cache(sequence[None, :-1])
 
 
@@ -56,7 +56,7 @@ def patch(z, hook):
     return z
 
 
-with pi.attach_soft(writer.model, writer.encode(sequence), first=True):
+with pi.attach(writer.model, writer.encode(sequence), predict_first=True):
     hooks = [(pi.Site.Z.at(0), patch)]
     logits = writer.model.run_with_hooks(sequence[None, :-1], fwd_hooks=hooks)
 logits.argmax(dim=-1)[0].tolist()
@@ -97,7 +97,7 @@ trace_figure(mapper, trace(mapper, table, [3]))
 pairs = constructions.any_map_of_pairs(n_tokens=4)
 rows = torch.tensor([[1, 2, 0, 0], [3, 0, 3, 0], [0, 0, 0, 0], [2, 1, 3, 0]])
 print(bool(pairs.right(rows[None]).all()), "on all inputs,", pairs.model.cfg.n_layers, "blocks")
-with pi.attach_soft(pairs.model, pairs.encode(rows)):
+with pi.attach(pairs.model, pairs.encode(rows)):
     _, cache = pairs.model.run_with_cache(torch.tensor([[1, 2]]))
 last = pairs.model.cfg.n_layers - 1
 digits = cache[pi.Site.RESID_MID.at(last)][0, -1][list(pairs.coordinates["digits"])]

@@ -39,7 +39,7 @@ class Result:
     """What a study measured: tables of records, and what they were made with.
 
     All records of a table have the same keys: a key that a record lacks is added with the value
-    None, and NaN becomes None, so that what is loaded equals what was saved.
+    None, NaN becomes None and a tuple a list, so that what is loaded equals what was saved.
 
     >>> result = Result("demo", "fast", [0], {}, {"rows": [{"seed": 0, "loss": 0.5}]})
     >>> result.rows()[0]["loss"]
@@ -67,6 +67,7 @@ class Result:
     def __post_init__(self) -> None:
         whole = {name: _one_shape(records) for name, records in self.tables.items()}
         object.__setattr__(self, "tables", whole)
+        object.__setattr__(self, "settings", _plain(self.settings))
 
     def rows(self, table: str | None = None) -> Records:
         """Return the records of one table.

@@ -7,6 +7,7 @@ import torch
 
 import prefix_interp as pi
 from prefix_interp.cli import main
+from prefix_interp.results import Result
 
 TOY = "sort-ascending-1l1h"
 
@@ -24,11 +25,11 @@ def test_inspect_prints_and_writes_the_split(tmp_path, capsys):
     code, out, _ = run(capsys, "inspect", "--model", TOY, "--prefix", "sort_descending",
                        "--out", tmp_path, "--quiet")  # fmt: skip
     assert code == 0 and "sort_descending: exact match" in out and "eq7" in out
-    result = pi.Result.load(tmp_path / "inspect.json")
+    result = Result.load(tmp_path / "inspect.json")
     assert len(result.records) == 19 and result.settings["baseline"] == "masked"
     code, _, _ = run(capsys, "inspect", "--model", TOY, "--prefix", "sort_descending-kv-10",
                      "--tokens", "3,1,4,1,5", "--out", tmp_path)  # fmt: skip
-    assert code == 0 and len(pi.Result.load(tmp_path / "inspect.json").records) == 5
+    assert code == 0 and len(Result.load(tmp_path / "inspect.json").records) == 5
 
 
 def test_tune_writes_a_prefix_that_inspect_reads(tmp_path, capsys):
@@ -40,25 +41,6 @@ def test_tune_writes_a_prefix_that_inspect_reads(tmp_path, capsys):
     code, _, _ = run(capsys, "inspect", "--model", TOY, "--prefix", tmp_path / "p", "--task",
                      "add_one", "--out", tmp_path)  # fmt: skip
     assert code == 0
-
-
-def test_reproduce_twice_gives_the_same_json_apart_from_times(tmp_path, capsys):
-    texts = []
-    for name in ("a", "b"):
-        code, _, _ = run(capsys, "reproduce", "table1", "--preset", "smoke", "--seeds", 1,
-                         "--quiet", "--jobs", 1, "--work", tmp_path / name,
-                         "--out", tmp_path / name, "--zoo", tmp_path / name / "zoo")  # fmt: skip
-        assert code == 0
-        record = json.loads((tmp_path / name / "table1-smoke.json").read_text())
-        assert record.pop("timing")["wall_s"] > 0
-        texts.append(json.dumps(record))
-    assert texts[0] == texts[1]
-    for file in ("model.safetensors", "prefixes/sort_descending/prefix.safetensors"):
-        a, b = (tmp_path / n / "zoo" / TOY / file for n in ("a", "b"))
-        assert a.read_bytes() == b.read_bytes()
-    model = pi.load_toy(tmp_path / "a" / "zoo" / TOY)
-    prefix = pi.load_prefixes(tmp_path / "a" / "zoo" / TOY)["sort_descending"]
-    prefix.check_fits(model)
 
 
 @pytest.fixture
@@ -84,10 +66,11 @@ def bad_files(tmp_path):
 
 
 INSPECT = ["inspect", "--model", TOY, "--prefix"]
+TUNE = ["tune", "--model", TOY, "--task", "add_one"]
 BAD = {
     "unknown task": ["tune", "--model", TOY, "--task", "sort_descendin"],
-    "unknown preset": ["reproduce", "table1", "--preset", "fats"],
-    "unknown experiment": ["reproduce", "tabel1", "--preset", "smoke"],
+    "unknown preset": [*TUNE, "--preset", "fats"],
+    "seed": [*TUNE, "--seed", "abc"],
     "unknown toy": ["tune", "--model", "sort-ascending-1l2h", "--task", "add_one"],
     "unknown device": [*INSPECT, "sort_descending", "--device", "cupu"],
     "layers": [*INSPECT, "{}/deep"],
@@ -99,24 +82,22 @@ BAD = {
     "negative token": [*INSPECT, "{}/good", "--tokens=-1,2"],
     "no tokens": [*INSPECT, "{}/good", "--tokens", "1,x"],
     "context": [*INSPECT, "{}/good", "--tokens", ",".join("1" * 20)],
-    "no slots": ["tune", "--model", TOY, "--task", "add_one", "--n-slots", "0"],
-    "negative slots": ["tune", "--model", TOY, "--task", "add_one", "--n-slots=-3"],
-    "parameterization": ["tune", "--model", TOY, "--task", "add_one", "--parameterization", "vk"],
-    "learning rate": ["tune", "--model", TOY, "--task", "add_one", "--lr", "nan"],
-    "seed": ["report", "--seed", "abc"],
+    "no slots": [*TUNE, "--n-slots", "0"],
+    "negative slots": [*TUNE, "--n-slots=-3"],
+    "parameterization": [*TUNE, "--parameterization", "vk"],
+    "learning rate": [*TUNE, "--lr", "nan"],
     "unknown command": ["reprot"],
     "prefix name": [*INSPECT, "sort_descendin"],
-    "unwritable zoo": ["reproduce", "table1", "--preset", "smoke", "--zoo", "{}/file"],
-    "no seeds": ["reproduce", "table1", "--preset", "smoke", "--seeds", "0"],
     "unwritable": [*INSPECT, "{}/good", "--out", "{}/file/below"],
-    "unwritable report": ["report", "--out", "{}/file/below"],
-    "unwritable results": ["reproduce", "table1", "--preset", "smoke", "--out", "{}/file"],
-    "unwritable tune": ["tune", "--model", TOY, "--task", "add_one", "--out", "{}/file/below"],
+    "moved": ["reproduce", "table1"],
+    "moved too": ["report"],
+    "unwritable tune": [*TUNE, "--out", "{}/file/below"],
 }
 HINTS = {
+    "moved": "python -m analyses NAME",
+    "moved too": "python -m analyses report",
     "unknown task": "did you mean 'sort_descending'",
     "unknown preset": "did you mean 'fast'",
-    "unknown experiment": "did you mean 'table1'",
     "prefix name": "did you mean 'sort_descending'",
     "unknown toy": "did you mean 'sort-ascending-1l1h'",
 }
@@ -147,4 +128,4 @@ def test_nan_in_a_saved_prefix(tmp_path, capsys):
 def test_the_installed_command_answers():
     command = [sys.executable, "-m", "prefix_interp.cli", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert all(word in done.stdout for word in ("report", "reproduce", "tune", "inspect"))
+    assert all(word in done.stdout for word in ("tune", "inspect"))

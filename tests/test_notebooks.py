@@ -25,6 +25,7 @@ def test_pair_is_in_step_and_without_outputs(name):
     assert not any(c.get("outputs") for c in book.cells), "commit notebooks without outputs"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Jupyter's own, about event loops and debuggers
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs(name):

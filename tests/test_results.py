@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prefix_interp as pi
-from prefix_interp.results import package_versions
+from prefix_interp.results import Result, package_versions
 
 
 @pytest.fixture
 def result():
-    return pi.Result(
+    return Result(
         name="x", preset="fast", seeds=[0, 1], settings={"lr": 1e-3, "n": None},
         tables={
             "score": [{"seed": 0, "value": 0.1 + 0.2, "ci": {"low": 0.0, "high": 1.0}},
@@ -35,15 +35,15 @@ def write(path, record):
 def test_round_trip_is_exact_and_its_bytes_are_always_the_same(result, tmp_path):
     path = result.save(tmp_path / "new" / "x-fast.json.gz")
     first = path.read_bytes()
-    assert pi.Result.load(path) == result
-    pi.Result.load(path).save(path)
+    assert Result.load(path) == result
+    Result.load(path).save(path)
     assert path.read_bytes() == first
     assert first[4:10] == bytes([0, 0, 0, 0, 2, 255])  # no time, and no system of one's own
     assert read(path)["tables"]["score"] == {
         "seed": [0, 1], "value": [0.1 + 0.2, 1e-300], "ci.low": [0.0, -1.0], "ci.high": [1.0, 2.0]
     }  # fmt: skip
     plain = result.save(tmp_path / "x.json")
-    assert json.loads(plain.read_text()) == read(path) and pi.Result.load(plain) == result
+    assert json.loads(plain.read_text()) == read(path) and Result.load(plain) == result
 
 
 leaves = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=3)
@@ -63,14 +63,15 @@ tables = st.dictionaries(
 
 @given(tables=tables)
 def test_any_records_come_back_as_they_were(tables, tmp_path_factory):
-    result = pi.Result("x", "fast", [0], {}, tables)
+    result = Result("x", "fast", [0], {}, tables)
     path = result.save(tmp_path_factory.mktemp("results") / "x.json.gz")
-    assert pi.Result.load(path) == result
+    assert Result.load(path) == result
 
 
 def test_records_of_one_table_have_one_shape():
-    rows = [{"a": 1.0, "b": float("nan")}, {"c": [math.nan, 2.0], "a": 2.0}]
-    result = pi.Result("x", "fast", [0], {}, {"rows": rows})
+    rows = [{"a": 1.0, "b": float("nan")}, {"c": (math.nan, 2.0), "a": 2.0}]
+    result = Result("x", "fast", [0], {"lrs": (1, 2)}, {"rows": rows})
+    assert result.settings == {"lrs": [1, 2]}
     assert result.rows() == [
         {"a": 1.0, "b": None, "c": None}, {"a": 2.0, "b": None, "c": [None, 2.0]}
     ]  # fmt: skip
@@ -89,7 +90,7 @@ def test_versions_and_dataframe(result):
 
 
 def test_a_table_is_named_where_there_are_several(result):
-    one = pi.Result("x", "fast", [0], {}, {"score": result.rows("score")})
+    one = Result("x", "fast", [0], {}, {"score": result.rows("score")})
     assert one.rows() == one.rows("score") == result.rows("score")
     with pytest.raises(pi.PrefixInterpError, match=r"table=None.*'score', 'curve'"):
         result.rows()
@@ -103,25 +104,25 @@ def test_altered_files_are_refused(result, tmp_path):
     for key in record:
         write(path, {k: v for k, v in record.items() if k != key})
         with pytest.raises(pi.PrefixInterpError, match=f"lacks the key '{key}'"):
-            pi.Result.load(path)
+            Result.load(path)
     write(path, {**record, "table": []})
     with pytest.raises(pi.PrefixInterpError, match="did you mean 'tables'"):
-        pi.Result.load(path)
+        Result.load(path)
     write(path, {**record, "format": 3})
     with pytest.raises(pi.PrefixInterpError, match="format"):
-        pi.Result.load(path)
+        Result.load(path)
     write(path, {**record, "tables": {"t": {"a": [1, 2], "b": [1]}}})
     with pytest.raises(pi.PrefixInterpError, match="different lengths"):
-        pi.Result.load(path)
+        Result.load(path)
     result.save(path)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(pi.PrefixInterpError, match="JSON"):
-        pi.Result.load(path)
+        Result.load(path)
     path.write_bytes(b"\x1f\x8b" + b"not gzip")
     with pytest.raises(pi.PrefixInterpError, match="JSON"):
-        pi.Result.load(path)
+        Result.load(path)
     with pytest.raises(pi.PrefixInterpError, match="does not exist"):
-        pi.Result.load(tmp_path / "nowhere.json.gz")
+        Result.load(tmp_path / "nowhere.json.gz")
 
 
 @pytest.mark.parametrize("row", [{"v": float("inf")}, {"v": object()}, {"a.b": 1}])
@@ -129,7 +130,7 @@ def test_what_a_file_cannot_hold_is_refused_and_the_old_file_stays(result, tmp_p
     path = result.save(tmp_path / "r.json.gz")
     before = path.read_bytes()
     with pytest.raises(pi.PrefixInterpError, match=r"JSON|dot"):
-        pi.Result("x", "fast", [0], {}, {"rows": [row]}).save(path)
+        Result("x", "fast", [0], {}, {"rows": [row]}).save(path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
@@ -137,7 +138,7 @@ def test_nan_in_a_file_is_refused(result, tmp_path):
     path = result.save(tmp_path / "r.json")
     path.write_text(path.read_text().replace("1.5", "NaN"))
     with pytest.raises(pi.PrefixInterpError, match="JSON"):
-        pi.Result.load(path)
+        Result.load(path)
 
 
 def test_a_file_of_format_1_is_read_as_tables_with_the_names_of_today(tmp_path):
@@ -150,7 +151,7 @@ def test_a_file_of_format_1_is_read_as_tables_with_the_names_of_today(tmp_path):
     ]
     path = tmp_path / "old.json"
     path.write_text(json.dumps({"format": 1, **about, "records": records}))
-    result = pi.Result.load(path)
+    result = Result.load(path)
     assert result.tables == {
         "bias": [{"seed": 0, "n_slots": 2, "level": "head"},
                  {"seed": 1, "n_slots": 1, "level": "layer"}],
@@ -163,10 +164,10 @@ def test_a_file_of_format_1_is_read_as_tables_with_the_names_of_today(tmp_path):
         {"n_slots": 3, "after": 10, "level": "layers", "context": "suffix"},
     ]
     path.write_text(json.dumps({"format": 1, **about, "records": ladder}))
-    assert pi.Result.load(path).rows("rows") == [
+    assert Result.load(path).rows("rows") == [
         {"n_slots": 0, "context": "none", "position": None, "layers": None},
         {"n_slots": 3, "context": "soft prompt", "position": 0, "layers": "embedding"},
         {"n_slots": 3, "context": "suffix", "position": 10, "layers": "all"},
     ]
-    pi.Result.load(path).save(tmp_path / "new.json.gz")
-    assert pi.Result.load(tmp_path / "new.json.gz") == pi.Result.load(path)
+    Result.load(path).save(tmp_path / "new.json.gz")
+    assert Result.load(tmp_path / "new.json.gz") == Result.load(path)

@@ -17,10 +17,10 @@ from analyses.study import Job, Rows
 from analyses.table1.measure import FINE_TUNED, NEW, PRETRAINED
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots
+from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.baselines import RunPair, baseline_pattern
-from prefix_interp.prefixes.inject import attach, prefix_cache
+from prefix_interp.prefixes.inject import prefix_cache
 from prefix_interp.prefixes.prefix import Prefix
-from prefix_interp.prefixes.soft_inject import attach_soft
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.theory.decompose import Decomposition
 from prefix_interp.theory.subspace import bias_subspace
@@ -207,10 +207,10 @@ def _injection_claim(about: Mapping[str, Any], pair: RunPair) -> dict[str, Any]:
 
 def _suffix_claim(about: Mapping[str, Any], pair: RunPair, n_out: int) -> dict[str, Any]:
     assert pair.prefix.vectors is not None
-    after = pair.tokens.shape[1] - n_out + 1  # the input
-    suffix = SoftPrompt(pair.prefix.vectors, after, "layers")
-    with torch.no_grad(), attach_soft(pair.model, suffix):
-        gap = (pair.model(pair.tokens) - pair.logits_on)[:, after:].abs().max()
+    position = pair.tokens.shape[1] - n_out + 1  # behind the input
+    suffix = SoftPrompt(pair.prefix.vectors, position, "all")
+    with torch.no_grad(), attach(pair.model, suffix):
+        gap = (pair.model(pair.tokens) - pair.logits_on)[:, position:].abs().max()
     return claim_record(
         about, "suffix-is-prefix", "In one layer the same vectors behind the input, written at "
         "every layer, do at the outputs behind them what they do as a prefix.",

@@ -7,7 +7,6 @@ input i, which is what adding needs and sorting does not.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,13 +20,10 @@ from analyses.kept import Kept
 from analyses.study import Job, Rows
 from analyses.table2.models import NAME, PREFIXES, STARTS, start_name, variant
 from prefix_interp.attribution.circuit_search import find_circuit
-from prefix_interp.attribution.contrast import contrast
-from prefix_interp.attribution.elicitation import measure_elicitation
-from prefix_interp.attribution.gradients import (
-    agreement,
-    attribution_patch,
-    integrated_gradients,
-)
+from prefix_interp.attribution.contrast import Contrast, contrast
+from prefix_interp.attribution.elicitation import head_elicitation
+from prefix_interp.attribution.gradients import attribution_patch
+from prefix_interp.attribution.integrated import integrated_gradients
 from prefix_interp.attribution.patching import patch_heads, patch_slots
 from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
@@ -94,8 +90,10 @@ def measure(job: Job) -> dict[str, Rows]:
         for name in FOUR_SKILLS:
             prefix = _tuned(kept, name, kind, model)
             about = {"seed": job.seed, "tuned_on": name, "parameterization": kind}
-            one = _OnePrefix(about, model, prefix, get_task(name), job.protocol)
-            heads, others = one.elicitation(_controls(job, name, kind, prefix, model))
+            task = get_task(name)
+            pair = contrast(model, prefix, task, n=job.protocol.n)
+            one = _OnePrefix(about, pair, task, job.protocol)
+            heads, others = one.elicitation(controls(job, name, kind, prefix, model))
             found["head"] += heads
             found["control"] += others
             found["gating"] += one.gating()
@@ -109,19 +107,27 @@ def _tuned(kept: Kept, task: str, kind: str, model: Model) -> Prefix:
     return kept.context(PREFIXES, variant(task, kind)).to(model)
 
 
-def _controls(job: Job, task: str, kind: str, prefix: Prefix, model: Model) -> dict[str, Prefix]:
-    """Return the prefixes of another task, start and seed, those that there are."""
+def controls(job: Job, task: str, kind: str, prefix: Prefix, model: Model) -> dict[str, Prefix]:
+    """Return prefixes of another task, start and seed to compare with, those that there are.
+
+    Args:
+        job: with what Table 2 keeps.
+        task: what `prefix` was tuned for.
+        kind: its parameterization.
+        prefix: the best of its trial.
+        model: that all of them are put on.
+    """
     kept, start = job.needs["table2"], prefix.metadata["start"]
     before = FOUR_SKILLS[FOUR_SKILLS.index(task) - 1]
-    controls = {"another task": _tuned(kept, before, kind, model)}
+    found = {"another task": _tuned(kept, before, kind, model)}
     named = start_name(variant(task, kind), 0 if start else 1)
     starts = kept.contexts(STARTS)
     if named in starts:
-        controls["another start"] = starts[named].to(model)
+        found["another start"] = starts[named].to(model)
     if "table2" in job.next_needs:
         other = job.next_needs["table2"].context(PREFIXES, variant(task, kind))
-        controls["another seed"] = other.for_any_model().to(model)
-    return controls
+        found["another seed"] = other.for_any_model().to(model)
+    return found
 
 
 def copy_attention(
@@ -147,51 +153,54 @@ def copy_attention(
 
 @dataclass(frozen=True, eq=False)
 class _OnePrefix:
-    """A prefix on its model, and the tables that are measured of it."""
+    """A prefix with its runs, and the tables that are measured of it."""
 
     about: Mapping[str, Any]
-    model: Model
-    prefix: Prefix
+    pair: Contrast
     task: Task
     protocol: Protocol
 
-    def elicitation(self, controls: Mapping[str, Prefix]) -> tuple[Rows, Rows]:
+    @property
+    def given(self) -> tuple[Model, Prefix, Contrast]:
+        """What attribution functions take first: nothing is run again."""
+        return self.pair.model, self.pair.prefix, self.pair
+
+    def elicitation(self, others: Mapping[str, Prefix]) -> tuple[Rows, Rows]:
         """Return the rows of heads, and those of the controls."""
-        copied, gates = copy_attention(self.model, self.prefix, self.task)
+        copied, gates = copy_attention(self.pair.model, self.pair.prefix, self.task)
         heads: Rows = []
-        others: Rows = []
+        control: Rows = []
         for direction in DIRECTIONS:
             about = {**self.about, "direction": direction}
-            found = measure_elicitation(
-                self.model, self.prefix, self.task, direction=direction, controls=controls,
-                metric=self.protocol.metric, n_random=self.protocol.n_random, n=self.protocol.n,
-                progress=False,
+            found = head_elicitation(
+                *self.given, direction=direction, metric=self.protocol.metric,
+                n_random=self.protocol.n_random, controls=others, progress=False,
             )  # fmt: skip
             for row in _records(found.to_dataframe().rename(columns={"gate": "gate_effect"})):
                 here = row["layer"], row["head"]
                 own = {"copy": float(copied[here]), "gate_first": float(gates[here])}
                 heads.append({**about, **own, **row})
-            others += [{**about, **row} for row in _records(found.controls_dataframe())]
-        return heads, others
+            control += [{**about, **row} for row in _records(found.controls_dataframe())]
+        return heads, control
 
     def gating(self) -> Rows:
         rows: Rows = []
         for direction in DIRECTIONS:
             grid = patch_slots(
-                self.model, self.prefix, self.task, direction=direction, axes=("layer", "head"),
-                n=self.protocol.n, metrics=(self.protocol.metric, "exact_match"), progress=False,
+                *self.given, direction=direction, axes=("layer", "head"), progress=False,
+                metrics=(self.protocol.metric, "exact_match"),
             )  # fmt: skip
             about = {**self.about, "direction": direction}
             rows += [{**about, **row} for row in _records(grid.to_dataframe())]
         return rows
 
     def circuit(self) -> Rows:
-        metric, n = self.protocol.metric, self.protocol.n
+        metric, model, prefix = self.protocol.metric, self.pair.model, self.pair.prefix
         circuit = find_circuit(
-            self.model, self.prefix, self.task, threshold=self.protocol.threshold, metric=metric,
-            n=n, n_random=self.protocol.n_random_circuits, progress=False,
+            *self.given, threshold=self.protocol.threshold, metric=metric,
+            n_random=self.protocol.n_random_circuits, progress=False,
         )  # fmt: skip
-        fresh = contrast(self.model, self.prefix, self.task, n=n, seed=1, metrics=(metric,))
+        fresh = contrast(model, prefix, self.task, n=self.protocol.n, seed=1, metrics=(metric,))
         return [
             {
                 **self.about, "nodes": [node.name for node in circuit.nodes],
@@ -204,36 +213,28 @@ class _OnePrefix:
         ]  # fmt: skip
 
     def agreement(self) -> Rows:
-        given = self.model, self.prefix, self.task
-        metric, n = self.protocol.metric, self.protocol.n
-        path = integrated_gradients(*given, over="gates", metric=metric, n=n, progress=False)
+        given, metrics = self.given, (self.protocol.metric,)
+        path = integrated_gradients(*given, over="gates", metric=metrics[0], progress=False)
         rows: Rows = []
         for direction in DIRECTIONS:
-            exact: dict[str, Any] = {
-                "metrics": (metric,), "n": n, "direction": direction, "progress": False
-            }  # fmt: skip
-            one_pass: dict[str, Any] = {"metric": metric, "n": n, "direction": direction}
+            common: dict[str, Any] = {"metrics": metrics, "direction": direction}
+            exact = {**common, "progress": False}
             pairs = {
                 "gradient of z by position": (
-                    attribution_patch(*given, by_position=True, **one_pass),
+                    attribution_patch(*given, by_position=True, **common),
                     patch_heads(*given, by_position=True, **exact),
                 ),
                 "gradient of gates": (
-                    attribution_patch(*given, site="gate", **one_pass),
+                    attribution_patch(*given, site="gate", **common),
                     patch_slots(*given, axes=("layer", "head"), **exact),
                 ),
                 "integrated gradients of gates": (path, patch_slots(*given, **exact)),
             }
             for name, (estimate, patched) in pairs.items():
-                found = agreement(estimate, patched, metric)._asdict()
-                row = {**self.about, "direction": direction, "estimate": name, **found}
-                rows.append({k: None if _is_nan(x) else x for k, x in row.items()})
+                found = estimate.compare_with(patched)._asdict()
+                rows.append({**self.about, "direction": direction, "estimate": name, **found})
         return rows
 
 
 def _records(frame: pd.DataFrame) -> Rows:
     return frame.to_dict("records")
-
-
-def _is_nan(x: Any) -> bool:
-    return isinstance(x, float) and math.isnan(x)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from analyses.ladder.figures import figures
@@ -12,11 +11,11 @@ from analyses.ladder.protocol import PROTOCOLS, SKILLS, TASKS
 from analyses.ladder.section import readme, section
 from analyses.ladder.tables import tables
 from analyses.study import Study
-from prefix_interp.tuning.presets import get_preset
+from prefix_interp.tuning.recipes import preset_settings
 
 
 def _settings(preset: str) -> Mapping[str, Any]:
-    return {"skills": list(SKILLS.rules), "tasks": TASKS, "preset": asdict(get_preset(preset))}
+    return {"skills": list(SKILLS.rules), "tasks": TASKS, "preset": preset_settings(preset)}
 
 
 STUDY = Study(

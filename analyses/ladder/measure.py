@@ -7,8 +7,7 @@ The toys know three skills; two tasks are new to them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from analyses.scores import score_rows, shares
 from analyses.study import Job, Rows, Tables
 from prefix_interp.models.host import Model
 from prefix_interp.models.toy import ToyConfig
+from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.examples import examples_prompt
 from prefix_interp.prefixes.prefix import Prefix
@@ -25,10 +25,10 @@ from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.seeds import derive_generator, derive_seed
 from prefix_interp.tasks import Task, get_task
 from prefix_interp.tuning.content_blind import content_blind_log_probs
+from prefix_interp.tuning.contexts import sweep
 from prefix_interp.tuning.evaluate import marked, scored
 from prefix_interp.tuning.hard_prompts import search_hard_prompt
-from prefix_interp.tuning.prefixes import PrefixFit, sweep_prefixes
-from prefix_interp.tuning.soft_prompts import SoftPromptFit, sweep_soft_prompts
+from prefix_interp.tuning.recipes import Recipe
 from prefix_interp.tuning.train import pretrain
 
 
@@ -97,10 +97,11 @@ class _Seed:
 
     def _toy(self, depth: int) -> Model:
         cfg = ToyConfig(n_layers=depth, n_heads=4, d_model=self.protocol.d_model)
+        steps = self.protocol.pretrain_steps
         fit = pretrain(
-            cfg, SKILLS, preset=self.job.preset, seed=self.seed, progress=False,
-            steps=self.protocol.pretrain_steps,
-            checkpoint=self.job.checkpoint(f"{depth}-layers-pretrain"),
+            cfg, SKILLS, recipe=Recipe.from_preset(self.job.preset, "pretrain", steps=steps),
+            seed=self.seed, checkpoint=self.job.checkpoint(f"{depth}-layers-pretrain"),
+            progress=self.job.progress,
         )  # fmt: skip
         rows = self._score(fit.model, list(TASKS), None, depth=depth, context="none", n_slots=0,
                            train_loss=float(fit.history["loss"].iloc[-1]))  # fmt: skip
@@ -140,9 +141,10 @@ class _Seed:
     ) -> None:
         name = f"{depth}-layers-{task}-{context.replace(', ', '-').replace(' ', '-')}-{n_slots}"
         name += "" if steps == self.protocol.steps else f"-{steps}-steps"
-        fits = _sweep(context, get_task(task))(
-            model, task, n_slots, self.protocol.lrs, preset=self.job.preset, seed=self.seed,
-            steps=steps, checkpoint=self.job.checkpoint(name), progress=False,
+        fits = sweep(
+            model, task, [random_context(context, model, get_task(task), n_slots, self.seed)],
+            self.protocol.lrs, recipe=Recipe.from_preset(self.job.preset, "prefix", steps=steps),
+            seed=self.seed, checkpoint=self.job.checkpoint(name), progress=self.job.progress,
         )  # fmt: skip
         best = min(fits, key=lambda fit: fit.train_loss)
         own: dict[str, Any] = {
@@ -154,27 +156,23 @@ class _Seed:
         }
         for fit in fits:
             self._score(
-                model, list(TASKS) if fit is best else [task], vectors_of(fit), **own,
+                model, list(TASKS) if fit is best else [task], fit.context, **own,
                 lr=fit.recipe.lr, chosen=fit is best, train_loss=fit.train_loss,
             )  # fmt: skip
-        tuned = vectors_of(best)
+        tuned = best.context
         if self.job.keeps is not None:
             self.job.keeps.save_context(toy_name(depth), name, tuned)
         rng = derive_generator(self.seed, "norm-matched", name)
         self._score(model, [task], norm_matched(tuned, rng), **own, method="norm-matched")
-        self._score(model, [task], self._start(model, tuned, task), **own, method="random")
-
-    def _start(self, model: Model, tuned: Prefix | SoftPrompt, task: str) -> Prefix | SoftPrompt:
         seed = derive_seed(self.seed, "random", task)
-        if isinstance(tuned, Prefix):
-            return Prefix.random(model, tuned.n_slots, seed, tuned.parameterization)
-        return SoftPrompt.random(model, tuned.n_slots, seed, after=tuned.after, level=tuned.level)
+        random = random_context(context, model, get_task(task), n_slots, seed)
+        self._score(model, [task], random, **own, method="random")
 
     def _score(
         self,
         model: Model,
         tasks: Sequence[str],
-        context_vectors: Prefix | SoftPrompt | None,
+        vectors: Context | None,
         *,
         depth: int,
         context: str,
@@ -193,23 +191,26 @@ class _Seed:
             "draw": draw,
         }  # fmt: skip
         rows = score_rows(
-            about, model, tasks, context_vectors, baseline="masked", n=self.protocol.n_test,
+            about, model, tasks, vectors, baseline="masked", n=self.protocol.n_test,
             train_loss=train_loss, by_output=True,
         )  # fmt: skip
         self.rows += rows
         return rows
 
 
-def vectors_of(fit: PrefixFit | SoftPromptFit) -> Prefix | SoftPrompt:
-    """Return what was tuned."""
-    return fit.prefix if isinstance(fit, PrefixFit) else fit.prompt
+def random_context(kind: str, model: Model, task: Task, n_slots: int, seed: int) -> Context:
+    """Return a context of noise, as a tuning starts from it.
 
-
-def _sweep(context: str, task: Task) -> Callable[..., Sequence[PrefixFit | SoftPromptFit]]:
-    """Return what tunes a context of this kind."""
-    kind, _, detail = context.partition(", ")
-    if kind == "prefix":
-        return partial(sweep_prefixes, parameterization=detail)
-    after = 0 if context == "soft prompt" else task.length
-    level = "layers" if context == "suffix at every layer" else "embedding"
-    return partial(sweep_soft_prompts, after=after, level=level)
+    Args:
+        kind: one of `TUNED`.
+        model: that it is for.
+        task: whose input stands in front of a suffix.
+        n_slots: rows.
+        seed: of the noise.
+    """
+    name, _, detail = kind.partition(", ")
+    if name == "prefix":
+        return Prefix.random(model, n_slots, seed, detail)
+    position = 0 if kind == "soft prompt" else task.length
+    layers = "all" if kind == "suffix at every layer" else "embedding"
+    return SoftPrompt.random(model, n_slots, seed, position=position, layers=layers)

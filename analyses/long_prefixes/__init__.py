@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from analyses.long_prefixes.figures import figures
@@ -12,11 +11,11 @@ from analyses.long_prefixes.section import section
 from analyses.long_prefixes.tables import tables
 from analyses.study import Study
 from analyses.table2.models import NAME
-from prefix_interp.tuning.presets import get_preset
+from prefix_interp.tuning.recipes import preset_settings
 
 
 def _settings(preset: str) -> Mapping[str, Any]:
-    return {"toy": NAME, "preset": asdict(get_preset(preset))}
+    return {"toy": NAME, "preset": preset_settings(preset)}
 
 
 STUDY = Study(

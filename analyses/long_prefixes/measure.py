@@ -19,13 +19,14 @@ from analyses.table2.models import NAME
 from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import clone, to_dtype
+from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.controls import norm_matched
-from prefix_interp.prefixes.inject import attach
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.seeds import derive_generator
 from prefix_interp.tasks import FOUR_SKILLS, get_task
 from prefix_interp.theory.subspace import BiasSubspace, bias_subspaces
-from prefix_interp.tuning.prefixes import PrefixFit, sweep_prefixes
+from prefix_interp.tuning.contexts import ContextFit, tune_prefix
+from prefix_interp.tuning.recipes import Recipe
 
 CARRIED = (0.95, 0.99)  # shares of the squared norm that directions are counted for
 
@@ -98,13 +99,15 @@ def measure(job: Job) -> Tables:
     return {"tuning": tuning, "bias": bias}
 
 
-def _tune(job: Job, model: Model, task: str, kind: str, n_slots: int) -> PrefixFit:
+def _tune(job: Job, model: Model, task: str, kind: str, n_slots: int) -> ContextFit:
     """Return a prefix tuned for a task; it is kept."""
     size = job.protocol
-    (fit,) = sweep_prefixes(
-        model, task, n_slots, (size.lr,), parameterization=kind, preset=job.preset, seed=job.seed,
-        steps=size.steps, init_std=size.init_std, progress=False,
-        checkpoint=job.checkpoint(f"{task}-{kind}-{n_slots}"),
+    recipe = Recipe.from_preset(
+        job.preset, "prefix", lr=size.lr, steps=size.steps, init_std=size.init_std
+    )
+    fit = tune_prefix(
+        model, task, n_slots, parameterization=kind, recipe=recipe, seed=job.seed,
+        checkpoint=job.checkpoint(f"{task}-{kind}-{n_slots}"), progress=job.progress,
     )  # fmt: skip
     if job.keeps is not None:
         job.keeps.save_context("prefixes", f"{task}-{kind}-{n_slots}", fit.prefix)

@@ -14,8 +14,8 @@ from torch import Tensor
 from analyses.study import Rows
 from prefix_interp.estimates import mean_interval, wilson
 from prefix_interp.models.host import Model
+from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.baselines import RunPair, run_pair
-from prefix_interp.prefixes.inject import attach
 from prefix_interp.prefixes.layout import answer_rows_hooks, offset_hooks
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.seeds import derive_seed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from prefix_interp.models.toy import ToyConfig
 from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.prefix import Parameterization, Prefix
 from prefix_interp.seeds import derive_generator
+from prefix_interp.tuning.contexts import ContextFit, sweep, tune_prefix
 from prefix_interp.tuning.objective import has_fast_bfloat16
-from prefix_interp.tuning.prefixes import PrefixFit, sweep_prefixes, tune_prefix
-from prefix_interp.tuning.presets import get_preset
+from prefix_interp.tuning.recipes import Recipe, preset_settings
 from prefix_interp.tuning.train import ModelFit, fine_tune, pretrain
 
 MODEL = ToyConfig(n_layers=1, n_heads=1, d_model=96, n_prefix=1)
@@ -65,11 +64,11 @@ PROTOCOLS = {
 
 def settings(preset: str) -> dict[str, Any]:
     """Return what a result says of a preset beside the protocol."""
-    chosen = get_preset(preset)
+    precision = Recipe.from_preset(preset, "pretrain").precision
     return {
         "model": asdict(MODEL),
-        "preset": asdict(chosen),
-        "bfloat16_used": has_fast_bfloat16() and chosen.pretrain.precision == "bfloat16",
+        "preset": preset_settings(preset),
+        "bfloat16_used": has_fast_bfloat16() and precision == "bfloat16",
     }
 
 
@@ -105,12 +104,13 @@ class _Seed:
         tuned = fine_tune(old.model, NEW, checkpoint=job.checkpoint("fine-tune"), **common)
         self._score("fine-tuned", tuned.model, train_loss=tuned.history["loss"].iloc[-1])
         self._keep_toy(FINE_TUNED, tuned, NEW)
-        for sweep in job.protocol.sweeps:
-            name = f"{sweep.parameterization}-{sweep.n_slots}"
-            how = {"parameterization": sweep.parameterization, **common}
-            fits = sweep_prefixes(
-                old.model, NEW, sweep.n_slots, sweep.lrs, checkpoint=job.checkpoint(name), **how
+        for each in job.protocol.sweeps:
+            name = f"{each.parameterization}-{each.n_slots}"
+            starts = Prefix.random_starts(
+                old.model, each.n_slots, 1, job.seed, each.parameterization
             )
+            file = job.checkpoint(name)
+            fits = sweep(old.model, NEW, starts, each.lrs, checkpoint=file, **common)
             losses = [fit.train_loss for fit in fits]
             best = losses.index(min(losses))
             for i, fit in enumerate(fits):
@@ -118,20 +118,23 @@ class _Seed:
                     "prefix", old.model, fit.prefix, lr=fit.recipe.lr,
                     train_loss=losses[i], chosen=i == best,
                 )  # fmt: skip
-            self._controls(old.model, sweep, fits[best], how)
+            self._controls(old.model, each, fits[best])
             if job.keeps is not None:
                 job.keeps.save_context(GROUP, f"{NEW}-{name}", fits[best].prefix)
         return self.rows
 
-    def _controls(self, model: Model, sweep: Sweep, fit: PrefixFit, how: Mapping[str, Any]) -> None:
-        kind, n_slots, seed = sweep.parameterization, sweep.n_slots, self.job.seed
+    def _controls(self, model: Model, each: Sweep, fit: ContextFit) -> None:
+        kind, n_slots, seed = each.parameterization, each.n_slots, self.job.seed
         rng = derive_generator(seed, "norm-matched", kind, n_slots)
         self._score("random prefix", model, Prefix.random(model, n_slots, seed, kind))
         self._score("norm-matched prefix", model, norm_matched(fit.prefix, rng))
         if not self.job.protocol.other_task:
             return
         file = self.job.checkpoint(f"other-task-{kind}-{n_slots}")
-        other = tune_prefix(model, OLD, n_slots, lr=fit.recipe.lr, checkpoint=file, **how)
+        other = tune_prefix(
+            model, OLD, n_slots, parameterization=kind, recipe=fit.recipe, checkpoint=file,
+            **self.common,
+        )  # fmt: skip
         self._score(
             "other-task prefix", model, other.prefix, lr=fit.recipe.lr, train_loss=other.train_loss
         )
@@ -149,7 +152,7 @@ class _Seed:
         job = self.job
         self.rows += score_rows(
             {"seed": job.seed, "method": method, "lr": lr, "chosen": chosen},
-            model, (OLD, NEW), prefix, baseline=get_preset(job.preset).baseline,
+            model, (OLD, NEW), prefix, baseline=Recipe.from_preset(job.preset, "pretrain").baseline,
             n=job.protocol.n_test, train_loss=train_loss,
         )  # fmt: skip
 

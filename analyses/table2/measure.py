@@ -30,9 +30,9 @@ from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.prefix import Parameterization, Prefix
 from prefix_interp.seeds import derive_generator
 from prefix_interp.tasks import FOUR_SKILLS
+from prefix_interp.tuning.contexts import ContextFit, sweep
 from prefix_interp.tuning.objective import has_fast_bfloat16
-from prefix_interp.tuning.prefixes import PrefixFit, sweep_prefixes
-from prefix_interp.tuning.presets import get_preset
+from prefix_interp.tuning.recipes import Recipe, preset_settings
 from prefix_interp.tuning.train import ModelFit, pretrain
 
 
@@ -75,11 +75,11 @@ PROTOCOLS = {
 
 def settings(preset: str) -> dict[str, Any]:
     """Return what a result says of a preset beside the protocol."""
-    chosen = get_preset(preset)
+    precision = Recipe.from_preset(preset, "pretrain").precision
     return {
         "model": asdict(MODEL),
-        "preset": asdict(chosen),
-        "bfloat16_used": has_fast_bfloat16() and chosen.pretrain.precision == "bfloat16",
+        "preset": preset_settings(preset),
+        "bfloat16_used": has_fast_bfloat16() and precision == "bfloat16",
     }
 
 
@@ -103,16 +103,15 @@ class _Seed:
 
     def __init__(self, job: Job) -> None:
         self.job, self.protocol = job, job.protocol
-        self.common: dict[str, Any] = {
-            "preset": job.preset, "seed": job.seed, "progress": job.progress
-        }  # fmt: skip
+        self.common: dict[str, Any] = {"seed": job.seed, "progress": job.progress}
+        self.recipe = Recipe.from_preset(
+            job.preset, "pretrain", lr=job.protocol.pretrain_lr, steps=job.protocol.pretrain_steps
+        )
         self.rows: Rows = []
 
     def run(self) -> Rows:
-        fit = pretrain(
-            MODEL, MIXTURE, lr=self.protocol.pretrain_lr, steps=self.protocol.pretrain_steps,
-            checkpoint=self.job.checkpoint("pretrain"), **self.common,
-        )  # fmt: skip
+        file = self.job.checkpoint("pretrain")
+        fit = pretrain(MODEL, MIXTURE, recipe=self.recipe, checkpoint=file, **self.common)
         self._score("pretrained", fit.model, train_loss=fit.history["loss"].iloc[-1])
         self._keep_toy(fit)
         for trial in self.protocol.trials:
@@ -123,9 +122,12 @@ class _Seed:
     def _trial(self, model: Model, trial: Trial, task: str) -> None:
         kind, std, seed = trial.parameterization, trial.init_std, self.job.seed
         name = variant(task, kind, std)
-        fits = sweep_prefixes(
-            model, task, 1, trial.lrs, parameterization=kind, steps=self.protocol.prefix_steps,
-            init_std=std, restarts=trial.restarts, checkpoint=self.job.checkpoint(name),
+        recipe = Recipe.from_preset(
+            self.job.preset, "prefix", steps=self.protocol.prefix_steps, init_std=std
+        )
+        starts = Prefix.random_starts(model, 1, trial.restarts, seed, kind, std)
+        fits = sweep(
+            model, task, starts, trial.lrs, recipe=recipe, checkpoint=self.job.checkpoint(name),
             **self.common,
         )  # fmt: skip
         best = min(fits, key=lambda fit: fit.train_loss)
@@ -159,7 +161,7 @@ class _Seed:
         }  # fmt: skip
         tasks = FOUR_SKILLS if chosen or tuned_on is None else (tuned_on,)
         self.rows += score_rows(
-            about, model, tasks, prefix, baseline=get_preset(self.job.preset).baseline,
+            about, model, tasks, prefix, baseline=self.recipe.baseline,
             n=self.protocol.n_test, train_loss=train_loss,
         )  # fmt: skip
 
@@ -171,7 +173,7 @@ class _Seed:
                 evaluation=scores,
             )  # fmt: skip
 
-    def _keep_prefixes(self, trial: str, fits: Sequence[PrefixFit], best: PrefixFit) -> None:
+    def _keep_prefixes(self, trial: str, fits: Sequence[ContextFit], best: ContextFit) -> None:
         """Keep the best prefix, and the best of each start to compare starts with."""
         if self.job.keeps is None:
             return

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pandas as pd
 import torch
@@ -23,7 +23,11 @@ from prefix_interp.attribution.contrast import Contrast
 from prefix_interp.errors import PrefixInterpError, check_choice, check_keys, check_number
 from prefix_interp.estimates import Estimate
 from prefix_interp.models.toy import model_id
+from prefix_interp.result_object import ResultObject
 from prefix_interp.storage import read_json, to_json, write_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Search = Literal["exhaustive", "backward"]
 SEARCHES = get_args(Search)
@@ -34,8 +38,8 @@ _KEYS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Circuit:
+@dataclass(frozen=True, repr=False)
+class Circuit(ResultObject):
     """A set of heads, MLPs and slots that keeps a prefix's effect, and how good it is.
 
     With m(S) the mean metric of the run in which exactly the nodes S act as with the prefix:
@@ -57,7 +61,7 @@ class Circuit:
         threshold: the faithfulness that was asked for.
         metric: the name of what was measured.
         search: ``"exhaustive"``: no smaller set reaches the threshold, and no other of this size
-            is more faithful. ``"backward"``: no node of it can be spared, but a smaller set may
+            is more faithful. ``"backward"``: every node of it is needed, but a smaller set may
             exist.
         on: mean metric with the prefix.
         off: mean metric without it (masked baseline).
@@ -105,56 +109,58 @@ class Circuit:
             if wrong:
                 raise PrefixInterpError(f"{name} does not fit the nodes; make the circuit again")
 
-    def faithfulness(self, pair: Contrast | None = None) -> Estimate:
+    def faithfulness(self, contrast: Contrast | None = None) -> Estimate:
         """Return the share of the prefix's effect that the circuit keeps, with a 95% interval.
 
         Args:
-            pair: from `contrast`, for other examples (another seed) or another prefix on the
-                same model; None for the examples that the circuit was found on.
+            contrast: other examples (another seed) or another prefix on the same model; None for
+                the examples that the circuit was found on.
 
         Raises:
-            PrefixInterpError: `pair` is of another model, lacks nodes or the metric, or its
+            PrefixInterpError: `contrast` is of another model, lacks nodes or the metric, or its
                 prefix has no effect.
         """
-        return self.scores["faithfulness"] if pair is None else self._measure(pair, inside=True)
+        if contrast is None:
+            return self.scores["faithfulness"]
+        return self._measure(contrast, inside=True)
 
-    def completeness(self, pair: Contrast | None = None) -> Estimate:
+    def completeness(self, contrast: Contrast | None = None) -> Estimate:
         """Return the share of the prefix's effect that is lost without the circuit.
 
         Args:
-            pair: as for `faithfulness`.
+            contrast: as for `faithfulness`.
 
         Raises:
             PrefixInterpError: as `faithfulness`.
         """
-        if pair is None:
+        if contrast is None:
             return self.scores["completeness"]
-        rest = self._measure(pair, inside=False)
+        rest = self._measure(contrast, inside=False)
         return Estimate(1 - rest.value, 1 - rest.high, 1 - rest.low)
 
-    def _measure(self, pair: Contrast, inside: bool) -> Estimate:
-        if model_id(pair.model) != self.provenance["model_id"]:
+    def _measure(self, contrast: Contrast, inside: bool) -> Estimate:
+        if model_id(contrast.model) != self.provenance["model_id"]:
             raise PrefixInterpError(
-                f"pair is of the model {model_id(pair.model)!r} but the circuit of "
+                f"contrast is of the model {model_id(contrast.model)!r} but the circuit of "
                 f"{self.provenance['model_id']!r}; make the contrast with the circuit's model"
             )
         kinds = tuple(dict.fromkeys(node.kind for node in self.all_nodes))
-        if set(circuit_nodes(pair.model, pair.pair.prefix, kinds)) != set(self.all_nodes):
+        if set(circuit_nodes(contrast.model, contrast.prefix, kinds)) != set(self.all_nodes):
             raise PrefixInterpError(
-                f"pair has a prefix of {pair.pair.prefix.n_slots} slots, which are not those of "
-                "the circuit; give a prefix with as many"
+                f"contrast has a prefix of {contrast.n_slots} slots, which are not those of the "
+                "circuit; give a prefix with as many"
             )
-        if self.metric not in pair.metrics:
+        if self.metric not in contrast.metrics:
             raise PrefixInterpError(
-                f"pair measures {', '.join(pair.metrics)} but the circuit {self.metric}; make the "
-                f"contrast with metrics=({self.metric!r},)"
+                f"contrast measures {', '.join(contrast.metrics)} but the circuit {self.metric}; "
+                f"make the contrast with metrics=({self.metric!r},)"
             )
         keep = torch.tensor([[(node in self.nodes) == inside for node in self.all_nodes]])
-        values = circuit_metrics(pair, keep, self.all_nodes)[self.metric][0]
-        return share_interval(pair, self.metric, values)
+        values = circuit_metrics(contrast, keep, self.all_nodes)[self.metric][0]
+        return share_interval(contrast, self.metric, values)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return a row a node.
+        """Return one row per node.
 
         Columns: ``name``, ``kind``, ``layer``, ``index``, ``in_circuit``, ``minimality`` (NaN
         outside the circuit) and ``effect``, both as shares of the prefix's effect.
@@ -175,7 +181,7 @@ class Circuit:
         return pd.DataFrame(rows).astype({"index": "Int64"})
 
     def curves(self) -> pd.DataFrame:
-        """Return a row a size: the best nodes, their scores, and those of random circuits.
+        """Return one row per size: the best nodes, their scores, and those of random circuits.
 
         Columns: ``size``, ``nodes``, ``chosen`` (the circuit's own size), and for faithfulness
         and completeness the score and ``random_..._min``, ``_mean`` and ``_max``.
@@ -197,7 +203,7 @@ class Circuit:
         return pd.DataFrame(rows)
 
     def edge_dataframe(self) -> pd.DataFrame:
-        """Return a row an edge: ``source``, ``target`` and ``effect``."""
+        """Return one row per edge: ``source``, ``target`` and ``effect``."""
         rows = [vars(edge) for edge in self.edges]
         return pd.DataFrame(rows, columns=["source", "target", "effect"])
 
@@ -231,7 +237,7 @@ class Circuit:
         """Return the circuit in a JSON file.
 
         Raises:
-            PrefixInterpError: the file is missing, no JSON, or no circuit.
+            PrefixInterpError: the file is missing, not JSON, or not a circuit.
         """
         record = read_json(path)
         check_keys(f"path={str(path)!r}", record, _KEYS)
@@ -242,8 +248,22 @@ class Circuit:
         except (AttributeError, TypeError, ValueError) as error:
             reason = str(error)
         raise PrefixInterpError(
-            f"path={str(path)!r} is no circuit of format 1 ({reason}); save it again"
+            f"path={str(path)!r} is not a circuit of format 1 ({reason}); save it again"
         )
+
+    def plot(self) -> Figure:
+        """Return faithfulness and completeness against the size of the circuit.
+
+        The graph itself is what a notebook shows; see `views.circuit_graph.circuit_svg`.
+        """
+        from prefix_interp.views.circuit_graph import circuit_curves_figure
+
+        return circuit_curves_figure(self)
+
+    def _picture(self) -> str:
+        from prefix_interp.views.circuit_graph import circuit_svg
+
+        return circuit_svg(self)
 
     def to_dot(self) -> str:
         """Return the circuit as Graphviz text: slots, heads and MLPs by layer, logits on top.
@@ -318,7 +338,7 @@ def _from_record(record: Mapping[str, Any]) -> Circuit:
 
 def _number(x: object) -> float:
     if isinstance(x, bool) or not isinstance(x, (int, float)):
-        raise ValueError(f"{x!r} is no number")
+        raise ValueError(f"{x!r} is not a number")
     return float(x)
 
 

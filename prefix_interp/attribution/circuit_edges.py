@@ -79,7 +79,7 @@ def cut_links(
     """
     cfg = pair.model.cfg
     keep = torch.tensor([[node in set(inside) for node in nodes]])
-    gates = pair.model.W_E.new_ones(len(links), cfg.n_layers, cfg.n_heads, pair.pair.prefix.n_slots)
+    gates = pair.model.W_E.new_ones(len(links), cfg.n_layers, cfg.n_heads, pair.n_slots)
     for i, (source, target) in enumerate(links):
         if source.kind == "slot" and target is not None:
             gates[i, source.layer, target.index, source.index] = 0.0

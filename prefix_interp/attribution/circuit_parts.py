@@ -32,8 +32,8 @@ class SizePoint:
         nodes: of the best that the search found.
         faithfulness: of these nodes.
         completeness: of these nodes.
-        random_faithfulness: one a random circuit.
-        random_completeness: one a random circuit.
+        random_faithfulness: one for each random circuit.
+        random_completeness: one for each random circuit.
     """
 
     nodes: tuple[Node, ...]

@@ -70,7 +70,7 @@ class Node:
             if all(x.isascii() and x.isdigit() for x in numbers):
                 return cls(kind, *map(int, numbers))
         raise PrefixInterpError(
-            f"name={name!r} is no node; write e.g. 'head 0.3', 'mlp 0' or 'slot 0.1'"
+            f"name={name!r} is not a node; write e.g. 'head 0.3', 'mlp 0' or 'slot 0.1'"
         )
 
 
@@ -123,12 +123,12 @@ def circuit_metrics(
         PrefixInterpError: `keep` has another number of nodes.
     """
     if nodes is None:
-        nodes = circuit_nodes(pair.model, pair.pair.prefix)
+        nodes = circuit_nodes(pair.model, pair.prefix)
     if keep.shape[1] != len(nodes):
         raise PrefixInterpError(
             f"keep has {keep.shape[1]} columns but there are {len(nodes)} nodes; give one each"
         )
-    cfg, n_slots = pair.model.cfg, pair.pair.prefix.n_slots
+    cfg, n_slots = pair.model.cfg, pair.n_slots
     keep = keep.to(pair.model.W_E.device)
     heads = keep.new_ones(len(keep), cfg.n_layers, cfg.n_heads)
     mlps = keep.new_ones(len(keep), cfg.n_layers)
@@ -180,7 +180,7 @@ def shares(
     Args:
         pair: gives the metric with the prefix and without.
         metric: its name.
-        values: the metric of the runs, one an example.
+        values: the metric of the runs, one value per example.
 
     Raises:
         PrefixInterpError: the prefix does not change the mean of the metric.
@@ -206,7 +206,7 @@ def share_interval(
     Args:
         pair: as for `shares`.
         metric: as for `shares`.
-        values: of the run, one an example, at least 2.
+        values: of the run, one value per example, at least 2.
         resamples: bootstrap samples.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -22,7 +22,7 @@ from prefix_interp.attribution.circuit_runs import (
     shares,
 )
 from prefix_interp.attribution.contrast import Contrast, contrast
-from prefix_interp.attribution.metrics import METRICS
+from prefix_interp.attribution.metrics import Metric, choose_metric
 from prefix_interp.errors import PrefixInterpError, check_choice, check_number, check_positive
 from prefix_interp.estimates import Estimate
 from prefix_interp.models.host import Model
@@ -42,10 +42,10 @@ _DECIMALS = 6
 def find_circuit(
     model: Model,
     prefix: Prefix,
-    task: Task | Batch | str,
+    task: Task | Batch | Contrast | str,
     *,
     threshold: float = 0.95,
-    metric: str = "log_prob",
+    metric: str | Mapping[str, Metric] = "log_prob",
     n: int = 64,
     seed: int = 0,
     kinds: Sequence[str] = KINDS,
@@ -63,11 +63,12 @@ def find_circuit(
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        task: a task, its name, or a batch of your own.
+        task: a task, its name, a batch of your own, or a `Contrast` that is at hand.
         threshold: faithfulness to reach, above 0 and at most 1.
-        metric: a name in `METRICS`; the mean over examples is what a circuit must keep.
-        n: examples.
-        seed: chooses the examples and the random circuits.
+        metric: a name in `METRICS`, or one metric of your own by name; the mean over examples is
+            what a circuit must keep.
+        n: examples of a task; of a batch or contrast all are taken.
+        seed: chooses the examples of a task, and the random circuits.
         kinds: of ``"head"``, ``"mlp"``, ``"slot"``; parts of other kinds always stay in.
         n_random: random circuits of each size to compare with.
         search: ``"exhaustive"``, ``"backward"``, or ``"auto"`` for the first where it can be done.
@@ -77,7 +78,7 @@ def find_circuit(
         PrefixInterpError: as `contrast`, a bad threshold, metric, kind or search, too many nodes
             to try all sets, or a prefix without effect.
     """
-    check_choice("metric", metric, METRICS)
+    (name,) = chosen = choose_metric(metric)
     check_choice("search", search, ("auto", *SEARCHES))
     check_number("threshold", threshold, 0.0, 1.0, low_open=True)
     check_positive("n_random", n_random)
@@ -89,11 +90,11 @@ def find_circuit(
             f"search='exhaustive' would run all 2**{len(nodes)} circuits; choose 'backward', or "
             f"fewer kinds, for at most {MAX_EXHAUSTIVE} nodes"
         )
-    pair = contrast(model, prefix, task, n=n, seed=seed, metrics=(metric,))
+    pair = contrast(model, prefix, task, n=n, seed=seed, metrics=chosen)
     n_sizes = len(nodes) + 1
     total = n_runs(len(nodes), search) + n_sizes * (2 + 2 * n_random) + len(nodes)
     with tqdm(total=total, desc=f"circuit, {search}", disable=not progress) as bar:
-        score = _memory(pair, metric, nodes, bar)
+        score = _memory(pair, name, nodes, bar)
         best = best_by_size(score, len(nodes), search)
         sizes = _sizes(score, nodes, best, n_random, seed)
         enough = [k for k, point in enumerate(sizes) if point.faithfulness >= threshold]
@@ -102,14 +103,14 @@ def find_circuit(
         alone = ~torch.eye(len(nodes), dtype=torch.bool)
         effects = 1 - score(alone)
         bar.total += int(keep.sum()) + 2
-        kept, rest = circuit_metrics(pair, torch.stack([keep, ~keep]), nodes, bar=bar)[metric]
-        faithful, left = (share_interval(pair, metric, x) for x in (kept, rest))
+        kept, rest = circuit_metrics(pair, torch.stack([keep, ~keep]), nodes, bar=bar)[name]
+        faithful, left = (share_interval(pair, name, x) for x in (kept, rest))
         lost = faithful.value - score(keep & alone[keep])
         inside = [node for node, is_in in zip(nodes, keep.tolist(), strict=True) if is_in]
         ranked = sorted(zip(lost.tolist(), inside, strict=True), key=lambda x: -x[0])
-        edges = _edges(pair, metric, nodes, inside, faithful.value, bar)
+        edges = _edges(pair, name, nodes, inside, faithful.value, bar)
     provenance = {
-        "task": task if isinstance(task, str) else getattr(task, "name", "a batch"),
+        "task": pair.task,
         "model_id": model_id(model),
         "parameterization": prefix.parameterization,
         "n_slots": prefix.n_slots,
@@ -123,10 +124,10 @@ def find_circuit(
         nodes=tuple(node for _, node in ranked),
         all_nodes=nodes,
         threshold=float(threshold),
-        metric=metric,
+        metric=name,
         search=search,
-        on=float(pair.on[metric].double().mean()),
-        off=float(pair.off[metric].double().mean()),
+        on=float(pair.on[name].double().mean()),
+        off=float(pair.off[name].double().mean()),
         scores={
             "faithfulness": faithful,
             "completeness": Estimate(1 - left.value, 1 - left.high, 1 - left.low),

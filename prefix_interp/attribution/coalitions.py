@@ -40,12 +40,12 @@ def shapley_values(
             is 2 to the power of the number of players.
 
     Raises:
-        PrefixInterpError: their number is no power of 2 above 1.
+        PrefixInterpError: their number is not a power of 2 above 1.
     """
     n = len(values).bit_length() - 1
     if n < 1 or len(values) != 1 << n:
         raise PrefixInterpError(
-            f"values have {len(values)} coalitions; give one a subset of players: 2, 4, 8, ..."
+            f"values have {len(values)} coalitions; give one per subset of players: 2, 4, 8, ..."
         )
     shares = values.new_zeros(n, *values.shape[1:])
     for player, others in itertools.product(range(n), range(1 << n)):
@@ -66,7 +66,7 @@ def coalition_values(
         direction: ``"denoise"`` (put into the plain run) or ``"noise"`` (what is left out of the
             prefixed run).
         effect: of all parts together, from `head_effects`.
-        bar: moved on by one a layer.
+        bar: moved on by one for each layer.
     """
     (metric,) = pair.metrics
     n_layers, n_heads = pair.model.cfg.n_layers, pair.model.cfg.n_heads

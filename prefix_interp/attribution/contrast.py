@@ -6,21 +6,28 @@ layer and the position where they begin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from prefix_interp.attribution.metrics import Metric, Target, choose_metrics
+from prefix_interp.attribution.checks import (
+    check_answers,
+    check_finite,
+    check_metrics,
+    check_same,
+)
+from prefix_interp.attribution.metrics import Metric, Metrics, Target, choose_metrics, ends
+from prefix_interp.attribution.resumed import around_mixture, attention_of_one_row
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
+from prefix_interp.models.toy import model_id
 from prefix_interp.prefixes.baselines import RunPair, run_pair
 from prefix_interp.prefixes.guard import check_bare, check_free
 from prefix_interp.prefixes.inject import mixture_hooks
@@ -39,24 +46,51 @@ MAX_SEQUENCES = 256
 class Contrast:
     """One batch with a prefix and without (masked baseline), and what is measured on it.
 
+    Every attribution function takes one in place of a task: several questions, one set of runs.
+
     Attributes:
-        pair: both runs, aligned on the content.
+        runs: with the prefix and without, aligned on the content.
         target: answers and the logits of both runs at the outputs.
         metrics: what is measured, by name.
         on: each metric with the prefix.
         off: each metric without it.
+        task: the name of the task; ``"a batch"`` for a batch of your own.
+        model_id: fingerprint of the weights that ran.
     """
 
-    pair: RunPair
+    runs: RunPair
     target: Target
     metrics: Mapping[str, Metric]
     on: Mapping[str, Float[Tensor, " batch"]]
     off: Mapping[str, Float[Tensor, " batch"]]
+    task: str
+    model_id: str
+
+    def __repr__(self) -> str:
+        return (
+            f"Contrast({self.task}, {self.n_batch} examples; {ends(self.on, self.off)}; "
+            f"{self.prefix!r})"
+        )
 
     @property
     def model(self) -> Model:
         """Return the model."""
-        return self.pair.model
+        return self.runs.model
+
+    @property
+    def prefix(self) -> Prefix:
+        """Return the prefix."""
+        return self.runs.prefix
+
+    @property
+    def tokens(self) -> Int[Tensor, "batch pos"]:
+        """Return the content."""
+        return self.runs.tokens
+
+    @property
+    def n_slots(self) -> int:
+        """Return the number of slots of the prefix."""
+        return self.prefix.n_slots
 
     @property
     def n_out(self) -> int:
@@ -66,13 +100,13 @@ class Contrast:
     @property
     def n_batch(self) -> int:
         """Return the number of examples."""
-        return len(self.pair.tokens)
+        return len(self.tokens)
 
     @cached_property
     def slots(self) -> KeysValues:
         """Return what each layer's slots hold; constants, like the activations."""
         with torch.no_grad():
-            return self.pair.prefix.keys_values(self.model)
+            return self.prefix.keys_values(self.model)
 
     def activation(self, state: State | str, site: Site, layer: int) -> Float[Tensor, "batch ..."]:
         """Return an activation of one of the two runs, its positions those of the content.
@@ -83,18 +117,18 @@ class Contrast:
             PrefixInterpError: the model has no such site.
         """
         check_choice("state", state, ("on", "off"))
-        cache, name = getattr(self.pair, state), site.at(layer)
+        cache, name = getattr(self.runs, state), site.at(layer)
         if name not in cache.cache_dict:
             raise PrefixInterpError(f"site={site.name!r} does not exist in this model")
         found = cache[name]
-        return found[..., -self.pair.tokens.shape[1] :] if site is Site.PATTERN else found
+        return found[..., -self.tokens.shape[1] :] if site is Site.PATTERN else found
 
     def resume(self, pos: int) -> int:
         """Return the position a run resumes at so that `pos` and all it acts on are computed."""
         return pos if self.model.cfg.attention_dir == "causal" else 0
 
     def measure(self, logits: Float[Tensor, "*stack batch n_out d_vocab"]) -> Values:
-        """Return every metric of some logits, one value an example."""
+        """Return every metric of some logits, one value per example."""
         return {name: metric(logits, self.target) for name, metric in self.metrics.items()}
 
     def run(
@@ -123,8 +157,9 @@ class Contrast:
                 taken from the base run too.
             after_attention: they begin at `Site.Z` or behind it: the heads' outputs of `layer`
                 are taken from the base run too. Gates of that layer then do nothing.
-            gates: of the prefix, an intervention each. With ``base="off"`` they bring the prefix
-                into that run; they must be 0 in the layers before `layer`, which do not run.
+            gates: of the prefix, one set per intervention. With ``base="off"`` they bring the
+                prefix into that run; they must be 0 in the layers before `layer`, which do not
+                run.
             bar: moved on by the number of interventions done.
         """
         size = max(1, MAX_SEQUENCES // self.n_batch)
@@ -169,7 +204,7 @@ class Contrast:
             layer: where they begin.
             first_pos: where they begin.
             after_attention: where they begin.
-            gates: one set an intervention, or one a sequence (``n_stack * batch``).
+            gates: one set per intervention, or one per sequence (``n_stack * batch``).
         """
         check_choice("base", base, ("on", "off"))
         check_free(self.model)
@@ -177,11 +212,7 @@ class Contrast:
         first_pos = self.resume(first_pos)
         resid = self.activation(base, Site.RESID_PRE, layer)
         n_late = min(self.n_out, resid.shape[1] - first_pos)
-        # Patches of queries, keys and values come before the mixture, which reads them; patches
-        # of its output come after. One list would put them all on one side.
-        early, late = [], []
-        for hook in given:
-            (early if hook[0].endswith(_READ_BY_MIXTURE) else late).append(hook)
+        early, late = around_mixture(given)
         first_mixed = layer + 1 if after_attention else layer
         hooks = [
             *early,
@@ -194,7 +225,7 @@ class Contrast:
             z = self.activation(base, Site.Z, layer)[:, first_pos:]
             hooks.insert(0, (Site.Z.at(layer), lambda *_, **__: z.repeat(n_stack, 1, 1, 1)))
         with (
-            _attention_of_one_row(self.model, layer if after_attention else None),
+            attention_of_one_row(self.model, layer if after_attention else None),
             self.model.hooks(fwd_hooks=hooks),
         ):
             logits = self.model(rows, start_at_layer=layer)[:, -n_late:]
@@ -240,33 +271,14 @@ class Contrast:
         return [hook for hook in hooks if hook[0] not in skipped]
 
 
-_READ_BY_MIXTURE = tuple(
-    site.value.rsplit("}", 1)[-1] for site in (Site.RESID_PRE, Site.Q, Site.K, Site.V)
-)
-
-
-@contextmanager
-def _attention_of_one_row(model: Model, layer: int | None) -> Iterator[None]:
-    """Give the attention of `layer` a single row, since what it returns is overwritten."""
-    if layer is None:
-        yield
-        return
-    norm = model.blocks[layer].ln1
-    handle = norm.register_forward_pre_hook(lambda _, args: (args[0][:1, :1], *args[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def contrast(
     model: Model,
     prefix: Prefix,
-    task: Task | Batch | str,
+    task: Task | Batch | Contrast | str,
     *,
     n: int = 64,
     seed: int = 0,
-    metrics: Iterable[str] | Mapping[str, Metric] = ("log_prob",),
+    metrics: Metrics = ("log_prob",),
 ) -> Contrast:
     """Return the runs with `prefix` and without on a batch of unseen inputs, and their metrics.
 
@@ -277,68 +289,55 @@ def contrast(
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
         task: gives tokens and answers; a name, a task (its test split), or a batch of your own.
-        n: examples; of a batch all are taken.
-        seed: chooses the examples.
+            A contrast of the same model and prefix is not run again: its metrics come from its
+            logits.
+        n: examples; of a batch or a contrast all are taken.
+        seed: chooses the examples of a task.
         metrics: names in `METRICS`, or functions by name.
 
     Raises:
         PrefixInterpError: prefix and model do not fit, unknown names, tokens outside vocabulary
             or context, answers that do not fit the tokens, half precision, hooks that stand on
-            the model, or activations that are not finite.
+            the model, activations that are not finite, or a contrast of another model or prefix.
     """
     chosen = choose_metrics(metrics)
     check_free(model)
     check_bare(model)
-    if not isinstance(task, Batch):
-        check_positive("n", n)
-        task = get_task(task) if isinstance(task, str) else task
-        task = task.sample(n, split="test", seed=seed)
+    # Gradients may be wanted of what is run here, also where the caller wants none.
+    with torch.inference_mode(False):
+        if isinstance(task, Contrast):
+            check_same(task.runs, task.model_id, model, prefix)
+            return _measured(task, chosen)
+        name = "a batch"
+        if not isinstance(task, Batch):
+            check_positive("n", n)
+            task = get_task(task) if isinstance(task, str) else task
+            name, task = task.name, task.sample(n, split="test", seed=seed)
+        return _measured(_run(model, prefix, task, name), chosen)
+
+
+def _run(model: Model, prefix: Prefix, batch: Batch, name: str) -> Contrast:
+    """Return both runs, with no metric measured yet."""
     if model.W_E.dtype not in (torch.float32, torch.float64):
         raise PrefixInterpError(
             f"model is {model.W_E.dtype}, too coarse to compare runs; convert it with "
             "to_dtype(model, torch.float32)"
         )
-    _check_answers(model, task)
+    check_answers(model, batch)
     device = model.W_E.device
-    answers = task.answers.to(device)
-    pair = run_pair(model, prefix, task.tokens.to(device))
-    _check_finite(pair)
+    answers = batch.answers.to(device)
+    runs = run_pair(model, prefix, batch.tokens.to(device))
+    check_finite(runs)
     n_out = answers.shape[1]
-    target = Target(answers, pair.logits_on[:, -n_out:], pair.logits_off[:, -n_out:])
-    for name, metric in chosen.items():
-        shape = tuple(metric(target.logits_on.expand(2, *target.logits_on.shape), target).shape)
-        if shape != (2, len(answers)):
-            raise PrefixInterpError(
-                f"metrics[{name!r}] gives shape {shape} for a stack of 2 runs on {len(answers)} "
-                f"examples; it must keep the leading axes: {(2, len(answers))}"
-            )
-    on = {name: metric(target.logits_on, target) for name, metric in chosen.items()}
-    off = {name: metric(target.logits_off, target) for name, metric in chosen.items()}
-    return Contrast(pair, target, chosen, on, off)
+    target = Target(answers, runs.logits_on[:, -n_out:], runs.logits_off[:, -n_out:])
+    return Contrast(runs, target, {}, {}, {}, name, model_id(model))
 
 
-def _check_answers(model: Model, batch: Batch) -> None:
-    answers, shape = batch.answers, tuple(batch.tokens.shape)
-    fits = answers.ndim == 2 and len(shape) == 2 and len(answers) == shape[0]
-    if not fits or not 1 <= answers.shape[1] <= shape[1]:
-        raise PrefixInterpError(
-            f"answers have shape {tuple(answers.shape)} but tokens {shape}; give a row of answers "
-            "for each row of tokens, one for each of the last positions"
-        )
-    whole = not answers.is_floating_point() and answers.dtype != torch.bool
-    if not whole or int(answers.min()) < 0 or int(answers.max()) >= model.cfg.d_vocab:
-        raise PrefixInterpError(
-            f"answers must be integers from 0 to {model.cfg.d_vocab - 1}, the vocabulary; they "
-            f"are {answers.dtype} from {answers.min().item()} to {answers.max().item()}"
-        )
-
-
-def _check_finite(pair: RunPair) -> None:
-    """Raise on NaN: TransformerLens takes a row of NaN scores for one without any attention."""
-    for layer in range(pair.model.cfg.n_layers):
-        for site in (Site.Q, Site.K, Site.V, Site.RESID_POST):
-            if not bool(torch.isfinite(pair.on[site.at(layer)]).all()):
-                raise PrefixInterpError(
-                    f"model has NaN or infinity at {site.at(layer)!r}; its weights, or the "
-                    "prefix, cannot be attributed to"
-                )
+def _measured(both: Contrast, metrics: Mapping[str, Metric]) -> Contrast:
+    """Return the same runs with other metrics."""
+    check_metrics(metrics, both.target)
+    on, off = (
+        {name: metric(logits, both.target) for name, metric in metrics.items()}
+        for logits in (both.target.logits_on, both.target.logits_off)
+    )
+    return replace(both, metrics=metrics, on=on, off=off)

@@ -40,7 +40,7 @@ def head_effects(
         pair: from `contrast`, with one metric; gives the inputs and the plain run.
         prefixes: as many slots each as the prefix of `pair`, and parameterized alike.
         direction: ``"denoise"`` or ``"noise"``.
-        bar: moved on by one a prefix.
+        bar: moved on by one for each prefix.
 
     Returns:
         In units of the metric, float64.
@@ -75,7 +75,7 @@ def _stacked_effects(
     layers = range(model.cfg.n_layers)
     readers = [keep(site.at(i)) for i in layers for site in (Site.RESID_PRE, Site.Z)]
     hooks = [*mixture_hooks(model, slots), *readers]
-    logits_on = _answers(pair, pair.pair.tokens.repeat(n, 1), hooks, (n, -1))
+    logits_on = _answers(pair, pair.tokens.repeat(n, 1), hooks, (n, -1))
     targets = [pair.target._replace(logits_on=x) for x in logits_on]
     (metric,) = pair.metrics.values()
     # A metric may depend on the prefixed run: each prefix has its own value without it too.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -29,18 +30,22 @@ from prefix_interp.attribution.controls import (
     random_prefixes,
 )
 from prefix_interp.attribution.grid import Direction
-from prefix_interp.attribution.metrics import METRICS, recovered
+from prefix_interp.attribution.metrics import Metric, choose_metric, ends, recovered
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.estimates import bootstrap_interval
 from prefix_interp.models.host import Model
 from prefix_interp.models.sites import NORM_SCALE
 from prefix_interp.prefixes.prefix import Prefix
+from prefix_interp.result_object import ResultObject
 from prefix_interp.tasks import Batch, Task
 from prefix_interp.theory.decompose import Decomposition, decompose_attention
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True, eq=False)
-class Elicitation:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Elicitation(ResultObject):
     """What a prefix does through each head alone, example by example, and what other prefixes do.
 
     Effects are in the units of the metric and point from off to on: positive is the prefix's way
@@ -97,7 +102,7 @@ class Elicitation:
         return 1000 * torch.finfo(self.on.dtype).eps * size
 
     def to_dataframe(self, level: float = 0.95) -> pd.DataFrame:
-        """Return a row a head.
+        """Return one row per head.
 
         Columns: ``layer``, ``head``; means over examples of ``effect`` (with its bootstrap
         interval ``low`` and ``high``), ``gate``, ``bias``, ``propagated``, ``interaction``,
@@ -109,8 +114,8 @@ class Elicitation:
         does so on the same side: where random prefixes do harm, a head without any effect is
         above them, but nothing was elicited there.
 
-        The bootstrap interval says how well the effect is known on these inputs. It is no test
-        of elicitation: random prefixes have effects too, and theirs exclude 0 as well.
+        The bootstrap interval says how well the effect is known on these inputs. It does not test
+        elicitation: random prefixes have effects too, and theirs exclude 0 as well.
 
         Args:
             level: of the bootstrap interval.
@@ -135,10 +140,10 @@ class Elicitation:
             | ((excess_high < -self.rounding) & (high < 0)),
             "logit_attribution": self.logit_attribution.mean(-1),
         }
-        return _a_row_a_head(columns)
+        return _row_per_head(columns)
 
     def parts_dataframe(self, level: float = 0.95) -> pd.DataFrame:
-        """Return a row a head and part, with a bootstrap interval over examples.
+        """Return one row per head and part, with a bootstrap interval over examples.
 
         Columns: ``layer``, ``head``, ``part`` (``"effect"``, ``"gate"``, ``"bias"``,
         ``"propagated"`` or ``"interaction"``), ``value`` (mean), ``low``, ``high``.
@@ -150,13 +155,13 @@ class Elicitation:
         for name in ("effect", *PARTS, "interaction"):
             value = getattr(self, name)
             low, high = bootstrap_interval(value, level=level)
-            frame = _a_row_a_head({"value": value.mean(-1), "low": low, "high": high})
+            frame = _row_per_head({"value": value.mean(-1), "low": low, "high": high})
             frame.insert(2, "part", name)
             frames.append(frame)
         return pd.concat(frames, ignore_index=True)
 
     def controls_dataframe(self, level: float = 0.95) -> pd.DataFrame:
-        """Return a row a control and head.
+        """Return one row per control and head.
 
         Columns: ``control``, ``layer``, ``head``, ``draws``, ``effect`` (mean over draws and
         examples), ``low``, ``high``: the smallest and largest draw, or, of a control that is a
@@ -172,50 +177,46 @@ class Elicitation:
                 low, high = draws.amin(0), draws.amax(0)
             else:
                 low, high = bootstrap_interval(effect[0], level=level)
-            frame = _a_row_a_head({"effect": draws.mean(0), "low": low, "high": high})
+            frame = _row_per_head({"effect": draws.mean(0), "low": low, "high": high})
             frame.insert(0, "control", name)
             frame.insert(3, "draws", len(draws))
             frames.append(frame)
         return pd.concat(frames, ignore_index=True)
 
+    def caption(self) -> str:
+        """Return direction, sizes, metric of both runs, and which heads are elicited."""
+        frame = self.to_dataframe()
+        chosen = frame.loc[frame["elicited"]]
+        heads = [f"{i}.{j}" for i, j in zip(chosen["layer"], chosen["head"], strict=True)]
+        n_layers, n_heads, n = self.effect.shape
+        return (
+            f"{self.direction}; {n_layers} x {n_heads} heads, {n} examples; "
+            f"{ends({self.metric: self.on}, {self.metric: self.off})}; elicited: "
+            f"{', '.join(heads[:8]) or 'none'}" + (", ..." if len(heads) > 8 else "")
+        )
+
+    def plot(self) -> Figure:
+        """Return each head's effect as stacked parts, beside the range of random prefixes."""
+        from prefix_interp.views.effects import unit_of
+        from prefix_interp.views.elicitation import elicitation_figure
+
+        return elicitation_figure({self.direction: self.to_dataframe()}, unit_of(self.metric))
+
 
 def head_elicitation(
     model: Model,
     prefix: Prefix,
-    task: Task | Batch | str,
+    task: Task | Batch | Contrast | str,
     *,
     direction: Direction | str = "denoise",
-    metric: str = "log_prob",
-    n_random: int = 39,
-    controls: Mapping[str, Prefix] | None = None,
-    n: int = 64,
-    seed: int = 0,
-    progress: bool = True,
-) -> pd.DataFrame:
-    """Return a row a head: its effect, the parts of it, and whether the prefix elicits it.
-
-    See `measure_elicitation` for the arguments and `Elicitation.to_dataframe` for the columns.
-    """
-    return measure_elicitation(
-        model, prefix, task, direction=direction, metric=metric, n_random=n_random,
-        controls=controls, n=n, seed=seed, progress=progress,
-    ).to_dataframe()  # fmt: skip
-
-
-def measure_elicitation(
-    model: Model,
-    prefix: Prefix,
-    task: Task | Batch | str,
-    *,
-    direction: Direction | str = "denoise",
-    metric: str = "log_prob",
+    metric: str | Mapping[str, Metric] = "log_prob",
     n_random: int = 39,
     controls: Mapping[str, Prefix] | None = None,
     n: int = 64,
     seed: int = 0,
     progress: bool = True,
 ) -> Elicitation:
-    """Return the effect of the prefix through each head, its parts, and that of other prefixes.
+    """Return which heads a prefix elicits: its effect through each, by parts, beside controls.
 
     Every control is held against its own run without prefix, on the same batch. With
     ``metric="kl"`` it is held against its own prefixed run too.
@@ -223,13 +224,14 @@ def measure_elicitation(
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        task: a task, its name, or a batch of your own with at least 2 examples.
+        task: a task, its name, a batch of your own, or a `Contrast` that is at hand, with at
+            least 2 examples.
         direction: ``"denoise"`` or ``"noise"``.
-        metric: a name in `METRICS`.
+        metric: a name in `METRICS`, or one metric of your own by name.
         n_random: draws of each random control, at least 2; 39 give intervals at 95%.
         controls: prefixes to compare with by name, e.g. another task's or another seed's.
-        n: examples; of a batch all are taken.
-        seed: chooses the examples and the random prefixes.
+        n: examples of a task; of a batch or contrast all are taken.
+        seed: chooses the examples of a task, and the random prefixes.
         progress: show a bar.
 
     Raises:
@@ -237,37 +239,36 @@ def measure_elicitation(
             fit or have a taken name, or too few examples or draws.
     """
     check_choice("direction", direction, ("denoise", "noise"))
-    check_choice("metric", metric, METRICS)
+    (name,) = chosen = choose_metric(metric)
     check_positive("n_random", n_random)
     if n_random < 2:
         raise PrefixInterpError("n_random=1 makes an interval of level 0; give at least 2")
     named = check_controls(model, controls)
-    metrics = {metric: METRICS[metric]}
-    pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metrics)
+    pair = contrast(model, prefix, task, n=n, seed=seed, metrics=chosen)
     if pair.n_batch < 2:
         raise PrefixInterpError("n=1 example has no interval; give at least 2")
     drawn = random_prefixes(model, prefix, n_random, seed)
     steps = 1 + model.cfg.n_layers + sum(map(len, drawn.values())) + len(named)
     with tqdm(total=steps, desc=f"eliciting, {direction}", disable=not progress) as bar:
         (effect,) = head_effects(pair, [prefix], direction, bar)
-        parts = decompose_attention(pair.pair)
+        parts = decompose_attention(pair.runs)
         values = coalition_values(pair, parts, direction, effect, bar)
         found = {k: head_effects(pair, group, direction, bar) for k, group in drawn.items()}
         answers = pair.target.answers
-        batch = Batch(pair.pair.tokens, answers, answers.new_zeros(len(answers)))
-        for name, control in named.items():  # may have other slots, and so another plain run
-            own = contrast(model, control, batch, metrics=metrics)
-            found[name] = head_effects(own, [control], direction, bar)
+        batch = Batch(pair.tokens, answers, answers.new_zeros(len(answers)))
+        for who, control in named.items():  # may have other slots, and so another plain run
+            own = contrast(model, control, batch, metrics=chosen)
+            found[who] = head_effects(own, [control], direction, bar)
     split = shapley_values(values)
     alone = values[[1 << i for i in range(len(PARTS))]] - values[0]
     return Elicitation(
         direction=direction,
-        metric=metric,
+        metric=name,
         effect=effect,
         interaction=effect - alone.sum(dim=0),
         logit_attribution=bias_logit_attribution(pair, parts),
-        on=pair.on[metric],
-        off=pair.off[metric],
+        on=pair.on[name],
+        off=pair.off[name],
         controls=found,
         **dict(zip(PARTS, split, strict=True)),
     )
@@ -309,13 +310,13 @@ def _through_frozen(
     point = getattr(norm, NORM_SCALE, None)
     if norm is None or point is None:
         return read
-    scale = pair.pair.on[point.name][:, -read.shape[1] :]
+    scale = pair.runs.on[point.name][:, -read.shape[1] :]
     with torch.enable_grad(), pair.model.hooks(fwd_hooks=[(point.name, lambda _, hook: scale)]):
         x = torch.zeros_like(read, requires_grad=True)
         return torch.autograd.grad(norm(x), x, read)[0]
 
 
-def _a_row_a_head(columns: Mapping[str, Shaped[Tensor, "layer head"]]) -> pd.DataFrame:
+def _row_per_head(columns: Mapping[str, Shaped[Tensor, "layer head"]]) -> pd.DataFrame:
     grid = next(iter(columns.values())).shape
     index = pd.MultiIndex.from_product([range(k) for k in grid], names=["layer", "head"])
     flat = {name: x.flatten().tolist() for name, x in columns.items()}

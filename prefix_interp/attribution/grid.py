@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,25 +10,26 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from prefix_interp.attribution.metrics import recovered
-from prefix_interp.errors import check_choice
+from prefix_interp.attribution.effects import Agreement, Effects
+from prefix_interp.attribution.metrics import ends, recovered
+from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.estimates import bootstrap_interval
 
 Direction = Literal["denoise", "noise"]
 
 
-@dataclass(frozen=True, eq=False)
-class PatchGrid:
+@dataclass(frozen=True, eq=False, repr=False)
+class PatchGrid(Effects):
     """The metrics of every patch of a sweep.
 
     Attributes:
         direction: ``"denoise"`` (prefixed activation into the plain run) or ``"noise"``.
         site: what was patched, in words.
         axes: names of the leading axes of `values`, e.g. ``("layer", "head")``.
-        values: each metric of the patched runs, one an example.
+        values: each metric of the patched runs, one value per example.
         on: each metric with the prefix.
         off: each metric without it (masked baseline).
-        labels: names of the entries of an axis that are no numbers.
+        labels: names of the entries of an axis that are not numbers.
     """
 
     direction: Direction | str
@@ -39,26 +40,65 @@ class PatchGrid:
     off: Mapping[str, Float[Tensor, " batch"]]
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def effect(self, metric: str = "log_prob") -> Float[Tensor, "*axes batch"]:
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Return what was measured."""
+        return tuple(self.values)
+
+    def names_of(self, axis: str, size: int) -> Sequence[object]:
+        """Return what the entries of an axis are called."""
+        return self.labels.get(axis, range(size))
+
+    def effect(self, metric: str | None = None) -> Float[Tensor, "*axes batch"]:
         """Return what each patch does to the metric, in the direction from off to on.
 
         Denoise: patched - off. Noise: on - patched, what is lost. Positive is the prefix's way
         for every metric that the prefix raises.
+
+        Args:
+            metric: one that was measured; None for the first.
+
+        Raises:
+            PrefixInterpError: an unknown metric.
         """
-        check_choice("metric", metric, self.values)
+        metric = self._chosen(metric)
         value = self.values[metric]
         denoise = self.direction == "denoise"
         return value - self.off[metric] if denoise else self.on[metric] - value
 
-    def recovered(self, metric: str = "log_prob") -> Float[Tensor, "*axes"]:
-        """Return the mean effect over the mean total effect: 1 is all that the prefix does."""
-        check_choice("metric", metric, self.values)
+    def recovered(self, metric: str | None = None) -> Float[Tensor, "*axes"]:
+        """Return the mean effect over the mean total effect: 1 is all that the prefix does.
+
+        Args:
+            metric: one that was measured; None for the first.
+
+        Raises:
+            PrefixInterpError: an unknown metric.
+        """
+        metric = self._chosen(metric)
         effect = self.effect(metric).mean(dim=-1)
         off, on = self.off[metric].mean(), self.on[metric].mean()
         return recovered(effect, off * 0, on - off)
 
+    def compare_with(self, exact: Effects, metric: str | None = None) -> Agreement:
+        """Return how well the mean effects of this estimate agree with those of exact patches.
+
+        Args:
+            exact: from `patch_heads` or `patch_slots`, with the same axes and direction.
+            metric: a metric of both; None for the first of this estimate.
+
+        Raises:
+            PrefixInterpError: other axes, sizes or direction, or an unknown metric.
+        """
+        if isinstance(exact, PatchGrid) and exact.direction != self.direction:
+            raise PrefixInterpError(
+                f"exact has direction={exact.direction!r}, the estimate {self.direction!r}; make "
+                "both with the same"
+            )
+        return super().compare_with(exact, metric)
+
     def to_dataframe(self, level: float = 0.95) -> pd.DataFrame:
-        """Return a row a patch and metric.
+        """Return one row per patch and metric.
 
         Columns: the axes, ``metric``, ``value`` (mean over examples), ``effect`` with its
         bootstrap interval ``low`` and ``high``, and ``recovered``.
@@ -70,20 +110,23 @@ class PatchGrid:
         for metric, value in self.values.items():
             effect = self.effect(metric)
             low, high = bootstrap_interval(effect, level=level)
-            index = pd.MultiIndex.from_product(
-                [
-                    self.labels.get(a, range(k))
-                    for a, k in zip(self.axes, effect.shape, strict=False)
-                ],
-                names=self.axes,
-            )
             columns = {
                 "metric": metric,
-                "value": value.mean(-1).flatten().tolist(),
-                "effect": effect.mean(-1).flatten().tolist(),
-                "low": low.flatten().tolist(),
-                "high": high.flatten().tolist(),
-                "recovered": self.recovered(metric).flatten().tolist(),
+                "value": value.mean(-1),
+                "effect": effect.mean(-1),
+                "low": low,
+                "high": high,
+                "recovered": self.recovered(metric),
             }
-            frames.append(pd.DataFrame(columns, index=index).reset_index())
+            frames.append(self._frame(effect.shape[:-1], columns))
         return pd.concat(frames, ignore_index=True)
+
+    def caption(self) -> str:
+        """Return what was patched, the sizes, and the metrics of both runs."""
+        return f"{self.direction}, {self.site}; {self._sizes()}; {ends(self.on, self.off)}"
+
+    def _chosen(self, metric: str | None) -> str:
+        if metric is None:
+            return next(iter(self.values))
+        check_choice("metric", metric, self.values)
+        return metric

@@ -29,6 +29,7 @@ class Target(NamedTuple):
 
 
 Metric = Callable[[Logits, Target], Float[Tensor, "*stack batch"]]
+Metrics = Iterable[str] | Mapping[str, Metric]
 
 
 def answer_log_prob(logits: Logits, target: Target) -> Float[Tensor, "*stack batch"]:
@@ -66,7 +67,7 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def choose_metrics(chosen: Iterable[str] | Mapping[str, Metric]) -> dict[str, Metric]:
+def choose_metrics(chosen: Metrics) -> dict[str, Metric]:
     """Return metrics by name.
 
     Args:
@@ -88,6 +89,23 @@ def choose_metrics(chosen: Iterable[str] | Mapping[str, Metric]) -> dict[str, Me
     return found
 
 
+def choose_metric(chosen: str | Mapping[str, Metric]) -> dict[str, Metric]:
+    """Return one metric by name.
+
+    Args:
+        chosen: a name in `METRICS`, or one metric of your own by name.
+
+    Raises:
+        PrefixInterpError: an unknown name, none at all, or several.
+    """
+    if isinstance(chosen, str):
+        check_choice("metric", chosen, METRICS)
+    found = choose_metrics(chosen)
+    if len(found) > 1:
+        raise PrefixInterpError(f"metric={list(found)} are several; give one")
+    return found
+
+
 def recovered(
     value: Float[Tensor, "*grid"], off: Float[Tensor, "*off"], on: Float[Tensor, "*on"]
 ) -> Float[Tensor, "*grid"]:
@@ -102,6 +120,16 @@ def recovered(
         on: of the run with it.
     """
     return (value - off) / (on - off)
+
+
+def ends(on: Mapping[str, Float[Tensor, " batch"]], off: Mapping[str, Tensor]) -> str:
+    """Return the mean of each metric without the prefix and with it, in words.
+
+    Args:
+        on: with the prefix.
+        off: without it.
+    """
+    return ", ".join(f"{k} {off[k].mean():.4g} off, {on[k].mean():.4g} on" for k in on)
 
 
 def _at(x: Logits, tokens: Int[Tensor, "batch n_out"]) -> Float[Tensor, "*stack batch n_out"]:

@@ -6,7 +6,7 @@ one of the plain run into the prefixed one: is it needed? (Heimersheim and Nanda
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from prefix_interp.attribution.contrast import Contrast, State, Values, contrast
 from prefix_interp.attribution.grid import Direction, PatchGrid
-from prefix_interp.attribution.metrics import Metric
+from prefix_interp.attribution.metrics import Metrics
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
@@ -34,7 +34,6 @@ STREAM_SITES = {
     "mlp_out": Site.MLP_OUT, "resid_post": Site.RESID_POST,
 }  # fmt: skip
 SLOT_AXES = (("layer", "head", "slot"), ("layer", "head"), ("layer", "slot"), ("layer",))
-Metrics = Iterable[str] | Mapping[str, Metric]
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Cell:
 def patch_heads(
     model: Model,
     prefix: Prefix,
-    task: Task | Batch | str,
+    task: Task | Batch | Contrast | str,
     *,
     direction: Direction | str = "denoise",
     site: HeadSite | str = "z",
@@ -69,13 +68,13 @@ def patch_heads(
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        task: a task, its name, or a batch of your own.
+        task: a task, its name, a batch of your own, or a `Contrast` that is at hand.
         direction: ``"denoise"`` or ``"noise"``.
-        site: ``"z"``, ``"q"``, ``"k"``, ``"v"`` or ``"pattern"``; keys and values have an entry a
-            key-value head.
+        site: ``"z"``, ``"q"``, ``"k"``, ``"v"`` or ``"pattern"``; keys and values have one
+            entry per key-value head.
         by_position: patch each content position alone.
-        n: examples.
-        seed: chooses the examples.
+        n: examples of a task; of a batch or contrast all are taken.
+        seed: chooses the examples of a task.
         metrics: names in `METRICS`, or functions by name; all come from one sweep.
         progress: show a bar.
 
@@ -89,7 +88,7 @@ def patch_heads(
     n_heads = model.cfg.n_heads
     if place in (Site.K, Site.V):
         n_heads = pair.activation("on", place, 0).shape[2]
-    positions = range(pair.pair.tokens.shape[1]) if by_position else [None]
+    positions = range(pair.tokens.shape[1]) if by_position else [None]
     cells = [
         Cell(place, layer, head, pos)
         for layer in range(model.cfg.n_layers)
@@ -105,7 +104,7 @@ def patch_heads(
 def patch_sites(
     model: Model,
     prefix: Prefix,
-    task: Task | Batch | str,
+    task: Task | Batch | Contrast | str,
     *,
     direction: Direction | str = "denoise",
     sites: Sequence[str] | None = None,
@@ -120,13 +119,13 @@ def patch_sites(
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        task: a task, its name, or a batch of your own.
+        task: a task, its name, a batch of your own, or a `Contrast` that is at hand.
         direction: ``"denoise"`` or ``"noise"``.
         sites: of ``"resid_pre"``, ``"attn_out"``, ``"resid_mid"``, ``"mlp_out"``,
             ``"resid_post"``; None for all that the model has.
         by_position: patch each content position alone.
-        n: examples.
-        seed: chooses the examples.
+        n: examples of a task; of a batch or contrast all are taken.
+        seed: chooses the examples of a task.
         metrics: names in `METRICS`, or functions by name; all come from one sweep.
         progress: show a bar.
 
@@ -143,9 +142,9 @@ def patch_sites(
         raise PrefixInterpError(f"sites={list(sites)!r} names a site twice; give each once")
     pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metrics)
     if sites is None:
-        cache = pair.pair.on.cache_dict
+        cache = pair.runs.on.cache_dict
         sites = [name for name, place in STREAM_SITES.items() if place.at(0) in cache]
-    positions = range(pair.pair.tokens.shape[1]) if by_position else [None]
+    positions = range(pair.tokens.shape[1]) if by_position else [None]
     cells = [
         Cell(STREAM_SITES[name], layer, None, pos)
         for name in sites
@@ -162,7 +161,7 @@ def patch_sites(
 def patch_slots(
     model: Model,
     prefix: Prefix,
-    task: Task | Batch | str,
+    task: Task | Batch | Contrast | str,
     *,
     direction: Direction | str = "denoise",
     axes: tuple[str, ...] = ("layer", "head", "slot"),
@@ -180,12 +179,12 @@ def patch_slots(
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        task: a task, its name, or a batch of your own.
+        task: a task, its name, a batch of your own, or a `Contrast` that is at hand.
         direction: ``"denoise"`` or ``"noise"``.
         axes: ``("layer", "head", "slot")``; without ``"slot"`` all slots of a head together,
             without ``"head"`` a slot in all heads of a layer.
-        n: examples.
-        seed: chooses the examples.
+        n: examples of a task; of a batch or contrast all are taken.
+        seed: chooses the examples of a task.
         metrics: names in `METRICS`, or functions by name; all come from one sweep.
         progress: show a bar.
 
@@ -251,7 +250,7 @@ def patch_cells(
 
 
 def _patch_hooks(pair: Contrast, cells: Sequence[Cell], base: str, donor: str) -> list[Hook]:
-    """Return a hook a site that writes the donor's activation into that cell's block."""
+    """Return one hook per site that writes the donor's activation into that cell's block."""
     hooks: list[Hook] = []
     for site in dict.fromkeys(cell.site for cell in cells):
         rows = [i for i, cell in enumerate(cells) if cell.site is site]

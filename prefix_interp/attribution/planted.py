@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -114,7 +115,7 @@ def plant(
     )  # fmt: skip
     d_head = max(n_tokens + 1, n_in + 1, math.ceil(width / n_heads))
     cfg = ToyConfig(
-        n_layers=n_layers, n_heads=n_heads, d_model=n_heads * d_head, n_slots=1,
+        n_layers=n_layers, n_heads=n_heads, d_model=n_heads * d_head, n_prefix=1,
         n_content=2 * n_in - 1, d_vocab=n_tokens + 1, d_mlp=n_skills * n_tokens + 2,
         normalization="none",
     )  # fmt: skip
@@ -197,7 +198,8 @@ def _write_skills(
 
     With `self_reading` each input is answered where it stands instead of at its output.
     """
-    attn, mlp = model.blocks[0].attn, model.blocks[0].mlp
+    first: Any = model.blocks[0]
+    attn, mlp = first.attn, first.mlp
     block = at["block"].reshape(n_skills, n_tokens)
     inputs, outputs = at["pos"][1 : 1 + n_in], at["pos"][n_in:]
     tokens, answers = at["token"][:n_tokens], at["answer" if self_reading else "logit"][:n_tokens]
@@ -237,11 +239,13 @@ def _hide(
     def rotation(size: int, *stack: int) -> Tensor:
         return torch.linalg.qr(torch.randn(*stack, size, size, generator=rng).double())[0]
 
-    cfg, turn, places = model.cfg, rotation(model.cfg.d_model), []
+    cfg: Any = model.cfg
+    turn, places = rotation(cfg.d_model), []
     for w in (model.embed.W_E, model.pos_embed.W_pos):
         w.copy_(w @ turn)
     model.unembed.W_U.copy_(turn.T @ model.unembed.W_U)
-    for block in model.blocks:
+    blocks: Any = model.blocks
+    for block in blocks:
         attn, mlp = block.attn, block.mlp
         place = torch.randperm(cfg.n_heads, generator=rng)
         units = torch.randperm(cfg.d_mlp, generator=rng)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +14,7 @@ from transformer_lens import ActivationCache, HookedTransformer
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots
-from prefix_interp.prefixes.inject import attach
+from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.layout import (
     Hook,
     check_tokens,
@@ -61,6 +61,10 @@ class RunPair:
     logits_on: Float[Tensor, "batch pos d_vocab"]
     logits_off: Float[Tensor, "batch pos d_vocab"]
 
+    def __repr__(self) -> str:
+        n, length = self.tokens.shape
+        return f"RunPair({self.prefix!r}; {n} sequences of {length} tokens; {self.baseline})"
+
 
 def run_pair(
     model: HookedTransformer,
@@ -102,6 +106,7 @@ def run_pair(
             _, cache = model.run_with_cache(tokens, return_cache_object=False)
         held = _content(model, cache, tokens.shape[1])
     _check_masked(held, model.cfg.n_layers, n)
+    logits_on, logits_off = cast(Tensor, logits_on), cast(Tensor, logits_off)
     logits_off = logits_off[:, -tokens.shape[1] :]
     return RunPair(model, prefix, tokens, baseline, on, off, held, logits_on, logits_off)
 
@@ -131,6 +136,24 @@ def baseline_run(
         pads = tokens.new_full((len(tokens), n_pads), PLACEHOLDER_TOKEN)
         return torch.cat([pads, tokens], dim=1), []
     return tokens, []
+
+
+def baseline_pattern(
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int = 0
+) -> Float[Tensor, "batch head query key"]:
+    """Return each head's attention over the content without a prefix (masked baseline).
+
+    Args:
+        model: a supported HookedTransformer; a toy keeps the slots it was built with.
+        tokens: content.
+        layer: 0-based.
+    """
+    slots = reserved_slots(model) or 0
+    fed, hooks = baseline_run(model, slots, tokens, "masked")
+    site, length = Site.PATTERN.at(layer), tokens.shape[1]
+    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+        _, cache = model.run_with_cache(fed, names_filter=site, return_cache_object=False)
+    return cache[site][..., -length:, -length:]
 
 
 def fast_baseline(
@@ -193,21 +216,3 @@ def _check_masked(cache: ActivationCache, n_layers: int, n_slots: int) -> None:
                 f"baseline='masked' had no effect in layer {layer}: this version of "
                 "TransformerLens ignores writes to hook_attn_scores; use transformer-lens 3.9"
             )
-
-
-def baseline_pattern(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int = 0
-) -> Float[Tensor, "batch head query key"]:
-    """Return a toy's attention over the content without a prefix (masked baseline).
-
-    Args:
-        model: a toy.
-        tokens: content.
-        layer: 0-based.
-    """
-    slots = reserved_slots(model) or 0
-    fed, hooks = baseline_run(model, slots, tokens, "masked")
-    site, length = Site.PATTERN.at(layer), tokens.shape[1]
-    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
-        _, cache = model.run_with_cache(fed, names_filter=site, return_cache_object=False)
-    return cache[site][..., -length:, -length:]

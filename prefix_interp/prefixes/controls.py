@@ -7,23 +7,22 @@ from typing import TypeVar
 
 import torch
 
-from prefix_interp.prefixes.prefix import Prefix
-from prefix_interp.prefixes.soft_prompt import SoftPrompt
+from prefix_interp.prefixes.context import Context
 
-Context = TypeVar("Context", Prefix, SoftPrompt)
+AnyContext = TypeVar("AnyContext", bound=Context)
 
 
-def norm_matched(prefix: Context, rng: torch.Generator) -> Context:
+def norm_matched(context: AnyContext, rng: torch.Generator) -> AnyContext:
     """Return a prefix or soft prompt of random directions in which every vector keeps its norm.
 
     Args:
-        prefix: whose norms to keep; each slot's vector in each layer (and head, for ``"kv"``).
+        context: whose norms to keep; each slot's vector in each layer (and head, for ``"kv"``).
         rng: where the directions come from.
     """
     turned = {}
-    for name, tensor in prefix.tensors.items():
+    for name, tensor in context.tensors.items():
         noise = torch.randn(tensor.shape, generator=rng).to(tensor)
         turned[name] = noise * (
             tensor.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
         )
-    return replace(prefix, **turned, metadata={"control": "norm-matched random directions"})
+    return replace(context, **turned, metadata={"control": "norm-matched random directions"})

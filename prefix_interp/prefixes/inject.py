@@ -9,8 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import copy
 from typing import Literal, get_args
 
@@ -25,7 +24,7 @@ from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.gates import check_gates, gate_scores, shared_softmax
-from prefix_interp.prefixes.guard import Guard, check_free
+from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.layout import Hook, content_start, layout_hooks, offset_hooks
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.prefixes.support import KeysValues, without_hooks
@@ -177,56 +176,8 @@ def prefix_hooks(
     check_choice("method", method, get_args(Method))
     check_free(model)
     slots = prefix.keys_values(model)
-    return _method_hooks(method)(model, slots, gates=check_gates(model, prefix.n_slots, gates))
-
-
-def _method_hooks(method: Method | str) -> Callable[..., list[Hook]]:
-    return slot_hooks if method == "slots" else mixture_hooks
-
-
-@contextmanager
-def attach(
-    model: HookedTransformer,
-    prefix: Prefix,
-    method: Method | str = "slots",
-    gates: Gates = None,
-) -> Iterator[HookedTransformer]:
-    """Put `prefix` into `model` for the length of a with block, and leave nothing behind.
-
-    Inside, pass content tokens only: ``model(tokens)`` returns logits ``batch pos d_vocab`` of
-    the content, and `run_with_cache` and `run_with_hooks` see the prefix too. With
-    ``method="slots"`` caches hold the n_s slots first on every position axis (except the last
-    `hook_resid_post`, which is content alone). `start_at_layer` needs a residual stream with the
-    slot rows, as the caches hold it.
-
-    Hooks of your own act in the order they are added: those inside the block see and may change
-    what the prefix wrote. For interventions use ``"slots"``: ``"mixture"`` reads queries and
-    scores where it stands and adds the bias at `hook_z`, so that it does not follow later writes
-    to `hook_q`, `hook_k`, `hook_v`, `hook_attn_scores` or `hook_pattern`.
-
-    With `gates` a head has the prefix in part, or not at all: gate c makes the slot's share of the
-    softmax ``c exp(score)``. At 0 the head is that of the masked baseline on the same input, at
-    1 that of the full prefix; the other heads keep theirs.
-
-    Args:
-        model: a supported HookedTransformer.
-        prefix: a prefix that fits it.
-        method: ``"slots"`` or ``"mixture"``.
-        gates: 0 to 1, for each head or for each head and slot; None is 1 everywhere.
-
-    Raises:
-        PrefixInterpError: the prefix does not fit, gates of another shape or range, tokens
-            outside the vocabulary or the context, an attention mask or cache (their lengths would
-            not cover the slots), or the hooks were taken off inside the block.
-    """
-    check_choice("method", method, get_args(Method))
-    check_free(model)
-    slots = prefix.keys_values(model)
-    gates = check_gates(model, prefix.n_slots, gates)
-    guard = Guard(model, prefix.n_slots, extra_rows=prefix.n_slots if method == "slots" else 0)
-    hooks = _method_hooks(method)(model, slots, guard.written, gates)
-    with guard.watching(hooks):
-        yield model
+    make = slot_hooks if method == "slots" else mixture_hooks
+    return make(model, slots, gates=check_gates(model, prefix.n_slots, gates))
 
 
 def prefix_cache(

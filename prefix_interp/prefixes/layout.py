@@ -14,7 +14,8 @@ from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots
 
-Hook = tuple[str, Callable[..., Any]]
+# TransformerLens's own type: a name, or a test of names, and what is called there.
+Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
 NOT_EMBEDDED = (
     "prefix cannot be put into this call: it embeds tokens without hook_embed (model.generate "
     "does), or its hooks were removed (model.reset_hooks); decode with greedy_answers, or call "

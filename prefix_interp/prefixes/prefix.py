@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from prefix_interp.errors import PrefixInterpError, check_choice, check_keys, check_positive
-from prefix_interp.models.toy import model_id
+from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.zoo import toy_folder
+from prefix_interp.prefixes.context import Context, check_finite, start_seeds
 from prefix_interp.prefixes.support import check_supported, kv_heads, to_keys_values
 from prefix_interp.seeds import derive_generator
-from prefix_interp.storage import load_folder, save_folder
 
-STEM = "prefix"
 Parameterization = Literal["residual", "kv"]
 
 
-@dataclass(frozen=True, eq=False)
-class Prefix:
+@dataclass(frozen=True, eq=False, repr=False)
+class Prefix(Context):
     """The learned context of a model: one set of vectors for each slot and layer.
 
     Two function classes, never to be mixed up:
@@ -39,19 +36,22 @@ class Prefix:
         vectors: residual only.
         keys: kv only.
         values: kv only.
-        model_id: fingerprint of the model it was tuned for; None fits any model of its shape.
-        metadata: anything JSON can hold: task, recipe, seed, accuracies.
+        model_id: see `Context`.
+        metadata: see `Context`.
 
     Raises:
         PrefixInterpError: missing or superfluous tensors, wrong number of axes, NaN or infinity.
     """
 
+    STEM: ClassVar[str] = "prefix"
+    FORMAT: ClassVar[int] = 1
+    TENSORS: ClassVar[tuple[str, ...]] = ("vectors", "keys", "values")
+    SETTINGS: ClassVar[tuple[str, ...]] = ("parameterization",)
+
     parameterization: Parameterization | str
     vectors: Float[Tensor, "layer slot d_model"] | None = None
     keys: Float[Tensor, "layer slot kv_head d_head"] | None = None
     values: Float[Tensor, "layer slot kv_head d_head"] | None = None
-    model_id: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_choice("parameterization", self.parameterization, get_args(Parameterization))
@@ -76,29 +76,8 @@ class Prefix:
             if self.keys.shape != self.values.shape:
                 raise PrefixInterpError(
                     f"keys {tuple(self.keys.shape)} and values {tuple(self.values.shape)} differ "
-                    "in shape; give one of each a slot"
+                    "in shape; give one of each per slot"
                 )
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors by name: ``vectors``, or ``keys`` and ``values``."""
-        named = {"vectors": self.vectors, "keys": self.keys, "values": self.values}
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
-
-    @property
-    def n_layers(self) -> int:
-        """Return the number of layers it has vectors for."""
-        return next(iter(self.tensors.values())).shape[0]
-
-    @property
-    def n_slots(self) -> int:
-        """Return the number of slots (the paper's n_S)."""
-        return next(iter(self.tensors.values())).shape[1]
-
-    @property
-    def n_parameters(self) -> int:
-        """Return how many numbers were learned."""
-        return sum(tensor.numel() for tensor in self.tensors.values())
 
     @classmethod
     def random(
@@ -127,10 +106,36 @@ class Prefix:
         shapes = prefix_shapes(model, n_slots, parameterization)
         rng = derive_generator(seed, "prefix", parameterization)
         device, dtype = model.W_E.device, model.W_E.dtype
-        draws = {
+        draws: dict[str, Any] = {
             k: torch.randn(s, generator=rng).to(device, dtype) * std for k, s in shapes.items()
         }
         return cls(parameterization, **draws)
+
+    @classmethod
+    def random_starts(
+        cls,
+        model: HookedTransformer,
+        n_slots: int,
+        restarts: int = 1,
+        seed: int = 0,
+        parameterization: Parameterization | str = "residual",
+        std: float = 1.0,
+    ) -> list[Prefix]:
+        """Return prefixes of noise to tune from; the first is ``Prefix.random`` with `seed`.
+
+        Args:
+            model: gives the shape.
+            n_slots: slots, at least 1.
+            restarts: how many, at least 1.
+            seed: any integer; the other starts derive theirs from it.
+            parameterization: ``"residual"`` or ``"kv"``.
+            std: standard deviation.
+
+        Raises:
+            PrefixInterpError: bad arguments, or a model that no prefix fits.
+        """
+        seeds = start_seeds(seed, restarts)
+        return [cls.random(model, n_slots, each, parameterization, std) for each in seeds]
 
     def keys_values(
         self, model: HookedTransformer
@@ -143,84 +148,9 @@ class Prefix:
         self.check_fits(model)
         return to_keys_values(model, self.tensors)
 
-    def check_fits(self, model: HookedTransformer) -> None:
-        """Raise unless this is a prefix for `model`.
-
-        Raises:
-            PrefixInterpError: another number of layers, another shape, dtype or device, or
-                tuned for a model with other weights.
-        """
-        check_supported(model)
-        expected = prefix_shapes(model, self.n_slots, self.parameterization)
-        for name, tensor in self.tensors.items():
-            check_finite(name, tensor)  # again: tensors can be written into
-            if tuple(tensor.shape) != expected[name]:
-                raise PrefixInterpError(
-                    f"prefix.{name} has shape {tuple(tensor.shape)} but this model needs "
-                    f"{expected[name]}; use the model it was tuned for"
-                )
-            if tensor.dtype != model.W_E.dtype or tensor.device.type != model.W_E.device.type:
-                raise PrefixInterpError(
-                    f"prefix.{name} is {tensor.dtype} on {tensor.device} but the model is "
-                    f"{model.W_E.dtype} on {model.W_E.device}; convert it with prefix.to(model)"
-                )
-        if self.model_id is not None and self.model_id != model_id(model):
-            raise PrefixInterpError(
-                f"prefix.model_id={self.model_id!r} is not this model's {model_id(model)!r}: it "
-                "was tuned for other weights; if that is wanted, use prefix.for_any_model()"
-            )
-
-    def to(self, model: HookedTransformer) -> Prefix:
-        """Return the same prefix in the dtype and on the device of `model`."""
-        w = model.W_E
-        return replace(self, **{k: v.to(w.device, w.dtype) for k, v in self.tensors.items()})
-
-    def for_any_model(self) -> Prefix:
-        """Return the same vectors without `model_id`, to attach them to another model."""
-        return replace(self, model_id=None)
-
-    def save(self, path: str | Path) -> Path:
-        """Write `<path>/prefix.safetensors` and `<path>/prefix.json`; return the folder.
-
-        Raises:
-            PrefixInterpError: the folder cannot be written; nothing is left half-written.
-        """
-        record = {
-            "format": 1,
-            "parameterization": self.parameterization,
-            "model_id": self.model_id,
-            "metadata": dict(self.metadata),
-        }
-        return save_folder(path, STEM, self.tensors, record)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Prefix:
-        """Return the prefix in the folder `path`.
-
-        Raises:
-            PrefixInterpError: files missing, truncated, corrupted or with unknown keys.
-        """
-        tensors, record = load_folder(path, STEM)
-        keys = ["format", "parameterization", "model_id", "metadata"]
-        check_keys(f"{path}/{STEM}.json", record, keys)
-        if record.get("format") != 1 or set(record) != set(keys):
-            raise PrefixInterpError(f"path={str(path)!r} is no prefix of format 1; save it again")
-        check_keys(f"{path}/{STEM}.safetensors", tensors, ["vectors", "keys", "values"])
-        return cls(
-            record["parameterization"],
-            **tensors,
-            model_id=record["model_id"],
-            metadata=record["metadata"],
-        )
-
-
-def check_finite(name: str, tensor: Tensor) -> None:
-    """Raise if `tensor` holds NaN or infinity."""
-    if not bool(torch.isfinite(tensor).all()):
-        raise PrefixInterpError(
-            f"{name} holds NaN or infinity; a prefix must be finite: tune it again with a smaller "
-            "learning rate"
-        )
+    def shapes(self, model: HookedTransformer) -> dict[str, tuple[int, ...]]:
+        """Return the shape that each of the tensors needs in `model`."""
+        return prefix_shapes(model, self.n_slots, self.parameterization)
 
 
 def load_prefixes(name_or_path: str | Path) -> dict[str, Prefix]:
@@ -236,7 +166,8 @@ def load_prefixes(name_or_path: str | Path) -> dict[str, Prefix]:
         PrefixInterpError: unknown toy, or corrupted files.
     """
     folder = toy_folder(name_or_path) / "prefixes"
-    return {p.parent.name: Prefix.load(p.parent) for p in sorted(folder.glob(f"*/{STEM}.json"))}
+    records = sorted(folder.glob(f"*/{Prefix.STEM}.json"))
+    return {record.parent.name: Prefix.load(record.parent) for record in records}
 
 
 def prefix_shapes(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import get_args
 
 import torch
@@ -14,60 +13,24 @@ from transformer_lens import HookedTransformer
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import reserved_slots
-from prefix_interp.prefixes.guard import Guard, check_free
 from prefix_interp.prefixes.layout import Hook
-from prefix_interp.prefixes.soft_prompt import Level, SoftPrompt
+from prefix_interp.prefixes.soft_prompt import Layers, check_position
 from prefix_interp.prefixes.support import project
 
 _WRITTEN = (("Q", Site.Q), ("K", Site.K), ("V", Site.V))
 
 
-@contextmanager
-def attach_soft(
-    model: HookedTransformer, prompt: SoftPrompt, *, first: bool = False
-) -> Iterator[HookedTransformer]:
-    """Put `prompt` among the tokens for the length of a with block, and leave nothing behind.
-
-    Inside, pass content tokens only, at least ``prompt.after`` of them: ``model(tokens)`` returns
-    logits ``batch pos d_vocab``, row i predicting content token i + 1. Where the slots stand
-    between the two tokens, row i is read at the last slot. Caches hold the grown sequence, slots
-    behind the first ``prompt.after`` tokens (except the last `hook_resid_post` and what follows,
-    which have the rows of the logits). `start_at_layer` needs a residual stream with the slot
-    rows, as the caches hold it.
-
-    Args:
-        model: a supported HookedTransformer.
-        prompt: a soft prompt that fits it.
-        first: with ``after=0``, one row more in front, the last slot's, which predicts content
-            token 0; the content may then be empty (``batch 0``).
-
-    Raises:
-        PrefixInterpError: the prompt does not fit, a prefix is attached already, tokens outside
-            the vocabulary or the context or fewer than `after`, an attention mask or cache, or
-            the hooks were taken off inside the block.
-    """
-    check_free(model)
-    prompt.check_fits(model)
-    n = prompt.n_slots
-    guard = Guard(model, n, extra_rows=n, may_be_empty=first)
-    hooks = soft_hooks(
-        model, prompt.vectors, prompt.after, prompt.level, first=first, written=guard.written
-    )
-    with guard.watching(hooks):
-        yield model
-
-
 def soft_hooks(
     model: HookedTransformer,
     vectors: Float[Tensor, "*stack layer slot d_model"],
-    after: int = 0,
-    level: Level | str = "embedding",
+    position: int = 0,
+    layers: Layers | str = "embedding",
     *,
-    first: bool = False,
+    predict_first: bool = False,
     read: bool = True,
     written: Callable[[int], None] = lambda _: None,
 ) -> list[Hook]:
-    """Return forward hooks that put rows among the tokens (see `attach_soft`, which checks more).
+    """Return forward hooks that put rows among the tokens (see `attach`, which checks more).
 
     A stack is applied to as many equal blocks of the batch axis, in order; gradients flow to it.
 
@@ -77,34 +40,34 @@ def soft_hooks(
     Args:
         model: a supported HookedTransformer.
         vectors: see `SoftPrompt`, with or without a stack axis.
-        after: content tokens before the slots.
-        level: ``"embedding"`` or ``"layers"``.
-        first: see `attach_soft`.
+        position: content tokens before the slots.
+        layers: ``"embedding"`` or ``"all"``.
+        predict_first: see `attach`.
         read: cut the last residual stream to the rows that predict content; False leaves all.
         written: called with each layer that the rows were written for.
 
     Raises:
-        PrefixInterpError: vectors that do not fit the model or the level, an unknown level, a
-            negative `after`, `first` with a suffix, or a tokenizer that pads on the left; while
-            running, too few tokens, or a batch that is no multiple of the stack.
+        PrefixInterpError: vectors that do not fit the model or `layers`, unknown `layers`, a
+            negative `position`, `predict_first` with a suffix, or a tokenizer that pads on the
+            left; while running, too few tokens, or a batch that is no multiple of the stack.
     """
-    _check_vectors(model, vectors, after, level)
+    _check_vectors(model, vectors, position, layers)
     _check_padding(model)
-    if first and after:
+    if predict_first and position:
         raise PrefixInterpError(
-            f"first=True does not go with after={after}: content stands before the slots; leave "
-            "first out"
+            f"predict_first=True does not go with position={position}: content stands before the "
+            "slots; leave predict_first out"
         )
     n_slots = vectors.shape[-2]
     stack = vectors if vectors.ndim == 4 else vectors[None]
 
     def insert(x: Tensor, rows: Tensor) -> Tensor:
-        if x.shape[1] < after:
+        if x.shape[1] < position:
             raise PrefixInterpError(
                 f"tokens have {x.shape[1]} positions, fewer than stand before the slots; give at "
-                f"least after={after}"
+                f"least position={position}"
             )
-        return torch.cat([x[:, :after], rows, x[:, after:]], dim=1)
+        return torch.cat([x[:, :position], rows, x[:, position:]], dim=1)
 
     def rows_for(x: Tensor, rows: Float[Tensor, "stack ..."]) -> Float[Tensor, "batch ..."]:
         if len(x) % len(rows):
@@ -116,14 +79,14 @@ def soft_hooks(
 
     def grow(embed: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
         _check_padding(model)  # a call may set another side
-        if level == "layers":
+        if layers == "all":
             return insert(embed, embed.new_zeros(len(embed), n_slots, embed.shape[2]))
         for layer in range(model.cfg.n_layers):  # every layer has what becomes of them
             written(layer)
         return insert(embed, rows_for(embed, stack[:, 0]))
 
     def place(pos: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
-        return position_rows(model, n_slots, pos.shape[1], after).expand(len(pos), -1, -1)
+        return position_rows(model, n_slots, pos.shape[1], position).expand(len(pos), -1, -1)
 
     def overwrite(layer: int, what: str) -> Callable[..., Tensor]:
         def write(x: Float[Tensor, "batch pos any_head d_head"], hook: object) -> Tensor:
@@ -131,20 +94,21 @@ def soft_hooks(
             if rows.shape[2] != x.shape[2]:  # grouped heads that TransformerLens expanded
                 rows = rows.repeat_interleave(x.shape[2] // rows.shape[2], dim=2)
             written(layer)
-            return torch.cat([x[:, :after], rows_for(x, rows), x[:, after + n_slots :]], dim=1)
+            behind = x[:, position + n_slots :]
+            return torch.cat([x[:, :position], rows_for(x, rows), behind], dim=1)
 
         return write
 
     def keep(resid: Float[Tensor, "batch all_pos d_model"], hook: object) -> Tensor:
         # The last slot predicts what the content row before the slots did, if there is one.
-        last_slot = after + n_slots - 1
-        behind = resid[:, last_slot if after or first else last_slot + 1 :]
-        return torch.cat([resid[:, : max(after - 1, 0)], behind], dim=1)
+        last_slot = position + n_slots - 1
+        behind = resid[:, last_slot if position or predict_first else last_slot + 1 :]
+        return torch.cat([resid[:, : max(position - 1, 0)], behind], dim=1)
 
     hooks: list[Hook] = [(Site.EMBED.at(), grow)]
     if model.cfg.positional_embedding_type == "standard":
         hooks.append((Site.POS_EMBED.at(), place))
-    if level == "layers":
+    if layers == "all":
         for layer in range(model.cfg.n_layers):
             hooks += [(site.at(layer), overwrite(layer, what)) for what, site in _WRITTEN]
     if read:
@@ -153,7 +117,7 @@ def soft_hooks(
 
 
 def position_rows(
-    model: HookedTransformer, n_slots: int, n_content: int, after: int = 0
+    model: HookedTransformer, n_slots: int, n_content: int, position: int = 0
 ) -> Float[Tensor, "pos d_model"]:
     """Return the learned position embeddings of slots and content, as `soft_hooks` sets them.
 
@@ -161,30 +125,30 @@ def position_rows(
         model: one with learned positions.
         n_slots: rows that are not content.
         n_content: content tokens.
-        after: content tokens before the slots.
+        position: content tokens before the slots.
     """
     start = reserved_slots(model)
     if start is None:
         return model.W_pos[: n_content + n_slots]
     content = model.W_pos[start : start + n_content]
     own = model.W_pos[torch.arange(n_slots).clamp(max=start - 1)]
-    own = own if after == 0 else torch.zeros_like(own)
-    return torch.cat([content[:after], own, content[after:]])
+    own = own if position == 0 else torch.zeros_like(own)
+    return torch.cat([content[:position], own, content[position:]])
 
 
 def _check_vectors(
-    model: HookedTransformer, vectors: Tensor, after: int, level: Level | str
+    model: HookedTransformer, vectors: Tensor, position: int, layers: Layers | str
 ) -> None:
-    check_choice("level", level, get_args(Level))
-    if isinstance(after, bool) or not isinstance(after, int) or after < 0:
-        raise PrefixInterpError(f"after={after!r} must be a whole number of at least 0")
-    layers = 1 if level == "embedding" else model.cfg.n_layers
+    check_choice("layers", layers, get_args(Layers))
+    check_position(position)
+    n_layers = 1 if layers == "embedding" else model.cfg.n_layers
     shape = tuple(vectors.shape)
     fits = vectors.ndim in (3, 4) and 0 not in shape
-    if not fits or (shape[-3], shape[-1]) != (layers, model.cfg.d_model):
+    if not fits or (shape[-3], shape[-1]) != (n_layers, model.cfg.d_model):
         raise PrefixInterpError(
-            f"vectors have shape {shape}; level={level!r} needs [stack,] layer, slot, d_model with "
-            f"{layers} layer{'' if layers == 1 else 's'} and d_model of {model.cfg.d_model}"
+            f"vectors have shape {shape}; layers={layers!r} needs [stack,] layer, slot, d_model "
+            f"with {n_layers} layer{'' if n_layers == 1 else 's'} and d_model of "
+            f"{model.cfg.d_model}"
         )
     if vectors.dtype != model.W_E.dtype:
         raise PrefixInterpError(

@@ -8,33 +8,39 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from prefix_interp.errors import PrefixInterpError, check_number, check_positive
 from prefix_interp.models.host import Model
 from prefix_interp.models.toy import reserved_slots
+from prefix_interp.prefixes.context import check_finite
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.inject import empty_cache
 from prefix_interp.prefixes.layout import check_vocabulary
-from prefix_interp.prefixes.prefix import check_finite
 from prefix_interp.prefixes.soft_inject import position_rows, soft_hooks
 from prefix_interp.prefixes.support import check_supported
+from prefix_interp.result_object import ResultObject
 from prefix_interp.seeds import derive_generator
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _SEQUENCES = 1024  # prompts a pass
 
 
-@dataclass(frozen=True, eq=False)
-class SoftSearch:
+@dataclass(frozen=True, eq=False, repr=False)
+class SoftSearch(ResultObject):
     """Soft tokens, each optimised to make the model emit one target.
 
     Attributes:
-        vectors: one soft token a target.
+        vectors: one soft token per target.
         targets: what each should make the model emit.
         emitted: what it does, by greedy decoding.
         losses: last training loss of each, mean over tokens in nats (teacher forcing).
@@ -50,12 +56,40 @@ class SoftSearch:
     @property
     def reached(self) -> int:
         """Return how many targets are emitted exactly."""
-        return int((self.emitted == self.targets).all(dim=1).sum())
+        return int(self.is_reached.sum())
 
     @property
     def distinct(self) -> int:
         """Return how many different continuations the soft tokens call up."""
         return count_distinct(self.emitted)
+
+    @property
+    def is_reached(self) -> Bool[Tensor, " target"]:
+        """Return whether each target is emitted exactly."""
+        return (self.emitted == self.targets).all(dim=1)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row per target: ``target``, ``emitted``, ``reached`` and ``loss``."""
+        words = {
+            name: [" ".join(map(str, row)) for row in x.tolist()]
+            for name, x in (("target", self.targets), ("emitted", self.emitted))
+        }
+        columns = {"reached": self.is_reached.tolist(), "loss": self.losses.tolist()}
+        return pd.DataFrame({**words, **columns})
+
+    def caption(self) -> str:
+        """Return how many targets of which length are reached, and the search's size."""
+        n, length = self.targets.shape
+        return (
+            f"{self.reached} of {n} targets of length {length} reached, {self.distinct} different "
+            f"continuations; n_slots={self.vectors.shape[1]}, {self.steps} steps"
+        )
+
+    def plot(self) -> Figure:
+        """Return the loss of every target, in rising order, and which are reached."""
+        from prefix_interp.views.fits import search_figure
+
+        return search_figure(self.losses, self.is_reached)
 
 
 def count_distinct(continuations: Int[Tensor, "prompt n_out"]) -> int:
@@ -124,7 +158,7 @@ def _can_cache(model: Model) -> bool:
 def _greedy_recomputed(
     model: Model, vectors: Float[Tensor, "prompt slot d_model"], n_out: int
 ) -> Int[Tensor, "prompt n_out"]:
-    hooks = soft_hooks(model, vectors[:, None], first=True)
+    hooks = soft_hooks(model, vectors[:, None], predict_first=True)
     emitted = torch.zeros(len(vectors), 0, dtype=torch.long, device=vectors.device)
     for _ in range(n_out):
         logits = model.run_with_hooks(emitted, fwd_hooks=hooks)
@@ -161,7 +195,7 @@ def search_soft_tokens(
     seed: int = 0,
     progress: bool = True,
 ) -> SoftSearch:
-    """Return one soft token a target, optimised to make the frozen model emit it.
+    """Return one soft token per target, optimised to make the frozen model emit it.
 
     Adam on the teacher-forced cross-entropy, all targets of a pass at once, each with its own
     clipping (norm 1) and moments, so that it ends as it would alone up to rounding; the learning
@@ -226,7 +260,7 @@ def _optimise(
         optimiser.param_groups[0]["lr"] = lr * (
             0.05 + 0.475 * (1 + math.cos(math.pi * step / steps))
         )
-        hooks = soft_hooks(model, vectors[:, None], first=True)
+        hooks = soft_hooks(model, vectors[:, None], predict_first=True)
         logits = model.run_with_hooks(targets[:, :-1], fwd_hooks=hooks)
         losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(dim=1)
         # Only the vectors: the weights may want gradients of their own.

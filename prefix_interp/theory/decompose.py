@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -11,10 +12,14 @@ from torch import Tensor
 
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair
+from prefix_interp.result_object import ResultObject
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True, eq=False)
-class Decomposition:
+@dataclass(frozen=True, eq=False, repr=False)
+class Decomposition(ResultObject):
     """The exact split of every head's output under a prefix, z_pt = (1 - g) t + b.
 
     Attributes:
@@ -67,7 +72,7 @@ class Decomposition:
         }
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return a row for each layer, head and query position, averaged over the batch.
+        """Return one row per layer, head and query position, averaged over the batch.
 
         Columns: ``gate`` (mean), the Euclidean norms ``base``, ``scaled_base``, ``bias``,
         ``propagated`` (means) and ``residual`` (largest).
@@ -88,6 +93,30 @@ class Decomposition:
         data |= {name: column(x.mean(dim=1)) for name, x in norms.items()}
         data["residual"] = column(self.residual.norm(dim=-1).amax(dim=1))
         return pd.DataFrame(data, index=index).reset_index()
+
+    def caption(self) -> str:
+        """Return the sizes, the mean gate and how far eq. 6 and eq. 7 are from exact."""
+        n_layers, n_batch, n_heads, n_query = self.gate.shape
+        errors = self.max_errors()
+        return (
+            f"{n_layers} x {n_heads} heads; {n_batch} sequences of {n_query} tokens; mean gate "
+            f"{self.gate.mean():.3g}; errors of eq. 6 {errors['eq6']:.1e}, eq. 7 "
+            f"{errors['eq7']:.1e}"
+        )
+
+    def plot(self, layer: int = 0, head: int = 0) -> Figure:
+        """Return gate, |(1 - g) t|, |bias| and residual of a head, by position.
+
+        Args:
+            layer: 0-based.
+            head: 0-based.
+
+        Raises:
+            PrefixInterpError: no such layer or head.
+        """
+        from prefix_interp.views.decomposition import parts_figure
+
+        return parts_figure({f"layer {layer}, head {head}": self}, layer, head)
 
 
 def decompose_attention(pair: RunPair) -> Decomposition:

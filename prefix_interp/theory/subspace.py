@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -15,11 +16,15 @@ from prefix_interp.errors import PrefixInterpError, check_index
 from prefix_interp.models.host import Model
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.prefix import Prefix
+from prefix_interp.result_object import ResultObject
 from prefix_interp.theory.decompose import Decomposition, decompose_attention
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True, eq=False)
-class BiasSubspace:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BiasSubspace(ResultObject):
     """Singular values and directions of z_pt - (1 - g) t over many sequences and positions.
 
     A head's bias has rank at most n_s; a layer's (summed over heads, after W_O) at most
@@ -32,7 +37,7 @@ class BiasSubspace:
         head: which head; None at the level of the layer.
         bound: the rank it cannot exceed.
         singular_values: falling, all of them.
-        directions: right singular vectors, one a row, in the same order.
+        directions: right singular vectors as rows, in the same order.
         n_rows: sequences times positions that were measured.
         scale: largest singular value of the outputs z_pt that it was measured from.
     """
@@ -99,11 +104,34 @@ class BiasSubspace:
         return torch.where(cosines > math.sqrt(0.5), sines.asin(), cosines.acos())
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return a row a singular value: index from 1, value, and its share of the first."""
+        """Return one row per singular value: index from 1, value, and its share of the first."""
         s = self.singular_values.double()
         share = s / s[0] if s[0] > 0 else s
         index = range(1, len(s) + 1)
         return pd.DataFrame({"index": index, "value": s.tolist(), "of_first": share.tolist()})
+
+    def caption(self) -> str:
+        """Return the place, the rank beside its bound, and the effective rank."""
+        return (
+            f"{self.place}; rank {self.rank} of at most {self.bound}, effective rank "
+            f"{self.effective_rank:.2f}; {self.n_rows} rows in {self.directions.shape[1]} "
+            "dimensions"
+        )
+
+    @property
+    def place(self) -> str:
+        """Return the layer and head in words."""
+        return f"layer {self.layer}" + ("" if self.head is None else f", head {self.head}")
+
+    def plot(self) -> Figure:
+        """Return the singular values beside the bound that no prefix can pass.
+
+        Raises:
+            PrefixInterpError: the bias is 0.
+        """
+        from prefix_interp.views.decomposition import spectrum_figure
+
+        return spectrum_figure({self.place: self})
 
 
 def bias_subspace(

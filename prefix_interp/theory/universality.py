@@ -32,7 +32,7 @@ from prefix_interp.errors import (
 from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.models.toy import ToyConfig, build_toy, model_id, to_dtype
-from prefix_interp.prefixes.inject import attach
+from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.seeds import derive_generator
 from prefix_interp.theory.sphere import concentration, even_points, random_points
@@ -173,7 +173,7 @@ def kernel_head(dim: int, n_out: int, n_content: int = 8) -> KernelHead:
     offset = 2 * (dim + 1)
     value = torch.arange(n_out) + offset + 1
     cfg = ToyConfig(
-        n_layers=1, n_heads=1, d_model=offset + 1 + n_out, n_slots=1, n_content=n_content,
+        n_layers=1, n_heads=1, d_model=offset + 1 + n_out, n_prefix=1, n_content=n_content,
         d_vocab=n_out, normalization="none", attn_only=True,
     )  # fmt: skip
     model = to_dtype(build_toy(cfg), torch.float64)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -15,18 +16,20 @@ from prefix_interp.errors import check_positive
 from prefix_interp.estimates import Estimate, mean_interval, wilson
 from prefix_interp.models.host import Model
 from prefix_interp.models.toy import reserved_slots
+from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.baselines import Baseline, fast_baseline
+from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.guard import check_free
-from prefix_interp.prefixes.inject import attach
 from prefix_interp.prefixes.layout import check_tokens
-from prefix_interp.prefixes.prefix import Prefix
-from prefix_interp.prefixes.soft_inject import attach_soft
-from prefix_interp.prefixes.soft_prompt import SoftPrompt
+from prefix_interp.result_object import ResultObject
 from prefix_interp.tasks import Batch, Task, get_task
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True)
-class Evaluation:
+
+@dataclass(frozen=True, repr=False)
+class Evaluation(ResultObject):
     """How well a model does one task.
 
     Attributes:
@@ -44,15 +47,32 @@ class Evaluation:
     token_accuracy: Estimate
     loss: Estimate
 
+    @property
+    def scores(self) -> dict[str, Estimate]:
+        """Return the three scores by name."""
+        return {name: getattr(self, name) for name in ("exact_match", "token_accuracy", "loss")}
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {
-            "task": self.task,
-            "n": self.n,
-            "exact_match": self.exact_match.to_dict(),
-            "token_accuracy": self.token_accuracy.to_dict(),
-            "loss": self.loss.to_dict(),
-        }
+        scores = {name: score.to_dict() for name, score in self.scores.items()}
+        return {"task": self.task, "n": self.n, **scores}
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row per score: ``task``, ``n``, ``score``, ``value``, ``low``, ``high``."""
+        about = {"task": self.task, "n": self.n}
+        rows = [{**about, "score": k, **x.to_dict()} for k, x in self.scores.items()]
+        return pd.DataFrame(rows)
+
+    def caption(self) -> str:
+        """Return the task, the number of sequences and the three scores."""
+        scores = ", ".join(f"{k.replace('_', ' ')} {x!r}" for k, x in self.scores.items())
+        return f"{self.task}, {self.n} sequences; {scores}"
+
+    def plot(self) -> Figure:
+        """Return the three scores with their intervals."""
+        from prefix_interp.views.fits import scores_figure
+
+        return scores_figure(self)
 
 
 def as_task(task: Task | str) -> Task:
@@ -63,13 +83,13 @@ def as_task(task: Task | str) -> Task:
 def evaluate(
     model: Model,
     task: Task | str,
-    prefix: Prefix | SoftPrompt | None = None,
+    context: Context | None = None,
     n: int = 3200,
     seed: int = 0,
     baseline: Baseline | str = "masked",
     batch_size: int = 1600,
 ) -> Evaluation:
-    """Return how well `model`, with or without `prefix`, does `task` on unseen inputs.
+    """Return how well `model`, with or without `context`, does `task` on unseen inputs.
 
     One teacher-forced pass is enough: greedy decoding is right on all outputs exactly if every
     teacher-forced argmax is, since up to the first mistake both see the same tokens.
@@ -77,27 +97,27 @@ def evaluate(
     Args:
         model: a HookedTransformer.
         task: a task or its name.
-        prefix: a prefix or soft prompt; None for neither, in the sense of `baseline`.
+        context: a prefix or soft prompt; None for neither, in the sense of `baseline`.
         n: sequences from the test split (the paper uses 3,200).
         seed: chooses the sequences.
-        baseline: ``"masked"``, ``"placeholder"`` or ``"unshifted"``; not used with a prefix. A
-            model that is no toy reserves no slots, so there the three are the same.
-        batch_size: sequences a pass.
+        baseline: ``"masked"``, ``"placeholder"`` or ``"unshifted"``; not used with a context.
+            A model that is not a toy reserves no slots, so there the three are the same.
+        batch_size: sequences per pass.
 
     Raises:
-        PrefixInterpError: unknown task, prefix of another model, tokens beyond the vocabulary.
+        PrefixInterpError: unknown task, context of another model, tokens beyond the vocabulary.
     """
     task = as_task(task)
     check_positive("n", n)
     batch = task.sample(n, split="test", seed=seed)
-    return scored(task, *answer_scores(model, task, batch, prefix, baseline, batch_size))
+    return scored(task, *answer_scores(model, task, batch, context, baseline, batch_size))
 
 
 def answer_scores(
     model: Model,
     task: Task,
     batch: Batch,
-    prefix: Prefix | SoftPrompt | None = None,
+    context: Context | None = None,
     baseline: Baseline | str = "masked",
     batch_size: int = 1600,
 ) -> tuple[Bool[Tensor, "batch n_out"], Float[Tensor, " batch"]]:
@@ -107,15 +127,15 @@ def answer_scores(
         model: a HookedTransformer.
         task: gives the number of outputs.
         batch: sequences and answers.
-        prefix: a prefix or soft prompt; None for neither, in the sense of `baseline`.
+        context: a prefix or soft prompt; None for neither, in the sense of `baseline`.
         baseline: see `evaluate`.
-        batch_size: sequences a pass.
+        batch_size: sequences per pass.
     """
     check_positive("batch_size", batch_size)
     scores = []
     for start in range(0, len(batch.tokens), batch_size):
         part = slice(start, start + batch_size)
-        logits = answer_logits(model, task, batch.tokens[part], prefix, baseline)
+        logits = answer_logits(model, task, batch.tokens[part], context, baseline)
         scores.append(marked(logits.float(), batch.answers[part].to(logits.device)))
     right, loss = zip(*scores, strict=True)
     return torch.cat(right), torch.cat(loss)
@@ -137,7 +157,7 @@ def scored(
     Args:
         task: what was asked.
         right: which outputs are right.
-        loss: of each sequence, nats an output.
+        loss: of each sequence, nats per output.
     """
     n = len(right)
     return Evaluation(
@@ -153,22 +173,20 @@ def answer_logits(
     model: Model,
     task: Task,
     tokens: Int[Tensor, "batch pos"],
-    prefix: Prefix | SoftPrompt | None = None,
+    context: Context | None = None,
     baseline: Baseline | str = "masked",
 ) -> Float[Tensor, "batch n_out d_vocab"]:
     """Return the logits of a task's outputs (those at the last `task.length` positions)."""
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        if prefix is None:
+        if context is None:
             check_free(model)
             n_slots = reserved_slots(model) or 0
             check_tokens(model, tokens, n_slots)
             tokens, hooks = fast_baseline(model, n_slots, tokens, baseline)
             stack.enter_context(model.hooks(fwd_hooks=hooks))
-        elif isinstance(prefix, SoftPrompt):
-            stack.enter_context(attach_soft(model, prefix))
         else:
-            stack.enter_context(attach(model, prefix))
+            stack.enter_context(attach(model, context))
         return model(tokens)[:, -task.length :]
 
 
@@ -176,7 +194,7 @@ def greedy_answers(
     model: Model,
     task: Task | str,
     inputs: Int[Tensor, "batch n_in"],
-    prefix: Prefix | SoftPrompt | None = None,
+    context: Context | None = None,
     baseline: Baseline | str = "masked",
 ) -> Int[Tensor, "batch n_out"]:
     """Return the outputs that `model` generates greedily, one token after the other.
@@ -185,12 +203,12 @@ def greedy_answers(
         model: a HookedTransformer.
         task: gives the number of outputs.
         inputs: the task's inputs, without answers.
-        prefix: None for no prefix, in the sense of `baseline`.
+        context: a prefix or soft prompt; None for neither, in the sense of `baseline`.
         baseline: see `evaluate`.
     """
     task = as_task(task)
     tokens = inputs
     for _ in range(task.length):
-        logits = answer_logits(model, task, tokens, prefix, baseline)
+        logits = answer_logits(model, task, tokens, context, baseline)
         tokens = torch.cat([tokens, logits[:, -1].argmax(dim=-1, keepdim=True)], dim=-1)
     return tokens[:, inputs.shape[1] :]

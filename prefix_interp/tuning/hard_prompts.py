@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prefix_interp.errors import PrefixInterpError, check_positive
+from prefix_interp.errors import check_index, check_positive
 from prefix_interp.models.host import Model
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.layout import check_vocabulary
 from prefix_interp.prefixes.soft_inject import soft_hooks
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
+from prefix_interp.result_object import ResultObject
 from prefix_interp.seeds import derive_generator
 from prefix_interp.tasks import Batch, Task
 from prefix_interp.tuning.evaluate import Evaluation, as_task, evaluate
 from prefix_interp.tuning.objective import check_room, sequence_losses
-from prefix_interp.tuning.presets import adjusted, get_preset
+from prefix_interp.tuning.recipes import Recipe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Search = Literal["exhaustive", "coordinate"]
 _SEQUENCES = 4096  # a pass; more is not faster on a CPU and takes memory
 
 
-@dataclass(frozen=True)
-class HardPromptFit:
+@dataclass(frozen=True, eq=False, repr=False)
+class HardPromptFit(ResultObject):
     """The best prompt of real tokens that a search found.
 
     Attributes:
@@ -47,13 +52,33 @@ class HardPromptFit:
     search: Search
     n_tried: int
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row: the tokens, how they were found, and how good they are."""
+        found = {"tokens": self._words(), "search": self.search, "n_tried": self.n_tried}
+        scores = {name: float(score) for name, score in self.evaluation.scores.items()}
+        return pd.DataFrame([{**found, "train_loss": self.train_loss, **scores}])
+
+    def caption(self) -> str:
+        """Return the tokens, how they were found, and how good they are."""
+        return (
+            f"tokens {self._words()}; {self.search} search of {self.n_tried} prompts, train loss "
+            f"{self.train_loss:.4g}; {self.evaluation.caption()}"
+        )
+
+    def plot(self) -> Figure:
+        """Return the scores on unseen inputs with their intervals."""
+        return self.evaluation.plot()
+
+    def _words(self) -> str:
+        return " ".join(map(str, self.tokens))
+
 
 def search_hard_prompt(
     model: Model,
     task: Task | str,
     n_slots: int = 1,
     *,
-    after: int = 0,
+    position: int = 0,
     n: int = 64,
     restarts: int = 3,
     max_exhaustive: int = 1000,
@@ -68,7 +93,7 @@ def search_hard_prompt(
         model: a supported HookedTransformer.
         task: a task or its name.
         n_slots: tokens, at least 1.
-        after: input tokens in front of them.
+        position: input tokens in front of them.
         n: sequences of the train split that prompts are compared on.
         restarts: random prompts to start from.
         max_exhaustive: most prompts to try one by one.
@@ -83,23 +108,22 @@ def search_hard_prompt(
     check_free(model)
     check_room(model, task, n_slots)
     check_positive("max_exhaustive", max_exhaustive)
-    if isinstance(after, bool) or not isinstance(after, int) or not 0 <= after <= task.length:
-        raise PrefixInterpError(f"after={after!r} must be between 0 and {task.length}")
+    check_index("position", position, task.length + 1)
     d_vocab = model.cfg.d_vocab
     batch = task.sample(n, split="train", seed=seed)
     if d_vocab**n_slots <= max_exhaustive:
         search: Search = "exhaustive"
         every = torch.tensor(list(itertools.product(range(d_vocab), repeat=n_slots)))
-        losses = prompt_losses(model, task, every, batch, after)
+        losses = prompt_losses(model, task, every, batch, position)
         tokens, loss, tried = every[losses.argmin()], float(losses.min()), len(every)
     else:
         search = "coordinate"
         rng = derive_generator(seed, "hard-prompt", task.name, n_slots)
         starts = torch.randint(d_vocab, (restarts, n_slots), generator=rng)
-        found = [_descend(model, task, start, batch, after) for start in starts]
+        found = [_descend(model, task, start, batch, position) for start in starts]
         tokens, loss, _ = min(found, key=lambda each: each[1])
         tried = sum(each[2] for each in found)
-    prompt = SoftPrompt.from_tokens(model, tokens, after)
+    prompt = SoftPrompt.from_tokens(model, tokens, position)
     score = evaluate(model, task, prompt, seed=seed)
     return HardPromptFit(tuple(tokens.tolist()), prompt, loss, score, search, tried)
 
@@ -109,7 +133,7 @@ def prompt_losses(
     task: Task,
     prompts: Int[Tensor, "prompt slot"],
     batch: Batch,
-    after: int = 0,
+    position: int = 0,
 ) -> Float[Tensor, " prompt"]:
     """Return the mean loss of each prompt of real tokens on the same batch, in nats.
 
@@ -118,23 +142,23 @@ def prompt_losses(
         task: says how many of the last positions are outputs.
         prompts: token numbers.
         batch: sequences.
-        after: input tokens in front of them.
+        position: input tokens in front of them.
     """
     check_vocabulary(model, prompts)
-    recipe = adjusted(get_preset("fast").prefix, precision="float32")
+    recipe = Recipe.from_preset("fast", "prefix", precision="float32")
     losses = []
     with torch.no_grad():
         for part in prompts.split(max(1, _SEQUENCES // len(batch.tokens))):
             vectors = model.embed(part.to(model.W_E.device))[:, None]  # stack layer slot d_model
             repeated = Batch(*(x.repeat(len(part), *[1] * (x.ndim - 1)) for x in batch))
-            hooks = soft_hooks(model, vectors, after, read=False)
+            hooks = soft_hooks(model, vectors, position, read=False)
             each = sequence_losses(model, task, repeated, recipe, hooks)
             losses.append(each.unflatten(0, (len(part), -1)).mean(dim=-1))
     return torch.cat(losses).cpu()
 
 
 def _descend(
-    model: Model, task: Task, start: Int[Tensor, " slot"], batch: Batch, after: int
+    model: Model, task: Task, start: Int[Tensor, " slot"], batch: Batch, position: int
 ) -> tuple[Int[Tensor, " slot"], float, int]:
     """Return the prompt that no change of one token improves, its loss, and how many were tried."""
     tokens, loss, tried = start.clone(), float("inf"), 0
@@ -143,7 +167,7 @@ def _descend(
         for i in range(len(tokens)):
             candidates = tokens.repeat(model.cfg.d_vocab, 1)
             candidates[:, i] = torch.arange(model.cfg.d_vocab)
-            losses = prompt_losses(model, task, candidates, batch, after)
+            losses = prompt_losses(model, task, candidates, batch, position)
             tried += len(candidates)
             if float(losses.min()) < loss:
                 tokens, loss = candidates[losses.argmin()], float(losses.min())

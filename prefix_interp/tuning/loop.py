@@ -22,7 +22,7 @@ from prefix_interp.results import package_versions
 from prefix_interp.seeds import derive_generator
 from prefix_interp.storage import read_tensors, write_file
 from prefix_interp.tasks import Batch, Task
-from prefix_interp.tuning.presets import Recipe
+from prefix_interp.tuning.recipes import Recipe
 
 _LOG_POINTS = 50
 _CHUNK = 50  # steps whose data is drawn at once

@@ -14,7 +14,7 @@ from prefix_interp.models.host import Model
 from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.layout import Hook, answer_rows_hooks
 from prefix_interp.tasks import Batch, Task
-from prefix_interp.tuning.presets import Recipe
+from prefix_interp.tuning.recipes import Recipe
 
 
 def sequence_losses(

@@ -4,25 +4,41 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch import Tensor
 
+from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.dropout import dropout_hooks
 from prefix_interp.models.host import Model
-from prefix_interp.models.toy import ToyConfig, build_toy, clone, model_id, reserved_slots
+from prefix_interp.models.toy import (
+    ToyConfig,
+    build_toy,
+    clone,
+    model_id,
+    read_toy,
+    reserved_slots,
+    save_toy,
+)
 from prefix_interp.prefixes.baselines import fast_baseline
 from prefix_interp.prefixes.guard import check_free
+from prefix_interp.result_object import ResultObject
 from prefix_interp.seeds import derive_generator
 from prefix_interp.tasks import Batch, Task
 from prefix_interp.tuning.evaluate import Evaluation, as_task, evaluate
 from prefix_interp.tuning.loop import Run, optimise
 from prefix_interp.tuning.objective import check_room, sequence_losses
-from prefix_interp.tuning.presets import Preset, Recipe, adjusted, get_preset
+from prefix_interp.tuning.recipes import Recipe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MODEL = "model"  # the folder inside a saved fit
 
 
-@dataclass(frozen=True)
-class ModelFit:
+@dataclass(frozen=True, eq=False, repr=False)
+class ModelFit(ResultObject):
     """A trained model.
 
     Attributes:
@@ -37,16 +53,60 @@ class ModelFit:
     evaluation: Evaluation
     recipe: Recipe
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return the history: one row per logged step."""
+        return self.history
+
+    def caption(self) -> str:
+        """Return the size of the model, how long it was trained, and how good it is."""
+        cfg = self.model.cfg
+        return (
+            f"{cfg.n_layers} x {cfg.n_heads} heads, d_model {cfg.d_model}; {self.recipe.steps} "
+            f"steps at lr {self.recipe.lr:g}; {self.evaluation.caption()}"
+        )
+
+    def plot(self) -> Figure:
+        """Return the training loss against the step."""
+        from prefix_interp.views.fits import history_figure
+
+        return history_figure(self.history)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the fit to the folder `path`, its model to ``model`` inside; return the folder.
+
+        Raises:
+            PrefixInterpError: the model is not a toy, or the folder cannot be written.
+        """
+        save_toy(self.model, Path(path) / MODEL, {"task": self.evaluation.task})
+        return super().save(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ModelFit:
+        """Return the fit in the folder `path`, its model in evaluation mode.
+
+        Raises:
+            PrefixInterpError: files are missing, altered, or do not belong together.
+        """
+        fields = cls._read_fields(path)
+        model, _ = read_toy(Path(path) / MODEL)
+        if model_id(model) != fields.get("model"):
+            raise PrefixInterpError(
+                f"path={str(path)!r} holds the model {model_id(model)!r} but the fit is of "
+                f"{fields.get('model')!r}; save it again"
+            )
+        return cls(**{**fields, "model": model.eval()})
+
+    def _fields_on_disk(self) -> dict[str, Any]:
+        return {**super()._fields_on_disk(), "model": model_id(self.model)}
+
 
 def pretrain(
     cfg: ToyConfig,
     task: Task | str,
     *,
     preset: str = "fast",
+    recipe: Recipe | None = None,
     seed: int = 0,
-    steps: int | None = None,
-    lr: float | None = None,
-    batch_size: int | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> ModelFit:
@@ -55,22 +115,19 @@ def pretrain(
     Args:
         cfg: the shape.
         task: a task or its name.
-        preset: ``"paper"``, ``"fast"`` or ``"smoke"``; also decides what stands at the slots
-            (attended placeholders in ``"paper"``, nothing otherwise).
+        preset: ``"paper"``, ``"fast"`` or ``"smoke"``; its `Recipe` also says what stands at the
+            slots (attended placeholders in ``"paper"``, nothing otherwise).
+        recipe: instead of the preset's, e.g. ``Recipe.from_preset("fast", "pretrain", steps=99)``.
         seed: initialisation and data.
-        steps: instead of the preset's.
-        lr: instead of the preset's.
-        batch_size: instead of the preset's.
         checkpoint: file to save to and resume from.
         progress: show a bar.
 
     Raises:
         PrefixInterpError: unknown names, values out of range, a loss that is not finite.
     """
-    task, chosen = as_task(task), get_preset(preset)
-    recipe = adjusted(chosen.pretrain, steps=steps, lr=lr, batch_size=batch_size)
+    task, recipe = as_task(task), recipe or Recipe.from_preset(preset, "pretrain")
     model = build_toy(cfg, seed)
-    return _train_weights(model, task, chosen, recipe, seed, checkpoint, progress, "pretraining")
+    return _train_weights(model, task, recipe, seed, checkpoint, progress, "pretraining")
 
 
 def fine_tune(
@@ -78,10 +135,8 @@ def fine_tune(
     task: Task | str,
     *,
     preset: str = "fast",
+    recipe: Recipe | None = None,
     seed: int = 0,
-    steps: int | None = None,
-    lr: float | None = None,
-    batch_size: int | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> ModelFit:
@@ -91,27 +146,21 @@ def fine_tune(
         model: where to start; it stays as it is.
         task: a task or its name.
         preset: see `pretrain`.
+        recipe: instead of the preset's, e.g. ``Recipe.from_preset("fast", "fine_tune", lr=1e-4)``.
         seed: data.
-        steps: instead of the preset's.
-        lr: instead of the preset's.
-        batch_size: instead of the preset's.
         checkpoint: file to save to and resume from.
         progress: show a bar.
 
     Raises:
         PrefixInterpError: as `pretrain`.
     """
-    task, chosen = as_task(task), get_preset(preset)
-    recipe = adjusted(chosen.fine_tune, steps=steps, lr=lr, batch_size=batch_size)
-    return _train_weights(
-        clone(model), task, chosen, recipe, seed, checkpoint, progress, "fine-tuning"
-    )
+    task, recipe = as_task(task), recipe or Recipe.from_preset(preset, "fine_tune")
+    return _train_weights(clone(model), task, recipe, seed, checkpoint, progress, "fine-tuning")
 
 
 def _train_weights(
     model: Model,
     task: Task,
-    preset: Preset,
     recipe: Recipe,
     seed: int,
     checkpoint: str | Path | None,
@@ -130,7 +179,7 @@ def _train_weights(
         rng = derive_generator(seed, "dropout", what, step)
         hooks = dropout_hooks(model, recipe.dropout, rng)
         n_slots = reserved_slots(model) or 0
-        tokens, placing = fast_baseline(model, n_slots, batch.tokens, preset.baseline)
+        tokens, placing = fast_baseline(model, n_slots, batch.tokens, recipe.baseline)
         batch = batch._replace(tokens=tokens)
         return sequence_losses(model, task, batch, recipe, [*placing, *hooks]).mean()[None]
 
@@ -141,16 +190,11 @@ def _train_weights(
         task,
         recipe,
         seed=seed,
-        identity={
-            "what": what,
-            "model": start,
-            "content_start": reserved_slots(model),
-            "baseline": preset.baseline,
-        },
+        identity={"what": what, "model": start, "content_start": reserved_slots(model)},
         checkpoint=checkpoint,
         progress=progress,
         description=f"{what} {task.name}",
     )
     model.eval()
-    score = evaluate(model, task, seed=seed, baseline=preset.baseline)
+    score = evaluate(model, task, seed=seed, baseline=recipe.baseline)
     return ModelFit(model, history, score, recipe)

@@ -45,7 +45,7 @@ class AttentionView:
         return self.slots.sum(-1)
 
     def to_dataframe(self, layer: int = 0, head: int = 0) -> pd.DataFrame:
-        """Return a row a query: its token, the mass on each slot, the share of each key.
+        """Return one row per query: its token, the mass on each slot, the share of each key.
 
         Args:
             layer: 0-based.
@@ -148,7 +148,7 @@ def attention_figure(
 def query_figure(
     groups: Sequence[Sequence[AttentionView]], query: int, layer: int = 0, head: int = 0
 ) -> Figure:
-    """Return one query's attention for several models: a panel a sequence, a row a model.
+    """Return one query's attention for several models: one panel per sequence and row per model.
 
     The column set apart on the left is the gate, all slots together; the rest is renormalised.
 
@@ -175,7 +175,7 @@ def query_figure(
             gates = torch.stack([v.gate[layer, head, query] for v in views])
             rows = torch.stack([v.content[layer, head, query, :keys] for v in views])
             heat(left, gates[:, None], SLOT_COLOURS)
-            image = heat(right, rows, CONTENT_COLOURS, top)
+            heat(right, rows, CONTENT_COLOURS, top)
             left.set_xticks([0], ["gate"], fontsize=9)
             left.set_yticks(range(len(views)), [v.name for v in views], fontsize=9)
             right.set_yticks([])
@@ -186,6 +186,7 @@ def query_figure(
                 colour = "white" if gate > 0.6 else "black"
                 left.text(0, row, text, ha="center", va="center", fontsize=7, color=colour)
         axes[-1][1].set_xlabel("key (input token)")
+        image = axes[0][1].images[0]  # all have one scale
         figure.colorbar(image, ax=axes[:, 1], label="share of content attention", shrink=0.8)
     return figure
 

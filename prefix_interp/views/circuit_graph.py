@@ -13,7 +13,7 @@ from prefix_interp.attribution.circuit import SCORES, Circuit
 from prefix_interp.attribution.circuit_parts import LOGITS, Edge
 from prefix_interp.attribution.circuit_runs import Node
 from prefix_interp.errors import check_number
-from prefix_interp.views.style import COLOURS, MARKERS, look
+from prefix_interp.views.style import COLOURS, MARKERS, legend_below, look
 
 _STEP, _RADIUS = 74.0, 20.0  # between heads; of a head
 _LEFT, _TOP, _BOTTOM = 82.0, 96.0, 74.0
@@ -122,8 +122,7 @@ def circuit_curves_figure(circuit: Circuit) -> Figure:
         axes[0].set_ylabel("share of the prefix's effect")
         if has_slots:
             axes[1].set_title("completeness (1 where all slots are in)")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        legend_below(figure, axes[0])
     return figure
 
 

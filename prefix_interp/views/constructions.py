@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from prefix_interp.models.sites import Site
-from prefix_interp.prefixes.soft_inject import attach_soft
+from prefix_interp.prefixes.attach import attach
 from prefix_interp.theory.constructions import Construction
 from prefix_interp.views.attention import AttentionView
 from prefix_interp.views.style import COLOURS, CONTENT_COLOURS, SLOT_COLOURS, look
@@ -83,7 +84,7 @@ def trace(
     wanted = made.wanted(behaviour[None], given)[0, 0]
     prompt = made.encode(behaviour)
     tokens = torch.cat([given, wanted[None, :-1]], dim=1)
-    with torch.no_grad(), attach_soft(model, prompt, first=made.n_in == 0):
+    with torch.no_grad(), attach(model, prompt, predict_first=made.n_in == 0):
         logits, cache = model.run_with_cache(tokens, return_cache_object=False)
     labels = [f"s{i + 1}" for i in range(made.n_slots)]
     labels += [f"x={x}" for x in inputs] + [f"y={y}" for y in wanted[:-1].tolist()]
@@ -101,7 +102,7 @@ def trace(
         prompt.vectors[0][:, list(spans["token"])],
         pattern,
         final[0, reading][:, spans["number"][0]],
-        logits[0, -len(wanted) :],
+        cast(Tensor, logits)[0, -len(wanted) :],
         wanted,
         view,
     )

@@ -1,4 +1,4 @@
-"""circuitsvis figures without the network: the bundle once a page, a picture where there is no JS.
+"""circuitsvis figures without the network: one bundle per page, a picture without JS.
 
 circuitsvis's own display asks a remote host at every figure and repeats its megabyte; here the
 page carries the bundle once, and each figure is a `<div>` with its values as JSON and a static

@@ -1,4 +1,4 @@
-"""Figures of attribution: effects split by head, and patches by position."""
+"""Figures of several prefixes side by side: effects split by head, patches by position."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from matplotlib.figure import Figure
 
 from prefix_interp.attribution.grid import PatchGrid
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.views.style import COLOURS, look
+from prefix_interp.views.style import COLOURS, legend_below, look
 
 PARTS = {"gate": "gate", "bias": "bias", "propagated": "propagated"}
 _CONTROL = "#b9b9c2"
 
 
 def elicitation_figure(
-    frames: Mapping[str, pd.DataFrame], unit: str = "nats an output", gate_column: str = "gate"
+    frames: Mapping[str, pd.DataFrame], unit: str = "nats per output", gate_column: str = "gate"
 ) -> Figure:
     """Return each head's effect as stacked parts, beside what random prefixes do there.
 
-    A panel an entry of `frames`, a bar a head: gate, bias and propagated stacked up and down from
-    0, a diamond with its interval at their sum, and a grey band for the norm-matched controls.
-    The axis is that of the effects: where random prefixes do more harm, their band runs out of it.
+    One panel per entry of `frames`, one bar per head: gate, bias and propagated stacked up and
+    down from 0, a diamond with its interval at their sum, and a grey band for the norm-matched
+    controls. The axis is that of the effects: where random prefixes do more harm, their band runs
+    out of it.
 
     Args:
-        frames: from `head_elicitation`, by name.
+        frames: from `Elicitation.to_dataframe`, by name.
         unit: of the metric.
         gate_column: what the gate's part is called in the frames.
 
@@ -35,9 +36,12 @@ def elicitation_figure(
         PrefixInterpError: nothing to draw.
     """
     if not frames:
-        raise PrefixInterpError("frames is empty; give at least one result of head_elicitation")
+        raise PrefixInterpError("frames is empty; give the table of at least one head_elicitation")
     with look():
-        figure = Figure(figsize=(2.45 * len(frames) + 0.9, 3.6), layout="constrained")
+        n_heads = max(len(frame) for frame in frames.values())
+        width = max(2.45, 0.3 * n_heads)  # of a panel
+        size = (max(width * len(frames) + 0.9, 6.0), 3.6)  # the legend needs six inches
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(1, len(frames), sharey=True, squeeze=False)[0]
         for ax, (name, frame) in zip(axes, frames.items(), strict=True):
             _bars(ax, frame.reset_index(drop=True), gate_column)
@@ -47,8 +51,7 @@ def elicitation_figure(
         low = min(float(f[_columns(gate_column)].min(axis=None)) for f in frames.values())
         high = max(float(f[_columns(gate_column)].max(axis=None)) for f in frames.values())
         axes[0].set_ylim(low - 0.15 * (high - low), high + 0.15 * (high - low))
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        legend_below(figure, axes[0])
     return figure
 
 
@@ -78,7 +81,8 @@ def _bars(ax: Axes, frame: pd.DataFrame, gate_column: str) -> None:
         label="total, 95% interval",
     )  # fmt: skip
     ax.axhline(0, color="black", linewidth=0.8)
-    ax.set_xticks(at, [f"{int(r.layer)}.{int(r.head)}" for r in frame.itertuples()])
+    heads = zip(frame["layer"], frame["head"], strict=True)
+    ax.set_xticks(at, [f"{int(layer)}.{int(head)}" for layer, head in heads])
     ax.grid(visible=False, axis="x")
 
 
@@ -112,7 +116,7 @@ def patch_figure(
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
         for ax, (name, table) in zip(axes, tables.items(), strict=False):
-            image = ax.imshow(
+            ax.imshow(
                 table.double().numpy(), cmap="RdBu", vmin=-top, vmax=top, aspect="auto",
                 interpolation="none",
             )  # fmt: skip
@@ -124,5 +128,6 @@ def patch_figure(
             ax.set_title(name)
         for ax in axes[len(tables) :]:
             ax.set_axis_off()
+        image = axes[0].images[0]  # all have one scale
         figure.colorbar(image, ax=list(axes), label="share of the prefix's effect", shrink=0.9)
     return figure

@@ -17,13 +17,20 @@ from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair
 from prefix_interp.seeds import derive_generator
 from prefix_interp.views.attention import AttentionView, heat
-from prefix_interp.views.style import COLOURS, CONTENT_COLOURS, MARKERS, SLOT_COLOURS, look
+from prefix_interp.views.style import (
+    COLOURS,
+    CONTENT_COLOURS,
+    MARKERS,
+    SLOT_COLOURS,
+    legend_below,
+    look,
+)
 
 _GREY = "#8a8a92"
 
 
 def heads_figure(views: Sequence[AttentionView], layer: int = 0, max_value: float = 1.0) -> Figure:
-    """Return every head of a layer under every prefix: a row a model, a column a head.
+    """Return every head of a layer under every prefix: one row per model, one column per head.
 
     The narrow orange column of a panel is the gate (all slots together, as it is); the blue part
     is the content, renormalised to sum to 1.
@@ -86,7 +93,7 @@ class LayerOutputs:
         return vh[:2], (s[:2].square() / s.square().sum()).tolist()
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return a row an example and prefix: both projections, without and with the prefix."""
+        """Return one row per example and prefix: both projections, without and with the prefix."""
         axes, _ = self.components()
         frames = []
         for name, on in self.on.items():
@@ -158,8 +165,7 @@ def outputs_figure(outputs: LayerOutputs, n_arrows: int = 20) -> Figure:
         )
         a, b = outputs.dims
         right.set(xlabel=f"coordinate {a}", ylabel=f"coordinate {b}", title="two raw coordinates")
-        handles, labels = left.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        legend_below(figure, left)
     return figure
 
 

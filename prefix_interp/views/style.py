@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SLOT_COLOURS, CONTENT_COLOURS = "Oranges", "Blues"
 
-_STYLE = {
+_STYLE: Any = {
     "font.size": 10.0,
     "axes.titlesize": 10.0,
     "axes.labelsize": 10.0,
@@ -48,13 +49,7 @@ def look() -> Iterator[None]:
 
 
 def legend_below(figure: Figure, ax: Axes, ncols: int | None = None) -> None:
-    """Put one legend below a figure.
-
-    Args:
-        figure: with a constrained layout.
-        ax: whose labels it shows.
-        ncols: how many stand beside each other; by default all.
-    """
+    """Write the legend of one panel below the whole figure, in one row unless `ncols` is given."""
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=ncols or len(labels))
 

@@ -8,7 +8,7 @@ import torch
 import prefix_interp as pi
 from analyses.kept import Kept
 from analyses.table2.models import NAME, PREFIXES, STARTS, start_name, variant
-from prefix_interp.models.toy import model_id
+from prefix_interp.models.toy import model_id, save_toy
 from prefix_interp.tasks import FOUR_SKILLS
 from tests.helpers import toy
 
@@ -21,7 +21,7 @@ def made_up_table2(root: Path, seeds=(0,), tasks=FOUR_SKILLS) -> dict[int, Kept]
     kept = {seed: Kept(Path(root) / f"seed-{seed}") for seed in seeds}
     for seed, own in kept.items():
         model = toy(seed, torch.float32, n_layers=1, n_prefix=1, n_content=19, skip_ln1=True)
-        pi.save_toy(model, own.toy_folder(NAME))
+        save_toy(model, own.toy_folder(NAME))
         for i, task in enumerate(tasks):
             for kind in ("residual", "kv"):
                 for start in (0, 1) if kind == "residual" else (0,):
@@ -43,7 +43,7 @@ def zoo_table2(root: Path, seeds=(0, 1)) -> dict[int, Kept]:
     model, found = pi.load_toy(NAME), pi.load_prefixes(NAME)
     kept = {seed: Kept(Path(root) / f"seed-{seed}") for seed in seeds}
     for seed, own in kept.items():
-        pi.save_toy(model, own.toy_folder(NAME))
+        save_toy(model, own.toy_folder(NAME))
         for task in FOUR_SKILLS:
             for kind, key in (("residual", task), ("kv", f"{task}-kv-1")):
                 own.save_context(PREFIXES, variant(task, kind), scaled(found[key], 1 + seed / 8))

@@ -5,35 +5,46 @@ import pytest
 import torch
 
 import prefix_interp as pi
-from prefix_interp.experiments import claims as claims_module
-from prefix_interp.experiments.claim import FAILS, HOLDS, MEASURED
-from prefix_interp.experiments.claims import (
-    baseline_pattern,
-    load_zoo,
-    measure_claims,
-    plain_difference_spectrum,
-    total_variation,
-)
-from prefix_interp.experiments.summary import shipped_result, sweep_rows, table1_rows
-from prefix_interp.experiments.table1 import NEW, OLD
-from tests.views.made_up import made_up_table1
+from analyses.claims.claim import FAILS, HOLDS, MEASURED, claim_record
+from analyses.claims.headlines import headlines
+from analyses.claims.measure import plain_difference_spectrum, total_variation
+from analyses.claims.section import provenance, sections, verdicts
+from analyses.claims.zoo import load_zoo, zoo_runs
+from analyses.report.evidence import Evidence
+from tests.analyses.made_up import made_up_table1
+
+ABOUT = {
+    "subject": "x", "parameterization": "kv", "n_slots": 1, "level": "head 0", "layer": 0,
+    "baseline": "masked",
+}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def measured():
-    return measure_claims(progress=False)
+@pytest.fixture(scope="session")
+def evidence():
+    """The claims with a Table 1 in which a prefix learns."""
+    return Evidence([made_up_table1(learned=0.2)])
 
 
-def test_the_theory_holds_on_every_shipped_prefix(measured):
-    theory = [r for r in measured.records if not r["claim"].startswith("no-prefix")]
+@pytest.fixture(scope="session")
+def claims(evidence):
+    return evidence.tables("claims")["claims"]
+
+
+@pytest.fixture(scope="session")
+def zoo(evidence):
+    return evidence.once(load_zoo)
+
+
+def test_the_theory_holds_on_every_shipped_prefix(claims):
+    theory = [r for r in claims if not r["claim"].startswith("no-prefix")]
     assert {r["verdict"] for r in theory} == {HOLDS, MEASURED}
     for claim in ("eq6", "eq7", "relative-attention", "plain-difference", "injections"):
         assert sum(r["claim"] == claim for r in theory) == 4, claim
     assert {r["level"] for r in theory if r["claim"] == "bias-rank"} == {"head 0", "layer"}
 
 
-def test_every_record_says_what_it_is_about(measured):
-    for record in measured.records:
+def test_every_record_says_what_it_is_about(claims):
+    for record in claims:
         for key in ("statement", "formula", "quantity", "subject", "level", "baseline", "verdict"):
             assert record[key], (record["claim"], key)
         assert math.isfinite(record["value"])
@@ -41,46 +52,45 @@ def test_every_record_says_what_it_is_about(measured):
         assert (record["verdict"] == MEASURED) == (record["tolerance"] is None)
 
 
-def test_fine_tuning_moves_attention_by_far_more_than_a_prefix(measured):
-    value = {r["claim"]: r["value"] for r in measured.records}
+def test_fine_tuning_moves_attention_by_far_more_than_a_prefix(claims):
+    value = {r["claim"]: r["value"] for r in claims}
     assert value["fine-tuning-attention"] > 0.1
     assert value["relative-attention"] < 1e-12
 
 
-def test_same_seed_same_records(measured):
-    again = measure_claims(progress=False)
-    assert list(again.records) == list(measured.records)
+@pytest.mark.slow
+def test_same_seed_same_records(claims):
+    again = Evidence([made_up_table1(learned=0.2)])
+    assert again.tables("claims")["claims"] == claims
 
 
-def test_a_prefix_that_learns_is_called_a_failure_of_the_claim(monkeypatch):
-    monkeypatch.setattr(claims_module, "shipped_result", lambda *_: made_up_table1(learned=0.2))
-    records = [r for r in measure_claims(progress=False).records if "no-prefix" in r["claim"]]
-    verdicts = {(r["parameterization"], r["n_slots"], r["verdict"]) for r in records}
-    assert verdicts == {("residual", 1, HOLDS), ("kv", 10, FAILS)}
+def test_a_prefix_that_learns_is_called_a_failure_of_the_claim(claims):
+    records = [r for r in claims if "no-prefix" in r["claim"]]
+    found = {(r["parameterization"], r["n_slots"], r["verdict"]) for r in records}
+    assert found == {("residual", 1, HOLDS), ("kv", 10, FAILS)}
     mean = next(r for r in records if r["claim"] == "no-prefix-learns" and r["n_slots"] == 10)
     assert mean["value"] == pytest.approx(0.2) and "Finding" in mean["note"]
 
 
-def test_without_table1_there_are_no_accuracy_claims(monkeypatch):
-    monkeypatch.setattr(claims_module, "shipped_result", lambda *_: None)
-    result = measure_claims(progress=False)
-    assert result.settings["accuracies"] is None
-    assert not [r for r in result.records if "no-prefix" in r["claim"]]
+def test_a_verdict_compares_the_value_with_the_tolerance():
+    def verdict(value, *line):
+        return claim_record(ABOUT, "c", "s", "f", "q", value, *line)["verdict"]
+
+    assert verdict(0.1, "at most", 0.1) == HOLDS and verdict(0.2, "at most", 0.1) == FAILS
+    assert verdict(0.2, "above", 0.1) == HOLDS and verdict(0.1, "above", 0.1) == FAILS
+    assert verdict(0.1) == MEASURED
 
 
-def test_prefixes_still_fit_after_conversion_to_float64():
-    zoo = load_zoo(n_sequences=2)
-    assert zoo.tokens.shape == (2, 19)
+def test_prefixes_still_fit_after_conversion_to_float64(zoo):
+    assert zoo.tokens.shape == (256, 19)
     for prefix in zoo.prefixes.values():
         prefix.check_fits(zoo.pretrained)
         assert prefix.model_id is not None
 
 
-def test_plain_difference_against_a_loop():
-    zoo = load_zoo(n_sequences=3)
-    parts = pi.decompose_attention(
-        pi.run_pair(zoo.pretrained, zoo.prefixes["sort_descending"], zoo.tokens)
-    )
+def test_plain_difference_against_a_loop(zoo):
+    pair = pi.run_pair(zoo.pretrained, zoo.prefixes["sort_descending"], zoo.tokens[:3])
+    parts = pi.decompose_attention(pair)
     rows = [
         parts.output[0, b, 0, q] - parts.base[0, b, 0, q]
         for b, q in itertools.product(range(3), range(19))
@@ -89,11 +99,12 @@ def test_plain_difference_against_a_loop():
     assert torch.allclose(plain_difference_spectrum(parts), expected)
 
 
-def test_baseline_pattern_is_that_of_the_masked_run():
-    zoo = load_zoo(n_sequences=2)
-    pair = pi.run_pair(zoo.pretrained, zoo.prefixes["sort_descending"], zoo.tokens)
-    expected = pair.off[pi.Site.PATTERN.at(0)][..., -19:]
-    assert torch.equal(baseline_pattern(zoo.pretrained, zoo.tokens), expected)
+def test_runs_are_of_the_zoo_and_made_once(evidence, zoo):
+    runs = evidence.once(zoo_runs)
+    assert list(runs) == list(zoo.prefixes) and evidence.once(zoo_runs) is runs
+    for name, (pair, parts) in runs.items():
+        assert pair.prefix is zoo.prefixes[name] and pair.model is zoo.pretrained
+        assert parts.max_errors().keys()
 
 
 def test_total_variation_of_disjoint_rows_is_one():
@@ -101,23 +112,37 @@ def test_total_variation_of_disjoint_rows_is_one():
     assert total_variation(a, b).item() == 1 and total_variation(a, a).item() == 0
 
 
-def test_table1_rows_count_chosen_rates_only():
-    rows = table1_rows(made_up_table1(learned=0.2))
-    kinds = [(r["method"], r["parameterization"], r["n_slots"]) for r in rows]
-    assert kinds[:2] == [("pretrained", None, None), ("fine-tuned", None, None)]
-    assert kinds[2] == ("prefix", "residual", 1)
-    kv = next(r for r in rows if r["method"] == "prefix" and r["n_slots"] == 10)
-    assert kv[NEW]["exact_match"]["mean"] == pytest.approx(0.2)
-    assert kv["lrs"] == [{"lr": 0.1, "seeds": 3}] and kv["paper"] is None
-    assert next(r for r in rows if r["method"] == "pretrained")["paper"][OLD] == (91, 5)
+def test_headlines_count_verdicts_and_name_what_fails(evidence, claims):
+    judged = [r for r in claims if r["tolerance"] is not None and "no-prefix" not in r["claim"]]
+    found = headlines(evidence)
+    assert found[0].startswith(f"{len(judged)} of {len(judged)} measurements")
+    assert any("kv, 10 slots, 3 seeds, exact match 20.0 %" in line for line in found)
+    assert "fast protocol, 3 seeds" in found[-1] and "fine-tuned 0.0 and 85.0 %" in found[-1]
 
 
-def test_sweep_rows_have_every_rate_once():
-    rows = sweep_rows(made_up_table1(learned=0.2))
-    assert [(r["n_slots"], r["lr"], r["chosen"]) for r in rows] == [
-        (1, 0.01, 0), (1, 0.1, 3), (10, 0.01, 0), (10, 0.1, 3),
+def test_verdicts_are_grouped_by_statement_and_printed_exactly():
+    about = ABOUT | {"n_slots": 10}
+    rows = [
+        claim_record(ABOUT, "gate-max", "How much?", "g", "largest gate", 0.99999),
+        claim_record(about, "eq6", "Nothing else.", "A", "largest", 2e-16, "at most", 1e-10),
+        claim_record(ABOUT, "gate-max", "How much?", "g", "largest gate", 0.25),
+        claim_record(ABOUT | {"level": "model", "layer": None}, "no-prefix-learns", "None.", "e",
+                     "mean", 0.5, "at most", 0.0, low=0.25, high=0.75),
     ]  # fmt: skip
+    groups = verdicts(rows)
+    assert [g.statement for g in groups] == ["How much?", "Nothing else.", "None."]
+    assert [row.value for row in groups[0].rows] == ["1 − 1.0e-05", "0.25"]
+    exact, fails = groups[1].rows[0], groups[2].rows[0]
+    assert (exact.subject, exact.tolerance, exact.css) == ("kv, 10 slots", "≤ 1e-10", "holds")
+    assert exact.level == "head 0, layer 0" and fails.level == "whole model"
+    assert (fails.value, fails.css) == ("50.0 % [25.0, 75.0]", "fails")
 
 
-def test_a_result_that_is_not_shipped_is_none():
-    assert shipped_result("no-such-result", "fast") is None
+def test_the_section_has_every_claim_and_where_it_comes_from(evidence, claims, zoo):
+    own, whence = sections(evidence)
+    assert sum(len(part.rows) for part in own.parts) == len(claims) == len(own.numbers["claims"])
+    versions, settings, recipes = (part.table for part in whence.parts)
+    assert dict(versions.rows)["torch"] == torch.__version__
+    assert dict(settings.rows)["prefixes"] == ", ".join(zoo.prefixes)
+    assert len(recipes.rows) == 2 + len(zoo.prefixes)
+    assert provenance(evidence, evidence.result("claims"))[1] == settings

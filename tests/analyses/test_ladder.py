@@ -14,8 +14,6 @@ from analyses.scores import score_rows
 from analyses.study import Job
 from prefix_interp.tuning.content_blind import content_blind_hits
 from prefix_interp.tuning.evaluate import answer_logits
-from prefix_interp.tuning.prefixes import tune_prefix
-from prefix_interp.tuning.soft_prompts import tune_soft_prompt
 
 SIZES = replace(STUDY.protocols["smoke"], depths=(1,), long_depths=(1,), hard_slots=(1,))
 TOY = toy_name(1)
@@ -52,7 +50,7 @@ def test_what_was_saved_scores_as_recorded(kept, result):
         if (r["depth"], r["context"], r["steps"], r["task"], r["tuned_on"], r["method"])
         == (1, "soft suffix", 3, "sort_descending", "sort_descending", "context")
     ]  # fmt: skip
-    assert (prompt.after, prompt.level) == (10, "embedding")
+    assert (prompt.position, prompt.layers) == (10, "embedding")
     score = pi.evaluate(model, "sort_descending", prompt, n=SIZES.n_test)
     assert row["evaluation"] == score.to_dict()
     assert (row["position"], row["layers"]) == (10, "embedding")
@@ -61,17 +59,16 @@ def test_what_was_saved_scores_as_recorded(kept, result):
 def test_contexts_stand_where_they_say_while_they_are_tuned(kept):
     """Each tuned anew from its description, alone, on the toy that was kept: the same numbers."""
     model, task = kept.toy(TOY), "double_histogram"
-    common = {"preset": "smoke", "steps": SIZES.long_steps, "lr": SIZES.lrs[0], "progress": False}
-    again = {
-        **{f"prefix-{kind}": tune_prefix(model, task, 2, parameterization=kind, **common).prefix
-           for kind in ("residual", "kv")},
-        **{name: tune_soft_prompt(model, task, 2, after=after, level=level, **common).prompt
-           for name, after, level in (
-               ("soft-prompt", 0, "embedding"), ("soft-suffix", 10, "embedding"),
-               ("suffix-at-every-layer", 10, "layers"),
-           )},
-    }  # fmt: skip
-    for name, context in again.items():
+    recipe = pi.Recipe.from_preset("smoke", "prefix", steps=SIZES.long_steps, lr=SIZES.lrs[0])
+    prefixes = {f"prefix-{kind}": {"parameterization": kind} for kind in ("residual", "kv")}
+    prompts = {
+        "soft-prompt": {"position": 0, "layers": "embedding"},
+        "soft-suffix": {"position": 10, "layers": "embedding"},
+        "suffix-at-every-layer": {"position": 10, "layers": "all"},
+    }
+    for name, where in {**prefixes, **prompts}.items():
+        tune = pi.tune_prefix if name in prefixes else pi.tune_soft_prompt
+        context = tune(model, task, 2, recipe=recipe, progress=False, **where).context
         own = kept.context(TOY, f"1-layers-{task}-{name}-2-{SIZES.long_steps}-steps")
         assert type(own) is type(context)
         for key, tensor in context.tensors.items():

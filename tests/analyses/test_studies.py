@@ -1,7 +1,8 @@
 """What every study of the registry must be, whatever it measures."""
 
 import json
-from dataclasses import fields, is_dataclass, replace
+from copy import copy
+from dataclasses import fields, is_dataclass
 
 import pytest
 
@@ -9,7 +10,7 @@ from analyses.kept import work_key
 from analyses.registry import STUDIES
 from analyses.study import committed_result
 from prefix_interp.results import Result
-from prefix_interp.tuning.presets import PRESETS
+from prefix_interp.tuning.recipes import PRESETS
 from tests.analyses.test_study import changed
 
 NAMES = [study.name for study in STUDIES]
@@ -36,7 +37,10 @@ def others(value):
             nested = list(others(own))
         else:
             nested = [changed(own)]
-        yield from (replace(value, **{field.name: other}) for other in nested)
+        for other in nested:
+            protocol = copy(value)
+            object.__setattr__(protocol, field.name, other)  # whether it is allowed or not
+            yield protocol
 
 
 @every

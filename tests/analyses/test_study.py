@@ -35,7 +35,7 @@ def test_a_result_has_every_seed_in_order_and_says_what_it_was_made_with(tmp_pat
     assert [(r["seed"], r["name"]) for r in result.rows("names")] == [
         (3, "a"), (3, "b"), (1, "a"), (1, "b"),
     ]  # fmt: skip
-    assert result.settings["protocol"]["parts"] == ({"rates": (0.1, 0.2)},)
+    assert result.settings["protocol"]["parts"] == [{"rates": [0.1, 0.2]}]
     assert result.settings["about"] == "smoke" and "kept_old" not in result.settings
     assert result.timing["seeds_from_work"] == 0
 
@@ -84,10 +84,11 @@ def test_kept_models_are_handed_on_with_those_of_the_next_seed(tmp_path):
 
 def test_missing_models_are_named_before_any_work(tmp_path):
     run(SOURCE, tmp_path, seeds=(0,))
-    with pytest.raises(pi.PrefixInterpError, match="no seed 1 of source.*analyses source") as error:
+    with pytest.raises(pi.PrefixInterpError, match="no seed 1 of source") as error:
         run(USER, tmp_path)
     assert MEASURED == [] and "\n" not in str(error.value)
-    with pytest.raises(pi.PrefixInterpError, match="which user needs"):
+    assert "python -m analyses source --preset smoke" in str(error.value)
+    with pytest.raises(pi.PrefixInterpError, match="work=None has no source for user"):
         run(USER, None)
 
 

@@ -1,42 +1,41 @@
-import json
-
 import pytest
+from matplotlib.figure import Figure
 
 import prefix_interp as pi
-from prefix_interp.experiments.table1 import (
-    NEW,
-    OLD,
-    SWEEPS,
-    table1_seed,
-)
-from prefix_interp.results import committed_result
+from analyses.report.evidence import Evidence
+from analyses.study import committed_result, finished_seed
+from analyses.table1 import STUDY
+from analyses.table1.measure import FINE_TUNED, NEW, OLD, PRETRAINED, PROTOCOLS
+from analyses.table1.section import sections, sweep_figure
+from analyses.table1.tables import main_table, more_table, readme_block, sweep_rows, table1_rows
+from prefix_interp.prefixes.prefix import load_prefixes
+from prefix_interp.views.style import data_uri, svg
+from tests.analyses.made_up import made_up_table1
+
+SWEEPS = PROTOCOLS["smoke"].sweeps
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    return tmp_path_factory.mktemp("work")
+def made_up():
+    return made_up_table1(learned=0.2)
 
 
-@pytest.fixture(scope="module")
-def smoke(work):
-    return table1_seed(0, "smoke", str(work))
-
-
+@pytest.mark.slow
 def test_every_row_says_what_it_is(smoke):
-    rows = smoke["records"]
-    swept = sum(len(s.lrs) for s in SWEEPS["smoke"])
-    assert len(rows) == 2 * (2 + swept + 3 * len(SWEEPS["smoke"]))
+    rows = smoke("table1").rows()
+    swept = sum(len(s.lrs) for s in SWEEPS)
+    assert len(rows) == 2 * (2 + swept + 3 * len(SWEEPS))
     for row in rows:
         assert row["task"] in (OLD, NEW)
         assert (row["parameterization"] is None) == row["method"].endswith(("trained", "tuned"))
         assert row["baseline"] == ("masked" if row["parameterization"] is None else "prefix")
-    json.dumps(rows, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_the_chosen_rate_has_the_lowest_training_loss(smoke):
-    for sweep in SWEEPS["smoke"]:
+    for sweep in SWEEPS:
         own = [
-            r for r in smoke["records"]
+            r for r in smoke("table1").rows()
             if r["method"] == "prefix" and r["task"] == NEW and r["n_slots"] == sweep.n_slots
             and r["parameterization"] == sweep.parameterization
         ]  # fmt: skip
@@ -44,46 +43,111 @@ def test_the_chosen_rate_has_the_lowest_training_loss(smoke):
         assert chosen["train_loss"] == min(r["train_loss"] for r in own)
 
 
-def test_a_finished_seed_is_taken_from_the_work_folder(smoke, work):
-    assert table1_seed(0, "smoke", str(work)) == smoke | {"from_work": True}
-    # Without the final file the checkpoints of each stage give the same rows again.
-    (work / "seed-0" / "records.json").unlink()
-    again = table1_seed(0, "smoke", str(work))
-    assert again["records"] == smoke["records"] and again["seconds"] != smoke["seconds"]
+@pytest.mark.slow
+def test_the_zoo_gets_the_models_and_the_best_prefixes_that_were_scored(smoke, tmp_path):
+    rows = smoke("table1").rows()
+    kept = finished_seed(STUDY, "smoke", 0, work=smoke.work)
+    folders = STUDY.exports(kept, tmp_path)
+    assert all((folder / "model.json").exists() for folder in folders[:2])
+    n_test = PROTOCOLS["smoke"].n_test
+    for name, method, task in ((PRETRAINED, "pretrained", OLD), (FINE_TUNED, "fine-tuned", NEW)):
+        score = pi.evaluate(pi.load_toy(tmp_path / name), task, n=n_test)
+        (row,) = [r for r in rows if (r["method"], r["task"]) == (method, task)]
+        assert score.loss.value == row["evaluation"]["loss"]["value"]
+    prefixes = load_prefixes(tmp_path / PRETRAINED)
+    assert set(prefixes) == {
+        NEW, f"{NEW}-residual-2", f"{NEW}-kv-1", f"{NEW}-kv-2",
+    }  # fmt: skip
+    model = pi.load_toy(tmp_path / PRETRAINED)
+    for prefix in prefixes.values():
+        (row,) = [
+            r for r in rows
+            if r["method"] == "prefix" and r["chosen"] and r["task"] == NEW
+            and (r["parameterization"], r["n_slots"]) == (prefix.parameterization, prefix.n_slots)
+        ]  # fmt: skip
+        score = pi.evaluate(model, NEW, prefix, n=n_test)
+        assert score.loss.value == row["evaluation"]["loss"]["value"]
 
 
-@pytest.mark.parametrize("preset", ["fast", "paper"])
-def test_the_committed_table_reaches_what_was_asked(preset):
-    result = committed_result("table1", preset)
-    table = result.to_dataframe()
-    value = "evaluation.exact_match.value"
+def test_rows_count_chosen_rates_only(made_up):
+    rows = table1_rows(made_up)
+    kinds = [(r["method"], r["parameterization"], r["n_slots"]) for r in rows]
+    assert kinds[:2] == [("pretrained", None, None), ("fine-tuned", None, None)]
+    assert kinds[2] == ("prefix", "residual", 1)
+    kv = next(r for r in rows if r["method"] == "prefix" and r["n_slots"] == 10)
+    assert kv[NEW]["exact_match"]["mean"] == pytest.approx(0.2)
+    assert kv["lrs"] == [{"lr": 0.1, "seeds": 3}] and kv["paper"] is None
+    assert next(r for r in rows if r["method"] == "pretrained")["paper"][OLD] == (91, 5)
 
-    def mean(method, task):
-        own = table[(table["method"] == method) & (table["task"] == task)]
-        assert sorted(own["seed"]) == list(result.seeds)
-        return own[value].mean()
 
-    assert len(result.seeds) >= (10 if preset == "fast" else 3)
-    if preset == "fast":
-        assert mean("pretrained", OLD) >= 0.91 and mean("fine-tuned", NEW) >= 0.85
-        assert result.timing["wall_s"] < 40 * 60
-    prefixes = table[(table["method"] == "prefix") & (table["task"] == NEW)]
-    residual = prefixes[prefixes["parameterization"] == "residual"]
-    one_slot = residual[residual["n_slots"] == 1]
-    assert (one_slot[value] == 0).all(), "the paper's own setting: 0 +- 0 at every rate"
+def test_sweep_rows_have_every_rate_once(made_up):
+    rows = sweep_rows(made_up)
+    assert [(r["n_slots"], r["lr"], r["chosen"]) for r in rows] == [
+        (1, 0.01, 0), (1, 0.1, 3), (10, 0.01, 0), (10, 0.1, 3),
+    ]  # fmt: skip
+    assert rows[3]["exact_match"]["mean"] == pytest.approx(0.2)
+    assert sweep_rows(made_up, OLD)[3]["exact_match"]["mean"] == 0
+
+
+def test_text_tables_put_each_number_in_its_column(made_up):
+    rows = table1_rows(made_up)
+    table = main_table(rows)
+    row = dict(zip(table.header, table.rows[0], strict=True))
+    assert row["Model"] == "pretrained" and row["Paper (%)"] == "0 ± 0"  # the later of two
+    assert row["Exact match, ascending (%)"].startswith("92.0 ± 2.0\n[")
+    assert row["Test loss, descending (nats)"].startswith("2 ± 0")
+    more = more_table(rows)
+    kv = next(r for r in more.rows if r[:2] == ("prefix", "kv, 10 slots"))
+    assert kv[2:5] == ("3", "0.1 (3)", "20.0 to 20.0")
+
+
+def test_the_readme_has_ours_beside_the_paper_without_controls(made_up):
+    block = readme_block(Evidence([made_up, made_up_table1(learned=0.3, preset="paper")]))
+    lines = block.splitlines()
+    assert len(lines) == 2 + 4 and "random" not in block
+    assert lines[0].count("3 seeds") == 2
+    cells = [cell.strip() for cell in lines[-1].strip("|").split("|")]
+    assert cells == ["prefix, kv, 10 slots", "", "", "0.0 ± 0.0", "20.0 ± 0.0", "1.80",
+                     "0.0 ± 0.0", "30.0 ± 0.0", "1.70"]  # fmt: skip
+    assert "91 ± 5" in lines[2] and "92.0 ± 2.0" in lines[2]
+    assert "paper`" not in readme_block(Evidence([made_up])).splitlines()[0]
+
+
+def test_sweep_lines_are_the_means_over_seeds(made_up):
+    figure = sweep_figure(sweep_rows(made_up))
+    exact = figure.axes[0].lines
+    assert [line.get_label() for line in exact] == ["residual, 1 slot", "kv, 10 slots"]
+    assert exact[1].get_ydata() == pytest.approx([0.0, 0.2])
+    assert exact[1].get_xdata() == pytest.approx([0.01, 0.1])
+    assert isinstance(figure, Figure) and svg(figure) == svg(sweep_figure(sweep_rows(made_up)))
+
+
+def test_a_sweep_of_nothing_is_refused():
+    with pytest.raises(pi.PrefixInterpError, match="rows has 0 kinds"):
+        sweep_figure([])
+
+
+def test_sections_show_the_table_the_rates_and_what_is_missing(made_up):
+    table, rates = sections(Evidence([made_up]))
+    assert table.parts[0].table == main_table(table1_rows(made_up))
+    assert "3 seeds" in table.parts[0].text and "3200 unseen" in table.parts[0].text
+    assert "about 0.12 %" in table.parts[1].text
+    assert "table1 --preset paper makes it" in table.parts[2].text
+    assert list(table.numbers) == ["fast rows", "fast sweep"]
+    assert rates.parts[0].src == data_uri(sweep_figure(sweep_rows(made_up)))
 
 
 def test_the_zoo_is_seed_0_of_the_committed_table():
-    model = pi.load_toy("sort-ascending-1l1h")
-    rows = committed_result("table1", "fast").records
+    model = pi.load_toy(PRETRAINED)
+    rows = committed_result("table1").rows()
     first = [r for r in rows if r["seed"] == 0]
     (row,) = [r for r in first if r["method"] == "pretrained" and r["task"] == OLD]
     score = pi.evaluate(model, OLD, seed=0)
     assert score.exact_match == pytest.approx(row["evaluation"]["exact_match"]["value"], abs=1e-3)
-    for key, prefix in pi.load_prefixes("sort-ascending-1l1h").items():
+    for key, prefix in pi.load_prefixes(PRETRAINED).items():
         (row,) = [
-            r for r in rows
-            if r["seed"] == 0 and r["method"] == "prefix" and r["task"] == NEW and r["chosen"]
+            r for r in first
+            if r["method"] == "prefix" and r["task"] == NEW and r["chosen"]
             and r["parameterization"] == prefix.parameterization
             and r["n_slots"] == prefix.n_slots
         ]  # fmt: skip

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-import torch
-
 import prefix_interp as pi
 from analyses.kept import Kept
 from analyses.report.sections import Section
@@ -56,8 +54,7 @@ def total(kept: Kept):
 
 
 def tensors(context):
-    found = context.vectors, getattr(context, "keys", None), getattr(context, "values", None)
-    return [x for x in found if isinstance(x, torch.Tensor)]
+    return list(context.tensors.values())
 
 
 def section(evidence):

@@ -2,8 +2,13 @@
 
 import torch
 
+import prefix_interp as pi
+from prefix_interp.prefixes.baselines import masked_hooks
 from prefix_interp.tasks import Batch
-from tests.helpers import tokens_for
+from tests.helpers import raw_model, tokens_for
+
+N, POS = 2, 4  # slots and content positions of `made`
+LINEAR = dict(attn_only=True, normalization_type=None)
 
 ARCHITECTURES = {
     "plain": {},
@@ -35,3 +40,20 @@ def log_prob(logits, batch):
         logs = [row[a] - row.exp().sum().log() for row, a in zip(example, answers, strict=True)]
         rows.append(sum(logs) / n_out)
     return torch.stack(rows)
+
+
+def made(n_layers=2, gain=1.0, std=1.0, seed=1, **settings):
+    """Return a random model, a prefix of two slots and a batch."""
+    model = raw_model(seed, gain=gain, n_layers=n_layers, **settings)
+    prefix = pi.Prefix.random(model, N, 2, "kv", std=std)
+    return model, prefix, batch_for(model, length=POS)
+
+
+def slots_run(model, prefix, batch, base, hooks):
+    """Return the answers' log-probabilities, the prefix standing in slots."""
+    with torch.no_grad():
+        if base == "off":
+            hooks = [*masked_hooks(model, N), *hooks]
+            return log_prob(model.run_with_hooks(batch.tokens, fwd_hooks=hooks), batch)
+        with pi.attach(model, prefix):
+            return log_prob(model.run_with_hooks(batch.tokens, fwd_hooks=hooks), batch)

@@ -51,23 +51,23 @@ def case(seed=0, slots=SLOTS, **overrides):
 
 
 def circuit_of(pair, **settings):
-    batch = pi.Batch(pair.pair.tokens, pair.target.answers, torch.zeros(BATCH).long())
+    batch = pi.Batch(pair.tokens, pair.target.answers, torch.zeros(BATCH).long())
     settings = dict(n_random=3, progress=False) | settings
-    return find_circuit(pair.model, pair.pair.prefix, batch, **settings)
+    return find_circuit(pair.model, pair.prefix, batch, **settings)
 
 
 # The oracle: one circuit at a time, the other injection, and a plain hook for each node.
 
 
 def off_activations(pair):
-    seen, n = {}, pair.pair.prefix.n_slots
+    seen, n = {}, pair.n_slots
 
     def read(x, hook):
         seen[hook.name] = x[:, n:]
 
     hooks = [*masked_hooks(pair.model, n), (lambda name: name.endswith(("_z", "mlp_out")), read)]
     with torch.no_grad():
-        pair.model.run_with_hooks(pair.pair.tokens, fwd_hooks=hooks)
+        pair.model.run_with_hooks(pair.tokens, fwd_hooks=hooks)
     return seen
 
 
@@ -83,7 +83,7 @@ def holding(node, off, n):
 
 def one_by_one(pair, inside, nodes, closed=(), more=()):
     """The log-probabilities of one circuit; `closed` are gates (layer, head, slot)."""
-    n, cfg = pair.pair.prefix.n_slots, pair.model.cfg
+    n, cfg = pair.n_slots, pair.model.cfg
     out, off = [node for node in nodes if node not in inside], off_activations(pair)
     gates = torch.ones(cfg.n_layers, cfg.n_heads, n, dtype=torch.float64)
     for layer, head, slot in closed:
@@ -92,8 +92,8 @@ def one_by_one(pair, inside, nodes, closed=(), more=()):
         if node.kind == "slot":
             gates[node.layer, :, node.index] = 0
     hooks = [holding(node, off, n) for node in out if node.kind != "slot"]
-    with torch.no_grad(), pi.attach(pair.model, pair.pair.prefix, gates=gates):
-        logits = pair.model.run_with_hooks(pair.pair.tokens, fwd_hooks=[*hooks, *more])
+    with torch.no_grad(), pi.attach(pair.model, pair.prefix, gates=gates):
+        logits = pair.model.run_with_hooks(pair.tokens, fwd_hooks=[*hooks, *more])
     found = []
     for rows, answers in zip(logits[:, -N_OUT:], pair.target.answers, strict=True):
         each = [row[a] - row.logsumexp(0) for row, a in zip(rows, answers, strict=True)]
@@ -109,7 +109,7 @@ def loop_share(pair, inside, nodes, **cut):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_stack_of_circuits_is_a_loop_over_them(name):
     pair = case(**MODELS[name])
-    nodes = circuit_nodes(pair.model, pair.pair.prefix)
+    nodes = circuit_nodes(pair.model, pair.prefix)
     rng = derive_generator(3, name)
     keep = torch.rand(6, len(nodes), generator=rng) < 0.6
     values = circuit_metrics(pair, keep)["log_prob"]
@@ -123,7 +123,7 @@ def test_a_stack_of_circuits_is_a_loop_over_them(name):
 def test_all_nodes_are_the_prefixed_run_and_none_the_run_without(name):
     pair = case(**MODELS[name])
     for kinds in (("head", "mlp", "slot"), ("head",), ("slot",), ("mlp", "slot")):
-        nodes = circuit_nodes(pair.model, pair.pair.prefix, kinds)
+        nodes = circuit_nodes(pair.model, pair.prefix, kinds)
         keep = torch.tensor([[True] * len(nodes), [False] * len(nodes)])
         values = circuit_metrics(pair, keep, nodes)["log_prob"]
         assert_close(values[0], pair.on["log_prob"], 1e-10)
@@ -132,7 +132,7 @@ def test_all_nodes_are_the_prefixed_run_and_none_the_run_without(name):
 
 
 def test_nodes_are_heads_mlps_and_slots_of_every_layer():
-    names = lambda pair, *k: [n.name for n in circuit_nodes(pair.model, pair.pair.prefix, *k)]  # noqa: E731
+    names = lambda pair, *k: [n.name for n in circuit_nodes(pair.model, pair.prefix, *k)]  # noqa: E731
     assert names(case()) == [
         "head 0.0", "head 0.1", "mlp 0", "slot 0.0", "slot 0.1",
         "head 1.0", "head 1.1", "mlp 1", "slot 1.0", "slot 1.1",
@@ -150,7 +150,7 @@ def test_a_node_is_its_name(node):
     "name", ["head 0", "mlp 0.1", "slot a.0", "heads 0.1", "head 0.1.2", "", "head -1.0", "head ²"]
 )
 def test_other_names_are_refused(name):
-    with pytest.raises(PrefixInterpError, match="is no node"):
+    with pytest.raises(PrefixInterpError, match="is not a node"):
         Node.parse(name)
     with pytest.raises(PrefixInterpError, match="does not go with"):
         Node("mlp", 0, 1)
@@ -158,7 +158,7 @@ def test_other_names_are_refused(name):
 
 def test_exhaustive_search_is_brute_force():
     pair = case(seed=4, n_layers=1)
-    nodes = circuit_nodes(pair.model, pair.pair.prefix)
+    nodes = circuit_nodes(pair.model, pair.prefix)
     subsets = [
         s for k in range(len(nodes) + 1) for s in itertools.combinations(nodes, k)
     ]  # by size  # fmt: skip
@@ -180,7 +180,7 @@ def test_exhaustive_search_is_brute_force():
 
 def test_every_number_of_a_circuit_is_that_of_a_loop():
     pair = case(seed=4, n_layers=1)
-    circuit, nodes = circuit_of(pair, threshold=0.5), circuit_nodes(pair.model, pair.pair.prefix)
+    circuit, nodes = circuit_of(pair, threshold=0.5), circuit_nodes(pair.model, pair.prefix)
     inside = circuit.nodes
     assert 0 < len(inside) < len(nodes)
     whole = loop_share(pair, inside, nodes)
@@ -207,7 +207,7 @@ def test_every_number_of_a_circuit_is_that_of_a_loop():
 
 def test_backward_search_drops_the_best_node_at_each_step():
     pair = case(seed=4, n_layers=1)
-    nodes = circuit_nodes(pair.model, pair.pair.prefix)
+    nodes = circuit_nodes(pair.model, pair.prefix)
     circuit = circuit_of(pair, search="backward", threshold=0.7)
     assert circuit.search == "backward"
     sets = [set(point.nodes) for point in circuit.sizes]
@@ -257,7 +257,7 @@ def test_cut_edges_are_those_of_split_inputs(name):
     """The oracle patches TransformerLens's own separate inputs of heads and MLPs."""
     pair = case(**(MODELS[name] | dict(use_split_qkv_input=True, use_hook_mlp_in=True)))
     model, n = pair.model, SLOTS
-    nodes = circuit_nodes(model, pair.pair.prefix)
+    nodes = circuit_nodes(model, pair.prefix)
     inside = [node for node in nodes if node.name not in ("head 0.1", "slot 1.0")]
     links = circuit_links(pair, inside)
     values = cut_links(pair, nodes, inside, links)["log_prob"]
@@ -297,7 +297,7 @@ def test_cut_edges_are_those_of_split_inputs(name):
 
 def test_edges_run_to_what_reads_their_source():
     pair = case()
-    nodes = circuit_nodes(pair.model, pair.pair.prefix)
+    nodes = circuit_nodes(pair.model, pair.prefix)
     names = lambda links: {(s.name, t.name if t else LOGITS) for s, t in links}  # noqa: E731
     assert names(circuit_links(pair, nodes)) == {
         *((f"slot {i}.{s}", f"head {i}.{h}") for i in range(2) for s in range(2) for h in range(2)),
@@ -318,7 +318,7 @@ def test_edges_run_to_what_reads_their_source():
 
 def test_edges_of_the_result_are_what_is_lost_when_they_are_cut():
     pair = case(seed=4, n_layers=1)
-    circuit, nodes = circuit_of(pair, threshold=0.5), circuit_nodes(pair.model, pair.pair.prefix)
+    circuit, nodes = circuit_of(pair, threshold=0.5), circuit_nodes(pair.model, pair.prefix)
     slots = [e for e in circuit.edges if e.source.startswith("slot")]
     assert slots
     for edge in slots:
@@ -366,8 +366,8 @@ def test_curves_hold_every_draw_and_end_at_both_runs():
 
 def test_a_circuit_is_measured_again_on_other_examples():
     pair = case(seed=4, n_layers=1)
-    circuit, nodes = circuit_of(pair, threshold=0.5), circuit_nodes(pair.model, pair.pair.prefix)
-    other = contrast(pair.model, pair.pair.prefix, batch_for(pair.model, seed=9, n=5))
+    circuit, nodes = circuit_of(pair, threshold=0.5), circuit_nodes(pair.model, pair.prefix)
+    other = contrast(pair.model, pair.prefix, batch_for(pair.model, seed=9, n=5))
     found = circuit.faithfulness(other)
     assert found.value == pytest.approx(loop_share(other, circuit.nodes, nodes), abs=1e-9)
     assert found.value != pytest.approx(circuit.faithfulness().value)
@@ -384,13 +384,13 @@ def test_a_circuit_is_not_measured_on_what_it_does_not_fit():
     pair = case(n_layers=1)
     circuit = circuit_of(pair)
     batch = batch_for(pair.model)
-    with pytest.raises(PrefixInterpError, match="pair is of the model"):
+    with pytest.raises(PrefixInterpError, match="contrast is of the model"):
         circuit.faithfulness(case(n_layers=1, seed=8))
     longer = pi.Prefix.random(pair.model, SLOTS + 1)
     with pytest.raises(PrefixInterpError, match="a prefix of 3 slots"):
         circuit.completeness(contrast(pair.model, longer, batch))
-    with pytest.raises(PrefixInterpError, match="pair measures kl but the circuit log_prob"):
-        circuit.faithfulness(contrast(pair.model, pair.pair.prefix, batch, metrics=("kl",)))
+    with pytest.raises(PrefixInterpError, match="contrast measures kl but the circuit log_prob"):
+        circuit.faithfulness(contrast(pair.model, pair.prefix, batch, metrics=("kl",)))
 
 
 def test_the_interval_is_that_of_a_ratio_of_means():

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prefix_interp as pi
@@ -32,7 +32,7 @@ def test_both_runs_are_those_of_attach_and_of_the_masked_baseline(name):
     assert pair.n_out == 2 and pair.n_batch == 2 and pair.model is model
 
 
-@settings(derandomize=True, deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25)
 @given(architectures(), st.integers(0, 99), st.integers(1, 3), st.integers(1, 6), st.data())
 def test_an_intervention_that_does_nothing_changes_nothing(arch, seed, n_slots, length, data):
     """Wherever a run is resumed, on every architecture, from both runs."""
@@ -110,7 +110,7 @@ def test_activations_stand_on_the_content():
     for state in ("on", "off"):
         pattern = pair.activation(state, Site.PATTERN, 1)
         assert pattern.shape[-2:] == (length, length)
-        whole = getattr(pair.pair, state)[Site.PATTERN.at(1)]
+        whole = getattr(pair.runs, state)[Site.PATTERN.at(1)]
         assert_close(pattern.sum(-1), 1 - whole[..., :n].sum(-1))
         assert pair.activation(state, Site.Z, 0).shape[1] == length
     with pytest.raises(pi.PrefixInterpError, match="state='held' is unknown"):
@@ -156,6 +156,79 @@ def test_nothing_is_left_behind_even_by_a_hook_that_fails():
         with pytest.raises(RuntimeError, match="mine"):
             pair.run("on", 1, lambda _: [(Site.Z.at(1), fail)], after_attention=after)
         assert forward_hooks(model) == before
+
+
+def whole_passes(model, monkeypatch):
+    """Count the runs of the model from its first layer on."""
+    seen, forward = [], model.forward
+
+    def counted(*args, start_at_layer=None, **more):
+        seen.extend([1] * (start_at_layer is None))
+        return forward(*args, start_at_layer=start_at_layer, **more)
+
+    monkeypatch.setattr(model, "forward", counted)
+    return seen
+
+
+QUESTIONS = {
+    "patch_heads": dict(progress=False),
+    "patch_sites": dict(progress=False),
+    "patch_slots": dict(progress=False, direction="noise"),
+    "attribution_patch": dict(metrics=("kl",), direction="denoise"),
+    "integrated_gradients": dict(progress=False, tolerance=0.5, over="z"),
+    "head_elicitation": dict(progress=False, n_random=2, metric="logit_difference"),
+    "find_circuit": dict(progress=False, n_random=1),
+}
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_several_questions_cost_one_set_of_runs(name, monkeypatch):
+    model, prefix, batch, pair = made()
+    ask, options = getattr(pi, name), QUESTIONS[name]
+    seen = whole_passes(model, monkeypatch)
+    expected = ask(model, prefix, batch, **options)
+    alone = len(seen)
+    seen.clear()
+    found = ask(model, prefix, pair, **options)
+    assert alone - len(seen) == 3, "with the prefix, without it, and held"
+    assert found.to_dataframe().equals(expected.to_dataframe())
+
+
+def test_a_contrast_at_hand_has_other_metrics_without_a_run(monkeypatch):
+    model, prefix, batch, pair = made()
+    expected = contrast(model, prefix, batch, metrics=("kl", "exact_match"))
+    seen = whole_passes(model, monkeypatch)
+    found = contrast(model, prefix, pair, metrics=("kl", "exact_match"))
+    assert not seen and found.runs is pair.runs
+    for state in ("on", "off"):
+        ours, theirs = getattr(found, state), getattr(expected, state)
+        assert list(ours) == ["kl", "exact_match"]
+        assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    assert list(pair.on) == ["log_prob"]
+
+
+def test_a_contrast_made_without_gradients_serves_those_who_need_them():
+    model, prefix, batch, _ = made()
+    with torch.inference_mode():
+        pair = contrast(model, prefix, batch)
+    found = pi.attribution_patch(model, prefix, pair)
+    assert torch.equal(found.effect(), pi.attribution_patch(model, prefix, batch).effect())
+
+
+def test_a_contrast_of_something_else_is_refused():
+    model, prefix, _, pair = made()
+    copy = pi.Prefix("kv", keys=prefix.keys.clone(), values=prefix.values.clone())
+    assert contrast(model, copy, pair).runs is pair.runs
+    others = [pi.Prefix.random(model, 2, 5, "kv"), pi.Prefix.random(model, 3, 0, "kv")]
+    for other in (*others, pi.Prefix.random(model, 2)):
+        with pytest.raises(pi.PrefixInterpError, match="is a contrast of another prefix"):
+            pi.patch_heads(model, other, pair, progress=False)
+    with pytest.raises(pi.PrefixInterpError, match="task is a contrast of the model"):
+        contrast(raw_model(seed=7), prefix.for_any_model(), pair)
+    with torch.no_grad():
+        model.W_U.mul_(2)
+    with pytest.raises(pi.PrefixInterpError, match="weights unchanged"):
+        contrast(model, prefix, pair)
 
 
 def test_bad_input(unchecked):

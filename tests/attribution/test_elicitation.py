@@ -11,11 +11,7 @@ import prefix_interp as pi
 from prefix_interp.attribution.coalitions import shapley_values
 from prefix_interp.attribution.contrast import contrast
 from prefix_interp.attribution.controls import head_effects, random_prefixes
-from prefix_interp.attribution.elicitation import (
-    bias_logit_attribution,
-    head_elicitation,
-    measure_elicitation,
-)
+from prefix_interp.attribution.elicitation import bias_logit_attribution, head_elicitation
 from prefix_interp.attribution.metrics import METRICS, Target
 from prefix_interp.attribution.patching import patch_heads
 from prefix_interp.estimates import bootstrap_interval
@@ -44,9 +40,7 @@ def batch_for(model, n=N, n_out=OUT, seed=0):
 
 
 def measured(model, prefix, batch, **settings):
-    return measure_elicitation(
-        model, prefix, batch, **(dict(n_random=2, progress=False) | settings)
-    )
+    return head_elicitation(model, prefix, batch, **(dict(n_random=2, progress=False) | settings))
 
 
 def loop_coalition(pair, batch, direction, metric, layer, head, coalition):
@@ -112,7 +106,7 @@ def test_every_part_is_the_mean_over_orders_of_putting_it_in(variant, direction)
     assert_far(found.propagated[1], torch.zeros(2, N), 0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     architectures(),
     st.integers(0, 99),
@@ -138,7 +132,7 @@ def test_the_parts_add_up_to_the_total(architecture, seed, direction, metric, dt
 
 
 @given(st.integers(1, 4), st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_shapley_values_are_means_over_orders(n_players, seed):
     rng = torch.Generator().manual_seed(seed)
     values = torch.randn(1 << n_players, 3, generator=rng, dtype=torch.float64)
@@ -181,9 +175,9 @@ def test_logit_attribution_is_the_change_when_the_bias_is_taken_out(variant):
     model = raw_model(seed=4, n_layers=2, **VARIANTS[variant])
     prefix, batch = pi.Prefix.random(model, SLOTS, seed=5), batch_for(model)
     pair = contrast(model, prefix, batch)
-    parts = pi.decompose_attention(pair.pair)
+    parts = pi.decompose_attention(pair.runs)
     found = bias_logit_attribution(pair, parts)
-    cache = pair.pair.on
+    cache = pair.runs.on
     for layer, head in itertools.product(range(2), range(2)):
         block = model.blocks[layer]
         without = cache[Site.Z.at(layer)].clone()
@@ -319,7 +313,7 @@ def test_random_prefixes_have_the_norms_and_shapes_they_should(example):
 def test_the_seed_decides_everything(example):
     model, prefix, _, batch = example
     tables = [
-        head_elicitation(model, prefix, batch, n_random=2, seed=seed, progress=False)
+        head_elicitation(model, prefix, batch, n_random=2, seed=seed, progress=False).to_dataframe()
         for seed in (0, 0, 1)
     ]
     assert tables[0].equals(tables[1])
@@ -330,7 +324,8 @@ def test_the_seed_decides_everything(example):
 def test_tasks_go_by_name():
     model = toy(n_layers=1, n_content=19, d_vocab=11, attn_only=True)
     prefix = pi.Prefix.random(model, 2, seed=1)
-    table = head_elicitation(model, prefix, "add_one", n=4, n_random=2, progress=False)
+    found = head_elicitation(model, prefix, "add_one", n=4, n_random=2, progress=False)
+    table = found.to_dataframe()
     batch = pi.get_task("add_one").sample(4, split="test", seed=0)
     effect = patch_heads(model, prefix, batch, progress=False).effect()[0].mean(-1)
     assert table["effect"].tolist() == pytest.approx(effect.tolist())

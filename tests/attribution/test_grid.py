@@ -68,3 +68,12 @@ def test_unknown_metric():
     for ask in (grid("noise").effect, grid("noise").recovered):
         with pytest.raises(pi.PrefixInterpError, match="metric='loss' is unknown"):
             ask("loss")
+
+
+def test_the_first_metric_stands_for_none():
+    g = grid("denoise")
+    assert g.metric_names == ("log_prob", "kl")
+    assert (g.effect() == g.effect("log_prob")).all()
+    only = PatchGrid("denoise", "z", g.axes, {"kl": g.values["kl"]}, g.on, g.off)
+    assert (only.effect() == g.effect("kl")).all()
+    assert (only.recovered() == g.recovered("kl")).all()

@@ -8,6 +8,7 @@ from prefix_interp.attribution.metrics import (
     METRICS,
     Target,
     answer_log_prob,
+    choose_metric,
     choose_metrics,
     exact_match,
     kl_to_prefixed,
@@ -106,3 +107,14 @@ def test_metrics_by_name_and_of_your_own():
         choose_metrics(["logprob"])
     with pytest.raises(pi.PrefixInterpError, match="is empty"):
         choose_metrics([])
+
+
+def test_one_metric_is_one():
+    mine = {"mine": lambda logits, _: logits.sum((-1, -2))}
+    assert choose_metric("kl") == {"kl": METRICS["kl"]} and choose_metric(mine) == mine
+    with pytest.raises(pi.PrefixInterpError, match=r"metric='klll' is unknown.*did you mean 'kl'"):
+        choose_metric("klll")
+    with pytest.raises(pi.PrefixInterpError, match="are several; give one"):
+        choose_metric(METRICS)
+    with pytest.raises(pi.PrefixInterpError, match="is empty"):
+        choose_metric({})

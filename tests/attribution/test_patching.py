@@ -116,7 +116,7 @@ def test_the_pattern_is_patched_as_by_a_plain_hook(name, direction):
 def test_a_pattern_without_values_is_the_gate_without_the_bias():
     model, prefix, batch = made("attention-only", n_layers=1)
     pair = contrast(model, prefix, batch)
-    parts = pi.decompose_attention(pair.pair)
+    parts = pi.decompose_attention(pair.runs)
     grid = patch_heads(model, prefix, batch, site="pattern", progress=False)
     for head in range(2):
         given = parts.scaled_base[0].transpose(1, 2)
@@ -191,7 +191,7 @@ def test_patches_of_all_sorts_in_one_call_come_back_in_order():
     ]  # fmt: skip
     whole = patch_cells(pair, cells, "noise", progress=False)["log_prob"]
     for cell, value in zip(cells, whole, strict=True):
-        given = pair.pair.off[cell.site.at(cell.layer)]
+        given = pair.runs.off[cell.site.at(cell.layer)]
         hook = cell.site.at(cell.layer), overwrite(given, cell.head, cell.pos)
         assert_close(value, one_by_one(model, prefix, batch, "noise", [hook]))
 

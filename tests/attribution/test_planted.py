@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import prefix_interp as pi
-from prefix_interp.attribution.elicitation import measure_elicitation
+from prefix_interp.attribution.elicitation import head_elicitation
 from prefix_interp.attribution.planted import plant
 from tests.helpers import assert_close
 
@@ -79,7 +79,7 @@ def test_the_planted_head_is_found_in_every_seed(direction):
         toy = planted(seed)
         for skill in SKILLS if direction == "denoise" else [seed % 4]:
             batch, prefix = toy.batch(skill, N), toy.prefixes[skill]
-            found = measure_elicitation(
+            found = head_elicitation(
                 toy.model, prefix, batch, direction=direction, n_random=9, seed=seed, progress=False
             )
             table = found.to_dataframe().set_index("head")
@@ -101,7 +101,7 @@ def test_methods_that_look_at_size_or_logits_pick_the_decoy():
             norms = parts.bias[0].norm(dim=-1)[..., -toy.n_in :]
             assert int(norms.mean(dim=(0, 2)).argmax()) == toy.decoys[0]
             assert toy.decoys[0] not in toy.heads
-        found = measure_elicitation(
+        found = head_elicitation(
             toy.model, toy.prefixes[0], toy.batch(0, N), n_random=2, progress=False
         )
         direct = found.logit_attribution[0].mean(-1)
@@ -115,7 +115,7 @@ def test_methods_that_look_at_size_or_logits_pick_the_decoy():
 def test_a_head_that_passes_on_what_an_earlier_one_found_is_credited_as_such(direction):
     for seed in SEEDS[:5]:
         toy, skill = planted(seed, 2), seed % 4
-        found = measure_elicitation(
+        found = head_elicitation(
             toy.model, toy.prefixes[skill], toy.batch(skill, N),
             direction=direction, n_random=9, progress=False,
         )  # fmt: skip

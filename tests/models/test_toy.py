@@ -7,7 +7,8 @@ from torch import nn
 
 import prefix_interp as pi
 from prefix_interp.models import toy as toy_module
-from prefix_interp.models.toy import clone, model_id, read_toy, reserved_slots, toy_config
+from prefix_interp.models.toy import clone, model_id, read_toy, reserved_slots, save_toy, toy_config
+from prefix_interp.models.zoo import list_toys
 from prefix_interp.storage import load_folder, save_folder
 from tests.helpers import assert_close, assert_far, raw_model, tokens_for, toy
 
@@ -161,7 +162,7 @@ def test_model_id_sees_every_parameter_and_nothing_else():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_save_and_load_give_the_same_bits(tmp_path, settings, dtype):
     model = toy(dtype=dtype, **settings)
-    path = pi.save_toy(model, tmp_path / "a" / "toy", {"seed": 3, "nested": {"x": [1.5, None]}})
+    path = save_toy(model, tmp_path / "a" / "toy", {"seed": 3, "nested": {"x": [1.5, None]}})
     loaded, metadata = read_toy(path)
     assert metadata == {"seed": 3, "nested": {"x": [1.5, None]}}
     assert toy_config(loaded) == toy_config(model) and model_id(loaded) == model_id(model)
@@ -178,7 +179,7 @@ def test_save_and_load_give_the_same_bits(tmp_path, settings, dtype):
 
 @pytest.mark.usefixtures("unchecked")
 def test_damaged_files_are_refused(tmp_path):
-    path = pi.save_toy(toy(), tmp_path / "toy")
+    path = save_toy(toy(), tmp_path / "toy")
     tensors, record = path / "model.safetensors", path / "model.json"
     data, text = tensors.read_bytes(), record.read_text()
 
@@ -216,7 +217,7 @@ def test_damaged_files_are_refused(tmp_path):
 
 @pytest.mark.usefixtures("unchecked")
 def test_foreign_but_intact_files_are_refused(tmp_path):
-    path = pi.save_toy(toy(), tmp_path / "toy")
+    path = save_toy(toy(), tmp_path / "toy")
     tensors, record = load_folder(path, "model")
     record = {k: v for k, v in record.items() if k != "sha256"}
     wrong = {
@@ -240,13 +241,13 @@ def test_a_file_in_the_way_leaves_nothing(tmp_path):
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file" / "toy"):
         with pytest.raises(pi.PrefixInterpError):
-            pi.save_toy(toy(), path)
+            save_toy(toy(), path)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_zoo():
-    names = pi.list_toys()
+    names = list_toys()
     assert "sort-ascending-1l1h" in names
     model = pi.load_toy("sort-ascending-1l1h")
     cfg = toy_config(model)

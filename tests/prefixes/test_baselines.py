@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import prefix_interp as pi
-from prefix_interp.prefixes.baselines import fast_baseline
+from prefix_interp.prefixes.baselines import baseline_pattern, fast_baseline
 from tests.helpers import assert_close, assert_far, raw_model, tokens_for, toy
 
 Site = pi.Site
@@ -132,3 +132,16 @@ def test_a_masking_that_has_no_effect_is_noticed(monkeypatch):
     model = raw_model()
     with pytest.raises(pi.PrefixInterpError, match="no effect"):
         pi.run_pair(model, pi.Prefix.random(model, 2), tokens_for(model))
+
+
+def test_a_baseline_pattern_is_that_of_the_masked_run():
+    model = toy(seed=1, n_layers=2)
+    tokens = tokens_for(model)
+    pair = pi.run_pair(model, pi.Prefix.random(model, 5), tokens)
+    for layer in range(2):
+        expected = pair.off[Site.PATTERN.at(layer)][..., -tokens.shape[1] :]
+        assert_close(baseline_pattern(model, tokens, layer), expected, 1e-12)
+    bare = raw_model(seed=1)
+    with torch.no_grad():
+        _, cache = bare.run_with_cache(tokens)
+    assert_close(baseline_pattern(bare, tokens), cache[Site.PATTERN.at(0)])

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prefix_interp as pi
@@ -14,9 +14,7 @@ from prefix_interp.prefixes.layout import offset_hooks
 from tests.helpers import architectures, assert_close, raw_model, tokens_for
 
 Site = pi.Site
-SOME = settings(
-    derandomize=True, deadline=None, max_examples=25, suppress_health_check=list(HealthCheck)
-)
+SOME = settings(max_examples=25)
 
 
 def drawn(shape, seed=0):

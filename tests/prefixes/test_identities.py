@@ -1,15 +1,14 @@
 """Eq. 6, eq. 7, the rank bound and the three injections, on random architectures in float64."""
 
 import torch
-from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
 import prefix_interp as pi
+from prefix_interp.prefixes.inject import prefix_cache
+from prefix_interp.theory.subspace import subspaces_of
 from tests.helpers import architectures, assert_close, raw_model, tokens_for
 
-EVERYTHING = settings(
-    derandomize=True, deadline=None, max_examples=200, suppress_health_check=list(HealthCheck)
-)
 prefix_settings = st.fixed_dictionaries(
     {
         "n_slots": st.integers(1, 6),
@@ -19,7 +18,6 @@ prefix_settings = st.fixed_dictionaries(
 )
 
 
-@EVERYTHING
 @given(
     architectures(),
     prefix_settings,
@@ -44,7 +42,7 @@ def test_the_theorem_and_the_three_injections(arch, spec, seed, biases, gain, ba
         with pi.attach(model, prefix, method):
             outputs[method] = model(tokens)
     if not arch.get("ungroup_grouped_query_attention"):  # TransformerLens has no cache for it
-        cache = pi.prefix_cache(model, prefix, batch)
+        cache = prefix_cache(model, prefix, batch)
         ones = torch.ones_like(tokens)
         outputs["cache"] = model(tokens, past_kv_cache=cache, attention_mask=ones)
     weights = torch.randn(outputs["slots"].shape, generator=torch.Generator().manual_seed(seed))
@@ -83,7 +81,6 @@ def test_the_theorem_and_the_three_injections(arch, spec, seed, biases, gain, ba
     assert_close(pair.held[pi.Site.Z.at(0)], pair.off[pi.Site.Z.at(0)], 1e-12)
 
 
-@settings(EVERYTHING)
 @given(architectures(), st.integers(1, 3), st.sampled_from(["residual", "kv"]), st.integers(0, 999))
 def test_a_bias_has_rank_n_s_a_head_and_n_s_n_heads_a_layer(arch, n, parameterization, seed):
     arch = arch | dict(d_model=24, d_head=8)
@@ -92,13 +89,12 @@ def test_a_bias_has_rank_n_s_a_head_and_n_s_n_heads_a_layer(arch, n, parameteriz
     model = raw_model(seed, **arch)
     tokens = tokens_for(model, batch=6, length=7, seed=seed)  # 42 rows
     prefix = pi.Prefix.random(model, n, seed=seed, parameterization=parameterization)
-    gate = pi.decompose_attention(pi.run_pair(model, prefix, tokens)).gate
+    parts = pi.decompose_attention(pi.run_pair(model, prefix, tokens))
     for layer in range(model.cfg.n_layers):
         # Without mass on the slots the bias is zero, and what is measured is the rounding of t.
-        assume(gate[layer].mean((0, 2)).min() > 1e-3)
-        for head in {0, model.cfg.n_heads - 1, None}:
-            space = pi.bias_subspace(model, prefix, tokens, layer=layer, head=head)
-            bound = n if head is not None else min(24, n * model.cfg.n_heads)
+        assume(parts.gate[layer].mean((0, 2)).min() > 1e-3)
+        *heads, whole = subspaces_of(parts, model, n, layer)
+        for space, bound in [(whole, min(24, n * len(heads))), *((each, n) for each in heads)]:
             assert space.bound == bound
             if bound < len(space.singular_values):
                 assert space.singular_values[bound] < 1e-10 * space.singular_values[0]

@@ -7,7 +7,13 @@ import torch
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 import prefix_interp as pi
-from prefix_interp.prefixes.inject import content_start, mixture_hooks, offset_hooks, slot_hooks
+from prefix_interp.prefixes.inject import (
+    content_start,
+    mixture_hooks,
+    offset_hooks,
+    prefix_cache,
+    slot_hooks,
+)
 from prefix_interp.prefixes.support import to_keys_values
 from tests.helpers import assert_close, assert_far, forward_hooks, raw_model, tokens_for, toy
 
@@ -149,7 +155,7 @@ def test_generation_token_by_token(method, positions):
     model = raw_model(seed=3, positional_embedding_type=positions)
     prefix, tokens = pi.Prefix.random(model, 3, seed=4), tokens_for(model)
     loop = cached = tokens
-    cache = pi.prefix_cache(model, prefix, 2)
+    cache = prefix_cache(model, prefix, 2)
     for _ in range(4):
         best = attached(model, prefix, loop, method)[:, -1].argmax(-1, keepdim=True)
         loop = torch.cat([loop, best], 1)
@@ -214,7 +220,7 @@ def test_a_users_hook_on_a_norm_never_sees_the_slots(model, prefix, tokens):
     with model.hooks(fwd_hooks=[("blocks.0.ln1.hook_scale", lambda x, hook: seen.append(x.shape))]):
         with pi.attach(model, prefix, "mixture"):
             model(tokens)
-        pi.prefix_cache(model, prefix, 2)
+        prefix_cache(model, prefix, 2)
     assert seen == [(2, 5, 1)] * 3  # for queries, keys and values
 
 
@@ -382,7 +388,7 @@ def test_models_that_no_prefix_fits_are_refused(arch, reason):
         lambda: pi.Prefix.random(model, 1),
         lambda: attached(model, prefix, tokens_for(model)),
         lambda: pi.run_pair(model, prefix, tokens_for(model)),
-        lambda: pi.prefix_cache(model, prefix, 2),
+        lambda: prefix_cache(model, prefix, 2),
     ):
         with pytest.raises(pi.PrefixInterpError, match=reason) as error:
             use()
@@ -404,10 +410,10 @@ def test_a_local_layer_list_that_is_all_global_is_fine():
 def test_the_cache_is_refused_where_transformerlens_has_none():
     model = raw_model(n_key_value_heads=1, ungroup_grouped_query_attention=True)
     with pytest.raises(pi.PrefixInterpError, match="ungroup_grouped_query_attention"):
-        pi.prefix_cache(model, pi.Prefix.random(model, 2), 2)
+        prefix_cache(model, pi.Prefix.random(model, 2), 2)
     with pytest.raises(pi.PrefixInterpError, match="use attach"):
         model = toy(n_prefix=2)
-        pi.prefix_cache(model, pi.Prefix.random(model, 3), 2)
+        prefix_cache(model, pi.Prefix.random(model, 3), 2)
 
 
 # --- toys keep their content where it was trained -----------------------------------------------

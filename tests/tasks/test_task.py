@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import prefix_interp as pi
+from prefix_interp.tasks import list_tasks
 from prefix_interp.tasks.task import FOUR_SKILLS, RULES, in_test_split
 
 ORACLES = {
@@ -36,7 +37,7 @@ def code(digits, n_digits=8):
     return sum(d * n_digits**i for i, d in enumerate(digits))
 
 
-@pytest.mark.parametrize("name", pi.list_tasks())
+@pytest.mark.parametrize("name", list_tasks())
 def test_answers_are_those_of_a_loop(name):
     task = pi.get_task(name)
     for split in ("train", "test", "all"):
@@ -51,7 +52,7 @@ def test_answers_are_those_of_a_loop(name):
 
 
 def test_the_names_are_the_papers():
-    assert pi.list_tasks() == [*RULES, "four_skills"] and set(RULES) == set(ORACLES)
+    assert list_tasks() == [*RULES, "four_skills"] and set(RULES) == set(ORACLES)
     assert pi.get_task("four_skills").rules == FOUR_SKILLS
 
 

@@ -34,7 +34,7 @@ def test_a_cache_changes_nothing(settings, seed):
     vectors = torch.randn(5, 1 + seed % 3, model.cfg.d_model, generator=rng).to(model.W_E)
     cached = soft_continuations(model, vectors, 4)
     seen = []
-    # A hook is shown whole sequences, as `attach_soft` would show it: nothing is cached.
+    # A hook is shown whole sequences, as `attach` would show it: nothing is cached.
     hook = (pi.Site.RESID_POST.at(0), lambda x, hook: seen.append(x.shape[1]))
     with model.hooks(fwd_hooks=[hook]):
         assert torch.equal(soft_continuations(model, vectors, 4), cached)

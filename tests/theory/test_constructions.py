@@ -6,7 +6,7 @@ import torch
 
 import prefix_interp as pi
 from prefix_interp.experiments.constructions import all_behaviours, random_behaviours
-from prefix_interp.prefixes.soft_inject import attach_soft
+from prefix_interp.prefixes.attach import attach
 from prefix_interp.tasks import Batch
 from prefix_interp.theory.constructions import (
     any_map,
@@ -56,7 +56,7 @@ def test_logits_are_those_of_the_weights(build, decoder):
     (behaviour,) = random_behaviours(built, 1, seed=1)
     prompt = built.encode(behaviour)
     tokens = torch.arange(1, built.n_in + built.n_out) % built.n_tokens
-    with torch.no_grad(), attach_soft(built.model, prompt, first=True):
+    with torch.no_grad(), attach(built.model, prompt, predict_first=True):
         logits = built.model(tokens[None])[0]
     expected = by_hand(built.model, prompt.vectors[0].numpy(), tokens.numpy())
     np.testing.assert_allclose(logits, expected[built.n_slots - 1 :], rtol=1e-9, atol=1e-9)
@@ -65,14 +65,14 @@ def test_logits_are_those_of_the_weights(build, decoder):
 @pytest.mark.parametrize("offset", [-0.5, 5.0])
 @every
 def test_greedy_runs_are_those_of_one_prompt_at_a_time(build, offset):
-    """Token by token through `attach_soft`, right or wrong; and one pass knows which."""
+    """Token by token through `attach`, right or wrong; and one pass knows which."""
     built = build(temperature=max(0.0, build().smallest_temperature + offset))
     behaviours = torch.cat([random_behaviours(built, 3, seed=2), built.hardest[None]])
     inputs = built.inputs()
     out = built.run(behaviours)
     for behaviour, rows in zip(behaviours, out, strict=True):
         tokens = inputs
-        with torch.no_grad(), attach_soft(built.model, built.encode(behaviour), first=True):
+        with torch.no_grad(), attach(built.model, built.encode(behaviour), predict_first=True):
             for _ in range(built.n_out):
                 following = built.model(tokens)[:, -1].argmax(-1, keepdim=True)
                 tokens = torch.cat([tokens, following], dim=1)
@@ -126,7 +126,7 @@ def test_caches_patches_and_figures_as_of_any_model():
     built = any_map(6)
     one, other = random_behaviours(built, 2, seed=5)
     tokens = built.inputs()
-    with torch.no_grad(), attach_soft(built.model, built.encode(other)):
+    with torch.no_grad(), attach(built.model, built.encode(other)):
         _, donor = built.model.run_with_cache(tokens)
     site, head = pi.Site.Z.at(0), built.heads.index("answer")
 
@@ -134,7 +134,7 @@ def test_caches_patches_and_figures_as_of_any_model():
         z[:, :, head] = donor[site][:, :, head]
         return z
 
-    with torch.no_grad(), attach_soft(built.model, built.encode(one)):
+    with torch.no_grad(), attach(built.model, built.encode(one)):
         logits = built.model.run_with_hooks(tokens, fwd_hooks=[(site, patch)])
     assert torch.equal(logits[:, -1].argmax(-1), other), "the head carries the behaviour"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import prefix_interp as pi
 from prefix_interp.experiments.constructions import all_behaviours, random_behaviours
-from prefix_interp.prefixes.soft_inject import attach_soft
+from prefix_interp.prefixes.attach import attach
 from prefix_interp.theory.constructions import any_map, any_map_to_sequences
 
 
@@ -25,7 +25,7 @@ def test_what_leaks_out_of_one_head_leaks_into_the_other():
     """selected = s + e_x at T = 0, where both heads attend uniformly."""
     built = any_map(5, temperature=0.0)
     table = torch.tensor([4, 0, 2, 1, 3])
-    with torch.no_grad(), attach_soft(built.model, built.encode(table)):
+    with torch.no_grad(), attach(built.model, built.encode(table)):
         _, cache = built.model.run_with_cache(built.inputs())
     resid = cache[pi.Site.RESID_MID.at(0)][:, 1, list(built.coordinates["selected"])]
     torch.testing.assert_close(resid, table / 5 + torch.eye(5, dtype=torch.float64))
@@ -50,14 +50,14 @@ def test_random_maps_to_ten_tokens():
     assert built.right(random_behaviours(built, 5, seed=0)).all()
 
 
-@settings(derandomize=True, deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(2, 8), st.integers(1, 5), st.integers(0, 999), st.floats(0.0, 8.0))
 def test_the_number_selected_is_the_one_derived(n_tokens, n_out, seed, temperature):
     """Coordinate x is 1 + s_k + d D, with D of the docstring, right or wrong."""
     built = any_map_to_sequences(n_tokens, n_out, temperature=temperature)
     (table,) = random_behaviours(built, 1, seed)
     tokens = torch.cat([built.inputs(), table[:, :-1]], dim=1)
-    with torch.no_grad(), attach_soft(built.model, built.encode(table)):
+    with torch.no_grad(), attach(built.model, built.encode(table)):
         _, cache = built.model.run_with_cache(tokens)
     start = built.coordinates["selected"][0]
     h = cache[pi.Site.RESID_MID.at(0)][:, n_out:]
@@ -70,7 +70,7 @@ def test_the_number_selected_is_the_one_derived(n_tokens, n_out, seed, temperatu
             assert abs(float(h[x, k, start + x]) - (1 + s[k] + d * moved)) < 1e-6
 
 
-@settings(derandomize=True, deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(2, 9), st.integers(2, 6), st.integers(0, 999))
 def test_the_smallest_temperature_from_both_sides(n_tokens, n_out, seed):
     smallest = any_map_to_sequences(n_tokens, n_out).smallest_temperature

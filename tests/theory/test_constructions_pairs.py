@@ -7,7 +7,7 @@ import torch
 
 import prefix_interp as pi
 from prefix_interp.experiments.constructions import all_behaviours, random_behaviours
-from prefix_interp.prefixes.soft_inject import attach_soft
+from prefix_interp.prefixes.attach import attach
 from prefix_interp.theory.constructions import any_map_of_pairs
 
 
@@ -43,7 +43,7 @@ def test_coarser_dtypes(dtype, n_tokens):
 def test_digits_are_whole_numbers_exactly(n_tokens):
     built = any_map_of_pairs(n_tokens)
     table = hard_maps(built)[0]
-    with torch.no_grad(), attach_soft(built.model, built.encode(table)):
+    with torch.no_grad(), attach(built.model, built.encode(table)):
         _, cache = built.model.run_with_cache(built.inputs())
     resid = cache[pi.Site.RESID_POST.at(2 * n_tokens)][:, -1]
     digits = resid[:, list(built.coordinates["digits"])]
@@ -54,7 +54,7 @@ def test_the_number_read_is_the_one_derived():
     """Error -d (1 + r), or d (1 - r) if both inputs are equal, with d = 1 / (e^T + 2)."""
     built = any_map_of_pairs(4, temperature=7.0)
     table = random_behaviours(built, 1, seed=3)[0]
-    with torch.no_grad(), attach_soft(built.model, built.encode(table)):
+    with torch.no_grad(), attach(built.model, built.encode(table)):
         _, cache = built.model.run_with_cache(built.inputs())
     rest = cache[pi.Site.RESID_POST.at(0)][:, -1, built.coordinates["rest 0"][0]]
     for (a, b), y in zip(built.inputs().tolist(), rest.tolist(), strict=True):

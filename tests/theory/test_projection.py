@@ -174,7 +174,7 @@ def test_a_plain_run_can_lose_a_subspace():
         assert_close(cache["z", 1][:, :, h], expected, 1e-10)
 
 
-@settings(derandomize=True, deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(architectures(), st.integers(1, 3), st.integers(0, 99))
 def test_dropping_the_bias_leaves_the_gated_output_in_every_architecture(overrides, n, seed):
     model = raw_model(seed, **overrides)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prefix_interp as pi
+from prefix_interp.theory.subspace import bias_subspaces
 from tests.helpers import assert_close, raw_model, tokens_for
 
 
@@ -36,7 +37,7 @@ def test_two_planes_with_known_angles(a, b):
         torch.testing.assert_close(angles, expected, rtol=1e-6, atol=1e-14)
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 999))
 def test_angles_are_ordered_invariant_and_the_textbooks(k, m, seed):
     one, two, turn = rotation(8, seed)[:k], rotation(8, seed + 1)[:m], rotation(8, seed + 2)
@@ -48,6 +49,20 @@ def test_angles_are_ordered_invariant_and_the_textbooks(k, m, seed):
     turned = space(range(k, 0, -1), one @ turn), space(range(m, 0, -1), two @ turn)
     torch.testing.assert_close(turned[0].principal_angles(turned[1]), angles)
     assert left.principal_angles(left).max() < 1e-14
+
+
+def test_one_head_or_layer_is_that_of_all_together():
+    model = raw_model(3, n_layers=2)
+    prefix = pi.Prefix.random(model, 2, seed=3)
+    tokens = tokens_for(model, batch=4)
+    for layer in range(2):
+        *heads, whole = bias_subspaces(model, prefix, tokens, layer)
+        assert [each.head for each in heads] == [0, 1] and whole.head is None
+        for each in (*heads, whole):
+            alone = pi.bias_subspace(model, prefix, tokens, layer, each.head)
+            assert alone.layer == each.layer == layer and alone.bound == each.bound
+            assert torch.equal(alone.singular_values, each.singular_values)
+            assert torch.equal(alone.directions, each.directions)
 
 
 def test_angles_between_different_spaces_are_refused_and_with_nothing_are_none():

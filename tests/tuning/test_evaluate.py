@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import prefix_interp as pi
+from prefix_interp.tuning.evaluate import greedy_answers
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +16,7 @@ def test_teacher_forced_exact_match_is_greedy_exact_match(sorter, key):
     prefix = None if key is None else pi.load_prefixes("sort-ascending-1l1h")[key]
     task = pi.get_task("sort_ascending" if key is None else "sort_descending")
     batch = task.sample(1000, seed=3)
-    generated = pi.greedy_answers(sorter, task, batch.tokens[:, : task.length], prefix)
+    generated = greedy_answers(sorter, task, batch.tokens[:, : task.length], prefix)
     greedy = (generated == batch.answers).all(-1)
     logits = pi.tuning.evaluate.answer_logits(sorter, task, batch.tokens, prefix)
     forced = (logits.argmax(-1) == batch.answers).all(-1)

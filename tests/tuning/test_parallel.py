@@ -20,6 +20,7 @@ def test_order_and_arguments():
         run_parallel(square, [1], n_jobs=0)
 
 
+@pytest.mark.slow
 def test_the_number_of_jobs_does_not_change_a_bit():
     here = [trained(seed) for seed in (0, 1)]
     apart = run_parallel(trained, [0, 1], n_jobs=2, progress=False)

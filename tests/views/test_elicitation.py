@@ -5,7 +5,7 @@ import torch
 import prefix_interp as pi
 from prefix_interp.attribution.grid import PatchGrid
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.views.elicitation import copying_figure, elicitation_figure, patch_figure
+from prefix_interp.views.elicitation import elicitation_figure, patch_figure
 
 
 def _frame():
@@ -55,16 +55,3 @@ def test_a_real_sweep_can_be_drawn():
     prefix = pi.Prefix.random(model, 1)
     grid = pi.patch_heads(model, prefix, "add_one", by_position=True, n=3, progress=False)
     assert patch_figure({"a": grid, "b": grid, "c": grid}).axes
-
-
-def test_copying_points_are_filled_where_elicited():
-    heads = pd.DataFrame(
-        {"tuned_on": ["x", "x", "y"], "copy": [0.1, 0.9, 0.5], "gate_first": [1.0, 0.0, 0.3],
-         "elicited": [True, False, True]}
-    )  # fmt: skip
-    figure = copying_figure(heads)
-    assert [ax.get_title() for ax in figure.axes] == ["x", "y"]
-    filled, empty = figure.axes[0].lines
-    assert filled.get_xdata().tolist() == [0.1] and empty.get_xdata().tolist() == [0.9]
-    with pytest.raises(PrefixInterpError, match="heads is empty"):
-        copying_figure(heads[:0])

@@ -28,7 +28,7 @@ class Construction:
 
     Codes are 0-based: 0 to V - 1. A behaviour is a table with an output, or a row of outputs, for
     each input; ``hardest.shape`` is its shape. The prompt stands in front of the input, and
-    `attach_soft` puts it there, with ``first=True`` where there is no input (``n_in`` of 0).
+    `attach` puts it there, with ``predict_first=True`` where there is no input (``n_in`` of 0).
 
     Attributes:
         name: of the function that made it.

@@ -8,6 +8,7 @@ inputs; here the model's own MLPs do it.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -91,7 +92,8 @@ def any_map_of_pairs(
         model.embed.W_E[range(n_tokens), at["token"]] = 1
         into = int(at["rest 0"])
         write_selection(model, 0, [(at["selected"], 1.0)], into, gain=float(n_tokens))
-        model.blocks[0].mlp.b_out[into] = n_tokens * 0.5 / rows
+        first: Any = model.blocks[0]
+        first.mlp.b_out[into] = n_tokens * 0.5 / rows
         for digit in range(n_tokens):
             _write_digits(model, at, digit, ramp)
         reads = [(at["digits"], 1 / n_tokens), (at["token"], 1.0)]
@@ -124,7 +126,8 @@ def _write_digits(model: Model, at: Places, digit: int, ramp: float) -> None:
     n_tokens = model.cfg.d_vocab
     steps, unit = n_tokens - 1, float(n_tokens) ** (digit + 1 - n_tokens)
     rest, above = at[f"rest {digit}"], at[f"above {digit}"]
-    over, count = (model.blocks[1 + 2 * digit + i].mlp for i in range(2))
+    blocks: Any = model.blocks
+    over, count = (blocks[1 + 2 * digit + i].mlp for i in range(2))
     over.W_in[rest, :steps] = 1
     over.b_in[:steps] = -torch.arange(1.0, n_tokens, dtype=torch.float64)
     over.W_out[range(steps), above] = 1

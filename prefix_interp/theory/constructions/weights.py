@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Int
@@ -161,7 +161,7 @@ def write_selection(
         into: the coordinate.
         gain: see above.
     """
-    mlp = model.blocks[block].mlp
+    mlp: Any = model.blocks[block].mlp
     for coordinates, weight in reads:
         wide = len(coordinates)
         mlp.W_in[coordinates, range(wide)] = weight
@@ -183,7 +183,8 @@ def _write_parabola(model: HookedTransformer, at: Places) -> None:
 
 def _write_distance(model: HookedTransformer, at: Places) -> None:
     """Logit i is ``-|V z - i|``, from two hidden units each; neighbours differ by 1."""
-    n_tokens, mlp = model.cfg.d_vocab, model.blocks[-1].mlp
+    n_tokens = model.cfg.d_vocab
+    mlp: Any = model.blocks[-1].mlp
     codes = torch.arange(n_tokens, dtype=torch.float64)
     for sign, units in ((1, slice(0, n_tokens)), (-1, slice(n_tokens, 2 * n_tokens))):
         mlp.W_in[at["number"][0], units] = sign * n_tokens

@@ -1,4 +1,4 @@
-"""Figures of results: each function takes what was measured and returns a matplotlib Figure."""
+"""Figures of what a prefix does to a head: its parts by position, and the spectrum of its bias."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from torch import Tensor
 
-from prefix_interp.errors import PrefixInterpError
+from prefix_interp.errors import PrefixInterpError, check_index
 from prefix_interp.theory.decompose import Decomposition
 from prefix_interp.theory.subspace import BiasSubspace
 from prefix_interp.views.style import COLOURS, MARKERS, legend_below, look
@@ -28,15 +28,18 @@ def parts_figure(
     Gate and norms are means over sequences, the residual the largest.
 
     Args:
-        parts: by name, one line each.
+        parts: by name, each is a line.
         layer: 0-based.
         head: 0-based.
         n_out: the last positions, which predict outputs, get a grey ground; None for none.
 
     Raises:
-        PrefixInterpError: nothing to draw, or too much to tell apart.
+        PrefixInterpError: no such layer or head, nothing to draw, or too much to tell apart.
     """
     _check_lines("parts", parts)
+    for dec in parts.values():
+        check_index("layer", layer, len(dec.gate))
+        check_index("head", head, dec.gate.shape[2])
     columns = {
         "gate": "gate g",
         "scaled_base": "|(1 − g) t|",
@@ -46,9 +49,10 @@ def parts_figure(
     with look():
         figure = Figure(figsize=(9.6, 5.4), layout="constrained")
         axes = figure.subplots(2, 2, sharex=True).flatten()
+        n_pos = 0
         for i, (name, dec) in enumerate(parts.items()):
             frame = dec.to_dataframe()
-            frame = frame[(frame["layer"] == layer) & (frame["head"] == head)]
+            frame = frame.loc[(frame["layer"] == layer) & (frame["head"] == head)]
             for ax, column in zip(axes, columns, strict=True):
                 values = frame[column].to_numpy()
                 if column == "residual":
@@ -57,7 +61,7 @@ def parts_figure(
                     frame["pos"], values, color=COLOURS[i], marker=MARKERS[i], markersize=4,
                     label=name,
                 )  # fmt: skip
-            n_pos = int(frame["pos"].max()) + 1
+            n_pos = int(max(frame["pos"])) + 1
         for ax, (column, words) in zip(axes, columns.items(), strict=True):
             ax.set_title(words)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -85,7 +89,7 @@ def spectrum_figure(
     """Return the singular values of z_pt - (1 - g) t beside the bound that a prefix cannot pass.
 
     Args:
-        spaces: by name, one panel each.
+        spaces: by name, each is a panel.
         plain: singular values of z_pt - t under the same names, for contrast; None for none.
         n_shown: how many singular values.
 
@@ -93,6 +97,9 @@ def spectrum_figure(
         PrefixInterpError: nothing to draw, or too much to tell apart.
     """
     _check_lines("spaces", spaces)
+    for name, space in spaces.items():
+        if not space.singular_values[0] > 0:
+            raise PrefixInterpError(f"spaces[{name!r}] has no bias: nothing to draw")
     with look():
         n = len(spaces)
         figure = Figure(figsize=(max(2.4 * n, 3.6), 3.4), layout="constrained")
@@ -103,7 +110,7 @@ def spectrum_figure(
                 _spectrum(ax, plain[name], n_shown, 1, r"$z_{pt} - t$")
             ax.axvline(space.bound + 0.5, color="black", linestyle="--", linewidth=1.2)
             ax.annotate(
-                f"bound {space.bound}", (space.bound + 0.5, 1e-7), xytext=(4, 0),
+                f"bound {space.bound}", (space.bound + 0.5, 1e-11), xytext=(4, 0),
                 textcoords="offset points", fontsize=9,
             )  # fmt: skip
             ax.set(title=name, xlabel="index", yscale="log", ylim=(_FLOOR, 4))

@@ -1,0 +1,179 @@
+"""`Context`: what a prefix and a soft prompt share: their files, and which model they fit."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from prefix_interp.errors import PrefixInterpError, check_keys, check_positive
+from prefix_interp.models.toy import model_id
+from prefix_interp.prefixes.support import check_supported
+from prefix_interp.seeds import derive_seed
+from prefix_interp.storage import load_folder, save_folder
+
+Self = TypeVar("Self", bound="Context")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Context(ABC):
+    """Vectors learned for a frozen model, with what gives them their meaning.
+
+    `Prefix` and `SoftPrompt` are the two kinds; both go through `attach`, `evaluate` and `sweep`.
+
+    Attributes:
+        model_id: fingerprint of the model it was tuned for; None fits any model of its shape.
+        metadata: anything JSON can hold: task, recipe, seed, accuracies.
+    """
+
+    STEM: ClassVar[str]  # what the files are called, and the words of messages
+    FORMAT: ClassVar[int]  # of the JSON file
+    TENSORS: ClassVar[tuple[str, ...]]  # fields that may hold tensors
+    SETTINGS: ClassVar[tuple[str, ...]]  # fields that say what the tensors mean
+
+    model_id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @abstractmethod
+    def shapes(self, model: HookedTransformer) -> dict[str, tuple[int, ...]]:
+        """Return the shape that each of the tensors needs in `model`."""
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by name."""
+        named = {name: getattr(self, name) for name in self.TENSORS}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return what gives the tensors their meaning, by name: JSON values."""
+        return {name: getattr(self, name) for name in self.SETTINGS}
+
+    @property
+    def n_layers(self) -> int:
+        """Return the number of layers it has vectors for."""
+        return next(iter(self.tensors.values())).shape[0]
+
+    @property
+    def n_slots(self) -> int:
+        """Return the number of slots (the paper's n_S)."""
+        return next(iter(self.tensors.values())).shape[1]
+
+    @property
+    def n_parameters(self) -> int:
+        """Return how many numbers were learned."""
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+    def __repr__(self) -> str:
+        """Return one line without the numbers in the tensors."""
+        sizes = {key: getattr(self, key) for key in ("n_layers", "n_slots", "n_parameters")}
+        origin = {"model_id": self.model_id, "task": self.metadata.get("task")}
+        shown = {**self.settings, **sizes, **{k: v for k, v in origin.items() if v is not None}}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+    def check_fits(self, model: HookedTransformer) -> None:
+        """Raise unless this is a context for `model`.
+
+        Raises:
+            PrefixInterpError: another number of layers, another shape, dtype or device, or
+                tuned for a model with other weights.
+        """
+        check_supported(model)
+        w, expected = model.W_E, self.shapes(model)
+        for name, tensor in self.tensors.items():
+            check_finite(name, tensor)  # again: tensors can be written into
+            if tuple(tensor.shape) != expected[name]:
+                raise PrefixInterpError(
+                    f"{self.STEM}.{name} has shape {tuple(tensor.shape)} but this model needs "
+                    f"{expected[name]}; use the model it was tuned for"
+                )
+            if tensor.dtype != w.dtype or tensor.device.type != w.device.type:
+                raise PrefixInterpError(
+                    f"{self.STEM}.{name} is {tensor.dtype} on {tensor.device} but the model is "
+                    f"{w.dtype} on {w.device}; convert it with {self.STEM}.to(model)"
+                )
+        if self.model_id is not None and self.model_id != model_id(model):
+            raise PrefixInterpError(
+                f"{self.STEM}.model_id={self.model_id!r} is not this model's {model_id(model)!r}: "
+                f"it was tuned for other weights; if that is wanted, use "
+                f"{self.STEM}.for_any_model()"
+            )
+
+    def to(self: Self, model: HookedTransformer) -> Self:
+        """Return the same context in the dtype and on the device of `model`."""
+        w = model.W_E
+        return replace(self, **{k: v.to(w.device, w.dtype) for k, v in self.tensors.items()})
+
+    def for_any_model(self: Self) -> Self:
+        """Return the same vectors without `model_id`, to attach them to another model."""
+        return replace(self, model_id=None)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the tensors and a JSON file that describes them; return the folder `path`.
+
+        The files are called `prefix` or `soft_prompt`, so that a folder can hold one of each.
+
+        Raises:
+            PrefixInterpError: the folder cannot be written; nothing is left half-written.
+        """
+        record = {
+            "format": self.FORMAT,
+            **self.settings,
+            "model_id": self.model_id,
+            "metadata": dict(self.metadata),
+        }
+        return save_folder(path, self.STEM, self.tensors, record)
+
+    @classmethod
+    def load(cls: type[Self], path: str | Path) -> Self:
+        """Return the context of this kind in the folder `path`.
+
+        Raises:
+            PrefixInterpError: files missing, truncated, corrupted or with unknown keys.
+        """
+        tensors, record = load_folder(path, cls.STEM)
+        record = cls._as_written_today(record)
+        keys = ["format", *cls.SETTINGS, "model_id", "metadata"]
+        check_keys(f"{path}/{cls.STEM}.json", record, keys)
+        check_keys(f"{path}/{cls.STEM}.safetensors", tensors, cls.TENSORS)
+        if record.get("format") != cls.FORMAT or set(record) != set(keys) or not tensors:
+            raise PrefixInterpError(
+                f"path={str(path)!r} does not hold a {cls.STEM.replace('_', ' ')} of format "
+                f"{cls.FORMAT}; save it again"
+            )
+        record.pop("format")
+        return cls(**tensors, **record)
+
+    @classmethod
+    def _as_written_today(cls, record: dict[str, Any]) -> dict[str, Any]:
+        """Return the record of an older format as `save` would write it now."""
+        return record
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise if `tensor` holds NaN or infinity."""
+    if not bool(torch.isfinite(tensor).all()):
+        raise PrefixInterpError(
+            f"{name} holds NaN or infinity; a context must be finite: tune it again with a "
+            "smaller learning rate"
+        )
+
+
+def start_seeds(seed: int, restarts: int) -> list[int]:
+    """Return the seed of each random start; the first is `seed` itself.
+
+    Args:
+        seed: any integer.
+        restarts: how many starts, at least 1.
+
+    Raises:
+        PrefixInterpError: no starts.
+    """
+    check_positive("restarts", restarts)
+    return [derive_seed(seed, "restart", i) if i else seed for i in range(restarts)]

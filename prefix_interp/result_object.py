@@ -1,0 +1,239 @@
+"""What every result can do: be a table, a picture, one line of text, and a folder on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+
+import pandas as pd
+from torch import Tensor
+
+from prefix_interp.errors import PrefixInterpError, check_keys
+from prefix_interp.estimates import Estimate
+from prefix_interp.results import package_versions
+from prefix_interp.storage import load_folder, save_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STEM = "result"
+ROWS_SHOWN = 5  # of the table in a notebook
+_KEYS = ("format", "class", "versions", "fields")
+_Result = TypeVar("_Result", bound="ResultObject")
+
+
+class ResultObject(ABC):
+    """A result that owns its table, its picture and its files.
+
+    Results are frozen dataclasses with ``repr=False``: they print as one line, and a notebook
+    shows their caption, their picture and the first rows of their table.
+    """
+
+    @abstractmethod
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return the numbers as a table."""
+
+    @abstractmethod
+    def plot(self) -> Figure:
+        """Return a matplotlib figure of the result.
+
+        Raises:
+            PrefixInterpError: there is nothing to draw.
+        """
+
+    @abstractmethod
+    def caption(self) -> str:
+        """Return one line: what was measured, on how much, and the main numbers."""
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result to the folder `path`, atomically; return the folder.
+
+        Tensors go to ``result.safetensors``, all else to ``result.json`` with their checksum.
+
+        Raises:
+            PrefixInterpError: the folder cannot be written, or a field holds what no file can.
+        """
+        tensors: dict[str, Tensor] = {}
+        fields = {k: _encoded(v, k, tensors) for k, v in self._fields_on_disk().items()}
+        record = {
+            "format": 1,
+            "class": type(self).__name__,
+            "versions": package_versions(),
+            "fields": fields,
+        }
+        return save_folder(path, STEM, tensors, record)
+
+    @classmethod
+    def load(cls: type[_Result], path: str | Path) -> _Result:
+        """Return the result in the folder `path`; its tensors are on the CPU.
+
+        Raises:
+            PrefixInterpError: files are missing, altered, or of another class or format.
+        """
+        fields = cls._read_fields(path)
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise PrefixInterpError(
+                f"path={str(path)!r} is not a whole {cls.__name__} ({error}); save it again"
+            ) from None
+
+    def _fields_on_disk(self) -> dict[str, Any]:
+        """Return the fields that `save` writes, by name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def _read_fields(cls, path: str | Path) -> dict[str, Any]:
+        """Return the fields that `save` wrote, by name."""
+        tensors, record = load_folder(path, STEM)
+        file = f"path={str(Path(path) / STEM) + '.json'!r}"
+        check_keys(file, record, _KEYS)
+        if record.get("format") != 1 or record.get("class") != cls.__name__:
+            raise PrefixInterpError(
+                f"{file} holds a {record.get('class')} of format {record.get('format')}, not a "
+                f"{cls.__name__} of format 1; load it with the class that saved it"
+            )
+        try:
+            check_keys(f"{file} in 'fields'", record["fields"], _names(cls))
+            reader = _Reader(tensors, {c.__name__: c for c in _nested_classes(cls)})
+            fields = {name: reader.decoded(x) for name, x in record["fields"].items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, PrefixInterpError):
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            raise PrefixInterpError(f"{file} is damaged ({reason}); save it again") from None
+        if reader.unread:
+            raise PrefixInterpError(
+                f"{file} names no field for the tensor {min(reader.unread)!r}; save it again"
+            )
+        return fields
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.caption()})"
+
+    def _repr_html_(self) -> str:
+        caption = html.escape(self.caption(), quote=True)
+        return (
+            f"<div><p><strong>{type(self).__name__}</strong>: {caption}</p>"
+            f"{self._picture()}{self._first_rows()}</div>"
+        )
+
+    def _picture(self) -> str:
+        """Return the picture as HTML; nothing where there is nothing to draw."""
+        from prefix_interp.views.style import data_uri
+
+        try:
+            source = data_uri(self.plot())
+        except PrefixInterpError:
+            return ""
+        return f'<img src="{source}" alt="{html.escape(self.caption(), quote=True)}">'
+
+    def _first_rows(self) -> str:
+        try:
+            frame = self.to_dataframe()
+        except PrefixInterpError as error:
+            return f"<p>{html.escape(str(error))}</p>"
+        table = frame.head(ROWS_SHOWN).to_html(index=False, border=0, float_format="{:.4g}".format)
+        more = len(frame) - ROWS_SHOWN
+        return table + (f"<p>{more} more rows in to_dataframe()</p>" if more > 0 else "")
+
+
+def _encoded(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    """Return `value` as JSON; an object in it has one key, which says what it stands for."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, Estimate):
+        ends = (value.value, value.low, value.high)
+        return {"estimate": [_encoded(x, place, tensors) for x in ends]}
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"float": str(float(value))}
+    if isinstance(value, Tensor):
+        while place in tensors:  # names with dots in them can meet
+            place += "'"
+        tensors[place] = value.detach().cpu().clone()
+        return {"tensor": place}
+    if isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
+        return {"dict": {k: _encoded(v, f"{place}.{k}", tensors) for k, v in value.items()}}
+    if type(value) in (list, tuple):
+        items = [_encoded(x, f"{place}.{i}", tensors) for i, x in enumerate(value)]
+        return items if isinstance(value, list) else {"tuple": items}
+    if isinstance(value, pd.DataFrame) and value.index.equals(pd.RangeIndex(len(value))):
+        columns = [(name, value.loc[:, name]) for name in value.columns]
+        return {"table": [_column(x, f"{place}.{name}", tensors) for name, x in columns]}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = {n: _encoded(getattr(value, n), f"{place}.{n}", tensors) for n in _names(type(value))}
+        return {"object": [type(value).__name__, own]}
+    raise PrefixInterpError(
+        f"{place} is a {type(value).__name__}, which no file can hold; leave it out"
+    )
+
+
+def _column(column: pd.Series, place: str, tensors: dict[str, Tensor]) -> list[Any]:
+    cells = [None if x is pd.NA else _encoded(x, place, tensors) for x in column.tolist()]
+    return [column.name, str(column.dtype), cells]
+
+
+class _Reader:
+    """Turns JSON that `_encoded` made back into values."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], classes: Mapping[str, type]) -> None:
+        self.tensors, self.classes = tensors, classes
+        self.unread = set(tensors)
+
+    def decoded(self, x: Any) -> Any:
+        if isinstance(x, list):
+            return [self.decoded(item) for item in x]
+        if not isinstance(x, dict):
+            return x
+        ((kind, held),) = x.items()
+        if kind == "tensor":
+            self.unread.discard(held)
+            return self.tensors[held]
+        if kind == "float":
+            return float(held)
+        if kind == "estimate":
+            return Estimate(*(self.decoded(end) for end in held))
+        if kind == "tuple":
+            return tuple(self.decoded(item) for item in held)
+        if kind == "dict":
+            return {name: self.decoded(item) for name, item in held.items()}
+        if kind == "table":
+            cells = {name: (self.decoded(column), dtype) for name, dtype, column in held}
+            return pd.DataFrame({n: pd.Series(c, dtype=dtype) for n, (c, dtype) in cells.items()})
+        if kind == "object":
+            name, fields = held
+            check_keys(name, fields, _names(self.classes[name]))
+            return self.classes[name](**{n: self.decoded(item) for n, item in fields.items()})
+        raise KeyError(kind)
+
+
+def _names(cls: type) -> list[str]:
+    return [f.name for f in dataclasses.fields(cls)]
+
+
+def _nested_classes(cls: type) -> set[type]:
+    """Return the dataclasses that fields of `cls` are annotated with, at any depth."""
+    found: set[type] = set()
+    todo = list(_parts(get_type_hints(cls)))
+    while todo:
+        part = todo.pop()
+        if isinstance(part, type) and dataclasses.is_dataclass(part) and part not in found:
+            found.add(part)
+            todo += [*part.__subclasses__(), *_parts(get_type_hints(part))]
+        elif isinstance(part, type) and part.__module__.startswith("prefix_interp."):
+            todo += part.__subclasses__()  # a base class stands for those that derive from it
+    return found
+
+
+def _parts(hints: Mapping[str, Any]) -> Iterator[Any]:
+    """Return everything that some annotations are made of."""
+    todo = list(hints.values())
+    while todo:
+        hint = todo.pop()
+        yield hint
+        todo += get_args(hint)

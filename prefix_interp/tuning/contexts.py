@@ -1,0 +1,308 @@
+"""Tuning a context while its model stays frozen: any starts at any learning rates, side by side."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from prefix_interp.errors import PrefixInterpError, check_index
+from prefix_interp.models.host import Model
+from prefix_interp.models.toy import model_id, reserved_slots
+from prefix_interp.prefixes.attach import stack_hooks
+from prefix_interp.prefixes.context import Context
+from prefix_interp.prefixes.guard import check_free
+from prefix_interp.prefixes.prefix import Parameterization, Prefix
+from prefix_interp.prefixes.soft_prompt import Layers, SoftPrompt
+from prefix_interp.result_object import ResultObject
+from prefix_interp.tasks import Batch, Task
+from prefix_interp.tuning.evaluate import Evaluation, as_task, evaluate
+from prefix_interp.tuning.loop import Run, optimise
+from prefix_interp.tuning.objective import check_room, sequence_losses
+from prefix_interp.tuning.recipes import Recipe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ContextFit(ResultObject):
+    """A tuned context.
+
+    Attributes:
+        context: the prefix or soft prompt, bound to its model.
+        history: step, run, loss, lr.
+        evaluation: on the task it was tuned for.
+        recipe: how it was tuned.
+        start: which of the starts it came from, 0-based.
+    """
+
+    context: Context
+    history: pd.DataFrame
+    evaluation: Evaluation
+    recipe: Recipe
+    start: int
+
+    @property
+    def train_loss(self) -> float:
+        """Return the mean training loss since the last but one logging point, in nats."""
+        return float(self.history["loss"].iloc[-1])
+
+    @property
+    def prefix(self) -> Prefix:
+        """Return the context, a prefix.
+
+        Raises:
+            PrefixInterpError: a soft prompt was tuned.
+        """
+        if not isinstance(self.context, Prefix):
+            raise PrefixInterpError(
+                f"fit.prefix does not exist: a {type(self.context).__name__} was tuned; use "
+                "fit.context"
+            )
+        return self.context
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return the history: one row per logged step."""
+        return self.history
+
+    def caption(self) -> str:
+        """Return what was tuned, how long, and how good it is."""
+        return (
+            f"{self.context!r}; start {self.start}, {self.recipe.steps} steps at lr "
+            f"{self.recipe.lr:g}, train loss {self.train_loss:.4g}; {self.evaluation.caption()}"
+        )
+
+    def plot(self) -> Figure:
+        """Return the training loss against the step."""
+        from prefix_interp.views.fits import history_figure
+
+        return history_figure(self.history)
+
+
+def tune_prefix(
+    model: Model,
+    task: Task | str,
+    n_slots: int = 1,
+    *,
+    parameterization: Parameterization | str = "residual",
+    preset: str = "fast",
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> ContextFit:
+    """Return a prefix tuned on `task` while the weights of `model` stay frozen.
+
+    Args:
+        model: a supported HookedTransformer.
+        task: a task or its name.
+        n_slots: slots, at least 1.
+        parameterization: ``"residual"`` (the paper's) or ``"kv"`` (PEFT's).
+        preset: ``"paper"``, ``"fast"`` or ``"smoke"``.
+        recipe: instead of the preset's, e.g. ``Recipe.from_preset("fast", "prefix", lr=0.1)``.
+        seed: initialisation, normal noise, and data.
+        checkpoint: file to save to and resume from.
+        progress: show a bar.
+
+    Raises:
+        PrefixInterpError: unknown names, values out of range, an unsupported model, a loss that
+            is not finite.
+    """
+    task, recipe = as_task(task), recipe or Recipe.from_preset(preset, "prefix")
+    starts = Prefix.random_starts(model, n_slots, 1, seed, parameterization, recipe.init_std)
+    return sweep(
+        model, task, starts, [recipe.lr],
+        recipe=recipe, seed=seed, checkpoint=checkpoint, progress=progress,
+    )[0]  # fmt: skip
+
+
+def tune_soft_prompt(
+    model: Model,
+    task: Task | str,
+    n_slots: int = 1,
+    *,
+    position: int = 0,
+    layers: Layers | str = "embedding",
+    preset: str = "fast",
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> ContextFit:
+    """Return a soft prompt, or suffix, tuned on `task` while `model` stays frozen.
+
+    Args:
+        model: a supported HookedTransformer.
+        task: a task or its name.
+        n_slots: rows, at least 1.
+        position: input tokens in front of them; 0 for a prompt, the task's `length` for a suffix.
+        layers: ``"embedding"`` or ``"all"`` (see `SoftPrompt`).
+        preset: ``"paper"``, ``"fast"`` or ``"smoke"``; its recipe for prefixes is taken.
+        recipe: instead of the preset's.
+        seed: initialisation, normal noise, and data.
+        checkpoint: file to save to and resume from.
+        progress: show a bar.
+
+    Raises:
+        PrefixInterpError: unknown names, values out of range, slots among the outputs, an
+            unsupported model, a loss that is not finite.
+    """
+    task, recipe = as_task(task), recipe or Recipe.from_preset(preset, "prefix")
+    starts = SoftPrompt.random_starts(
+        model, n_slots, 1, seed, position=position, layers=layers, std=recipe.init_std
+    )
+    return sweep(
+        model, task, starts, [recipe.lr],
+        recipe=recipe, seed=seed, checkpoint=checkpoint, progress=progress,
+    )[0]  # fmt: skip
+
+
+def sweep(
+    model: Model,
+    task: Task | str,
+    starts: Sequence[Context],
+    lrs: Sequence[float],
+    *,
+    preset: str = "fast",
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> list[ContextFit]:
+    """Return every start tuned at every learning rate, starts in the outer loop.
+
+    All are tuned at once: they are stacked on the batch axis and see the same data. Take the one
+    with the lowest `train_loss`, and say how many there were: some starts end in a bad optimum.
+
+    Args:
+        model: a supported HookedTransformer; its weights stay frozen.
+        task: a task or its name.
+        starts: contexts of one kind and shape, e.g. ``Prefix.random_starts(model, 1, 3)``; give
+            ``std=recipe.init_std`` there, since the recipe says so in the metadata of each fit.
+        lrs: peak learning rates, at least one, all different.
+        preset: ``"paper"``, ``"fast"`` or ``"smoke"``; its recipe for prefixes is taken.
+        recipe: instead of the preset's; its `lr` is not used.
+        seed: data.
+        checkpoint: file to save to and resume from.
+        progress: show a bar.
+
+    Raises:
+        PrefixInterpError: starts that differ in kind or shape or do not fit the model, bad rates,
+            a task that does not fit the model, slots among the outputs, another context that is
+            attached, or a loss that is not finite.
+    """
+    task, recipe = as_task(task), recipe or Recipe.from_preset(preset, "prefix")
+    _check_rates(lrs)
+    check_free(model)
+    first = _check_starts(model, task, starts)
+    recipes = [replace(recipe, lr=lr) for lr in lrs]
+    grid = [(i, each) for i in range(len(starts)) for each in recipes]
+    runs = [_run(starts[i].tensors, f"start={i} lr={_exact(r.lr)}", r.lr) for i, r in grid]
+
+    def loss(batch: Batch, step: int) -> Float[Tensor, " run"]:
+        stack = {
+            name: torch.stack([run.parameters[name] for run in runs]) for name in first.tensors
+        }
+        repeated = Batch(*(x.repeat(len(runs), *[1] * (x.ndim - 1)) for x in batch))
+        losses = sequence_losses(model, task, repeated, recipe, stack_hooks(model, first, stack))
+        return losses.unflatten(0, (len(runs), -1)).mean(dim=-1)
+
+    own_id, kind = model_id(model), first.STEM.replace("_", " ")
+    identity = {
+        "model": own_id,
+        "content_start": reserved_slots(model),
+        "context": {"kind": kind, **first.settings},
+        "starts": [_checksum(start.tensors) for start in starts],
+    }
+    with frozen(model):
+        history = optimise(
+            runs, loss, task, recipes[0], seed=seed, identity=identity, checkpoint=checkpoint,
+            progress=progress, description=f"{kind}, {first.n_slots} slots, {task.name}",
+        )  # fmt: skip
+    fits = []
+    for run, (start, each) in zip(runs, grid, strict=True):
+        metadata = {
+            "task": task.name,
+            "preset": each.preset,
+            "seed": seed,
+            "start": start,
+            "recipe": each.to_dict(),
+        }
+        tensors = {name: x.detach().clone() for name, x in run.parameters.items()}
+        context = replace(first, **tensors, model_id=own_id, metadata=metadata)
+        own = history.loc[history["run"] == run.label].reset_index(drop=True)
+        score = evaluate(model, task, context, seed=seed)
+        fits.append(ContextFit(context, own, score, each, start))
+    return fits
+
+
+@contextmanager
+def frozen(model: Model) -> Iterator[None]:
+    """Disable weight gradients and dropout inside the block; what was before is put back."""
+    before, training = {n: p.requires_grad for n, p in model.named_parameters()}, model.training
+    try:
+        model.eval()
+        model.requires_grad_(False)
+        yield
+    finally:
+        model.train(training)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(before[name])
+
+
+def _check_rates(lrs: Sequence[float]) -> None:
+    if not lrs or len(set(lrs)) != len(lrs):
+        raise PrefixInterpError(f"lrs={list(lrs)!r} must hold at least one rate, all different")
+
+
+def _check_starts(model: Model, task: Task, starts: Sequence[Context]) -> Context:
+    """Return the first start, if all of them can be tuned for `task` side by side."""
+    if not starts:
+        raise PrefixInterpError(
+            "starts are empty; give at least one context, e.g. Prefix.random_starts(model, 1)"
+        )
+    first = starts[0]
+    for each in starts:
+        if type(each) is not type(first) or each.settings != first.settings:
+            raise PrefixInterpError(
+                f"starts hold {first!r} and {each!r}; sweep one kind with one setting at a time"
+            )
+        if each.n_slots != first.n_slots:
+            raise PrefixInterpError(
+                f"starts have {first.n_slots} and {each.n_slots} slots; sweep one length at a time"
+            )
+    check_room(model, task, first.n_slots)
+    for each in starts:
+        each.check_fits(model)
+    if isinstance(first, SoftPrompt):
+        # The slots of a tuned prompt stand before the outputs.
+        check_index("position", first.position, task.length + 1)
+    return first
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    data = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
+    return hashlib.sha256(to_bytes(data)).hexdigest()
+
+
+def _exact(rate: float) -> str:
+    """Return a rate in short, unless that would be another one: labels tell runs apart."""
+    short = f"{rate:g}"
+    return short if float(short) == rate else repr(rate)
+
+
+def _run(start: Mapping[str, Tensor], label: str, lr: float) -> Run:
+    parameters: dict[str, Any] = {
+        name: x.detach().clone().requires_grad_(True) for name, x in start.items()
+    }
+    return Run(label, parameters, lr, frozenset(parameters))

@@ -1,0 +1,117 @@
+"""How long, how fast and with what: the recipes of every training in the package."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from prefix_interp.errors import check_choice, check_number, check_positive
+from prefix_interp.prefixes.baselines import Baseline
+
+Schedule = Literal["constant", "cosine"]
+Precision = Literal["float32", "bfloat16"]
+Stage = Literal["pretrain", "fine_tune", "prefix"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run: AdamW with betas (0.9, 0.95) and gradients clipped to norm 1.
+
+    Attributes:
+        steps: optimiser steps.
+        lr: peak learning rate.
+        batch_size: sequences per step, all fresh.
+        weight_decay: on matrices of attention, MLP and unembedding, or on the context.
+        schedule: ``"constant"``, or ``"cosine"`` after a linear warm-up of 5% of the steps.
+        dropout: minGPT's, by hooks; on weights that are trained, not on contexts.
+        precision: ``"bfloat16"`` autocasts matrix products where the machine has them.
+        init_std: a context starts from N(0, init_std^2); weights start as the toy was built.
+        baseline: what "no prefix" means while weights are trained and when they are scored.
+        preset: name of the preset that the recipe started from; None for one of your own.
+    """
+
+    steps: int
+    lr: float
+    batch_size: int = 64
+    weight_decay: float = 0.1
+    schedule: Schedule | str = "cosine"
+    dropout: float = 0.0
+    precision: Precision | str = "bfloat16"
+    init_std: float = 1.0
+    baseline: Baseline | str = "masked"
+    preset: str | None = None
+
+    def __post_init__(self) -> None:
+        check_positive("steps", self.steps)
+        check_positive("batch_size", self.batch_size)
+        check_number("lr", self.lr, low_open=True)
+        check_number("weight_decay", self.weight_decay)
+        check_number("dropout", self.dropout, 0.0, 0.9)
+        check_number("init_std", self.init_std, low_open=True)
+        check_choice("schedule", self.schedule, get_args(Schedule))
+        check_choice("precision", self.precision, get_args(Precision))
+        check_choice("baseline", self.baseline, get_args(Baseline))
+
+    @classmethod
+    def from_preset(cls, preset: str, stage: Stage | str, **changes: Any) -> Recipe:
+        """Return the recipe of a preset, e.g. ``Recipe.from_preset("fast", "prefix", lr=0.1)``.
+
+        Args:
+            preset: ``"paper"``, ``"fast"`` or ``"smoke"``.
+            stage: ``"pretrain"``, ``"fine_tune"`` or ``"prefix"`` (of soft prompts too).
+            changes: fields of `Recipe` with other values; None leaves a field as it is.
+
+        Raises:
+            PrefixInterpError: unknown names, or a value out of range.
+        """
+        recipes = preset_recipes(preset)
+        check_choice("stage", stage, recipes)
+        allowed = [f.name for f in fields(cls) if f.name != "preset"]
+        for name in changes:
+            check_choice("recipe field", name, allowed)
+        return replace(recipes[stage], **{k: v for k, v in changes.items() if v is not None})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as plain JSON values."""
+        return asdict(self)
+
+
+# The published protocol: 20k + 10k + 40k steps, dropout, placeholders attended to.
+_PAPER = Recipe(
+    20_000, 5e-4, schedule="constant", precision="float32", baseline="placeholder", preset="paper"
+)
+PRESETS: dict[str, dict[str, Recipe]] = {
+    "paper": {
+        "pretrain": replace(_PAPER, dropout=0.1),
+        "fine_tune": replace(_PAPER, dropout=0.1, steps=10_000),
+        "prefix": replace(_PAPER, weight_decay=0.01, steps=40_000),
+    },
+    # The same results in the fewest steps.
+    "fast": {
+        "pretrain": Recipe(3000, 2e-3, preset="fast"),
+        "fine_tune": Recipe(1500, 1e-3, preset="fast"),
+        "prefix": Recipe(2000, 3e-2, batch_size=32, weight_decay=0.0, preset="fast"),
+    },
+    # Seconds, for tests: learns something, reaches nothing.
+    "smoke": {
+        "pretrain": Recipe(30, 2e-3, batch_size=16, preset="smoke"),
+        "fine_tune": Recipe(20, 1e-3, batch_size=16, preset="smoke"),
+        "prefix": Recipe(20, 1e-2, batch_size=16, weight_decay=0.0, preset="smoke"),
+    },
+}
+
+
+def preset_recipes(preset: str) -> dict[str, Recipe]:
+    """Return the recipes of a preset by stage.
+
+    Raises:
+        PrefixInterpError: unknown name; the message gives the nearest one.
+    """
+    check_choice("preset", preset, PRESETS)
+    return dict(PRESETS[preset])
+
+
+def preset_settings(preset: str) -> dict[str, Any]:
+    """Return a preset as JSON values: its name, and each stage's recipe."""
+    recipes = preset_recipes(preset)
+    return {"name": preset, **{stage: recipe.to_dict() for stage, recipe in recipes.items()}}

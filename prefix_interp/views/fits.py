@@ -1,0 +1,96 @@
+"""Figures of training and testing: how good a model is, how its loss fell, what a search found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from prefix_interp.errors import PrefixInterpError
+from prefix_interp.tuning.evaluate import Evaluation
+from prefix_interp.views.style import COLOURS, MARKERS, legend_below, look
+
+
+def scores_figure(evaluation: Evaluation) -> Figure:
+    """Return exact match, token accuracy and loss, each with its 95% interval.
+
+    Args:
+        evaluation: from `evaluate`.
+    """
+    shares = {
+        "exact match": evaluation.exact_match,
+        "token accuracy": evaluation.token_accuracy,
+    }
+    with look():
+        figure = Figure(figsize=(6.4, 1.7), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[2, 1])
+        for ax, shown in ((left, shares), (right, {"loss": evaluation.loss})):
+            at, values = np.arange(len(shown)), list(shown.values())
+            ends = np.array([[x.value - x.low, x.high - x.value] for x in values]).T
+            ax.barh(at, [x.value for x in values], height=0.55, color=COLOURS[0])
+            ax.errorbar(
+                [x.value for x in values], at, xerr=ends.clip(min=0), fmt="none", color="black",
+                linewidth=1.2,
+            )  # fmt: skip
+            ax.set_yticks(at, list(shown))
+            ax.set_ylim(len(shown) - 0.4, -0.6)
+            ax.grid(visible=False, axis="y")
+        left.set(xlim=(0, 1.02), xlabel="share that is right")
+        right.set(xlim=(0, None), xlabel="nats per output")
+    return figure
+
+
+def history_figure(history: pd.DataFrame) -> Figure:
+    """Return the training loss against the step, one line for each run.
+
+    Args:
+        history: with columns ``step``, ``run`` and ``loss``.
+
+    Raises:
+        PrefixInterpError: nothing was logged, or too many runs to tell apart.
+    """
+    runs = list(dict.fromkeys(history["run"]))
+    if not 1 <= len(runs) <= len(COLOURS):
+        raise PrefixInterpError(f"history has {len(runs)} runs; give 1 to {len(COLOURS)}")
+    with look():
+        figure = Figure(figsize=(4.8, 3.0), layout="constrained")
+        ax = figure.subplots()
+        for i, run in enumerate(runs):
+            own = history[history["run"] == run]
+            marker = MARKERS[i] if len(own) <= 40 else ""
+            ax.plot(
+                own["step"], own["loss"], color=COLOURS[i], marker=marker, markersize=4, label=run
+            )
+        ax.set(xlabel="step", ylabel="training loss (nats per output)")
+        ax.set_ylim(bottom=0)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(runs) > 1:
+            legend_below(figure, ax)
+    return figure
+
+
+def search_figure(losses: Float[Tensor, " target"], reached: Bool[Tensor, " target"]) -> Figure:
+    """Return the loss of every target of a search, in rising order, and which are reached.
+
+    Args:
+        losses: last training loss of each target, in nats per output.
+        reached: whether the target is emitted exactly.
+    """
+    order = losses.argsort()
+    with look():
+        figure = Figure(figsize=(4.8, 3.0), layout="constrained")
+        ax = figure.subplots()
+        for i, (label, wanted) in enumerate((("reached", True), ("not reached", False))):
+            own = (reached[order] == wanted).nonzero()[:, 0]
+            ax.plot(
+                own + 1, losses[order][own].double(), MARKERS[i], color=COLOURS[i], markersize=5,
+                markerfacecolor=COLOURS[i] if wanted else "none", label=label, linestyle="none",
+            )  # fmt: skip
+        ax.set(xlabel="target, by rising loss", ylabel="loss (nats per output)")
+        ax.set_ylim(bottom=0)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        legend_below(figure, ax)
+    return figure

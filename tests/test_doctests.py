@@ -1,0 +1,47 @@
+"""The examples in the docstrings print what they say."""
+
+import ast
+import doctest
+from importlib import import_module
+
+import pytest
+
+import prefix_interp as pi
+from tests.structure import PACKAGE, ROOT, files, module_name, tree
+
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+EXAMPLES = {
+    f"{module_name(file)}:{getattr(node, 'name', '')}:{getattr(node, 'lineno', 1)}": (file, text)
+    for file in files(PACKAGE)
+    for node in ast.walk(tree(file))
+    if isinstance(node, DOCUMENTED) and ">>> " in (text := ast.get_docstring(node) or "")
+}
+
+
+@pytest.fixture
+def names(monkeypatch, tmp_path):
+    """What the examples take as given: a toy, its prefix, the prefix's task, and some content."""
+    monkeypatch.chdir(tmp_path)
+    model = pi.load_toy("four-skills-1l4h")
+    prefix = pi.load_prefixes("four-skills-1l4h")["sort_descending"]
+    task = pi.get_task("sort_descending")
+    return {
+        "pi": pi,
+        "model": model,
+        "prefix": prefix,
+        "task": task,
+        "tokens": task.sample(4, seed=0).tokens,
+    }
+
+
+@pytest.mark.parametrize("place", EXAMPLES)
+def test_an_example_prints_what_it_says(place, names):
+    file, text = EXAMPLES[place]
+    path = str(file.relative_to(ROOT))
+    own = vars(import_module(module_name(file)))
+    test = doctest.DocTestParser().get_doctest(text, own | names, place, path, 0)
+    said = []
+    options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    runner = doctest.DocTestRunner(optionflags=options)
+    runner.run(test, out=said.append)
+    assert not runner.failures, "".join(said)

@@ -1,0 +1,109 @@
+"""The house's order: arrows, circles, sizes, and what is spelled or imported in one place."""
+
+import re
+from graphlib import CycleError, TopologicalSorter
+
+import pytest
+
+from tests.structure import ANALYSES, PACKAGE, files, imports, module_name, strings
+
+# What each folder may import when it is loaded. Inside functions views may be imported from
+# anywhere: a result's plot() calls them when it is asked to draw.
+BELOW = {
+    "models": set(),
+    "tasks": set(),
+    "prefixes": {"models", "tasks"},
+    "tuning": {"models", "tasks", "prefixes"},
+    "theory": {"models", "tasks", "prefixes", "tuning"},
+    "attribution": {"models", "tasks", "prefixes", "tuning", "theory"},
+    "views": {"models", "tasks", "prefixes", "tuning", "theory", "attribution"},
+}
+LIBRARY = files(PACKAGE)
+EVERYTHING = LIBRARY + files(ANALYSES)
+
+
+def length(file):
+    return len(file.read_text(encoding="utf-8").splitlines())
+
+
+def test_the_folders_are_those_of_the_design():
+    assert {file.parent.name for file in PACKAGE.glob("*/__init__.py")} == set(BELOW)
+
+
+def against_the_arrows(file):
+    """The imports of a file of the library that go up the house, or around it."""
+    inside = file.relative_to(PACKAGE).parts
+    folder = inside[0] if len(inside) > 1 else None
+    for found in imports(file):
+        top, _, rest = found.module.partition(".")
+        target = rest.partition(".")[0]
+        if top == "analyses" or (top == "prefix_interp" and not rest):  # names: from where defined
+            yield found
+        if top != "prefix_interp" or target not in BELOW or target == folder:
+            continue
+        if found.when_loaded:  # modules beside the folders serve all of these
+            allowed = BELOW.get(folder, set())
+        else:
+            allowed = BELOW[folder] | {"views"} if folder in BELOW else set(BELOW)
+        if target not in allowed:
+            yield found
+
+
+def test_arrows_run_one_way():
+    on_top = {PACKAGE / "__init__.py", PACKAGE / "cli.py"}
+    wrong = {
+        module_name(file): found
+        for file in LIBRARY
+        if file not in on_top and (found := list(against_the_arrows(file)))
+    }
+    assert not wrong
+
+
+def test_there_is_no_import_circle():
+    modules = {module_name(file): file for file in EVERYTHING}
+    graph = {}
+    for name, file in modules.items():
+        used = (found for found in imports(file) if found.when_loaded)
+        targets = {
+            sub if (sub := f"{found.module}.{found.name}") in modules else found.module
+            for found in used
+        }
+        graph[name] = (targets & set(modules)) - {name}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_a_file_holds_one_idea():
+    assert not {module_name(file): n for file in EVERYTHING if (n := length(file)) > 350}
+
+
+def test_the_library_stays_small():
+    assert sum(map(length, LIBRARY)) <= 12_500
+
+
+def test_hook_names_are_spelled_in_sites_alone():
+    # A message may speak of a hook; a name stands alone, or is a piece of an f-string.
+    name = re.compile(r"[\w.]*\bhook_[a-z_]+|blocks\..*|(.*\.)?(attn|mlp|ln1|ln2)\.hook.*")
+    sites = PACKAGE / "models" / "sites.py"
+    spelled = {
+        module_name(file): found
+        for file in EVERYTHING
+        if file != sites and (found := list(filter(name.fullmatch, strings(file))))
+    }
+    assert not spelled
+    assert any(map(name.fullmatch, strings(sites))), "the pattern finds no hook name"
+
+
+def test_the_kind_of_model_is_known_in_models_and_prefixes_alone():
+    # Everything else says Model, from prefix_interp.models.host.
+    inside = {PACKAGE / "models", PACKAGE / "prefixes"}
+    users = {
+        file.parent
+        for file in EVERYTHING
+        for found in imports(file)
+        if found.module.partition(".")[0] == "transformer_lens"
+        and found.name in ("HookedTransformer", None)
+    }
+    assert PACKAGE / "models" in users <= inside
