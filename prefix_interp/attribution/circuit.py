@@ -71,6 +71,10 @@ class Circuit(ResultObject):
         sizes: the best and random circuits of 0, 1, 2, ... nodes.
         edges: inside the circuit, and to the logits.
         provenance: model, prefix, task, seeds, baseline and versions.
+
+    Example:
+        >>> len(pi.find_circuit(model, prefix, task, n=8, progress=False).nodes)
+        4
     """
 
     nodes: tuple[Node, ...]

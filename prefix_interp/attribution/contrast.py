@@ -56,6 +56,10 @@ class Contrast:
         off: each metric without it.
         task: the name of the task; ``"a batch"`` for a batch of your own.
         model_id: fingerprint of the weights that ran.
+
+    Example:
+        >>> tuple(pi.contrast(model, prefix, task, n=8).tokens.shape)
+        (8, 19)
     """
 
     runs: RunPair
@@ -299,6 +303,10 @@ def contrast(
         PrefixInterpError: prefix and model do not fit, unknown names, tokens outside vocabulary
             or context, answers that do not fit the tokens, half precision, hooks that stand on
             the model, activations that are not finite, or a contrast of another model or prefix.
+
+    Example:
+        >>> list(pi.contrast(model, prefix, task, metrics=("kl",), n=8).on)
+        ['kl']
     """
     chosen = choose_metrics(metrics)
     check_free(model)
