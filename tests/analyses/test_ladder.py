@@ -12,6 +12,7 @@ from analyses.ladder.tables import METRICS, compare, ladder_rows, tables, verdic
 from analyses.report.evidence import Evidence
 from analyses.scores import score_rows
 from analyses.study import Job
+from prefix_interp.results import Result
 from prefix_interp.tuning.content_blind import content_blind_hits
 from prefix_interp.tuning.evaluate import answer_logits
 
@@ -27,7 +28,7 @@ def kept(tmp_path_factory):
 @pytest.fixture(scope="module")
 def result(kept):
     found = STUDY.measure(Job(0, "smoke", SIZES, keeps=kept))
-    return pi.Result("ladder", "fast", [0], {"protocol": asdict(SIZES)}, found)
+    return Result("ladder", "fast", [0], {"protocol": asdict(SIZES)}, found)
 
 
 def test_every_context_is_there_for_every_task_and_depth(result):
@@ -120,7 +121,7 @@ def _made_up(values, spread=0.01, seeds=5):
                     },
                     "by_output": [1.0] + [0.5] * 9,
                 })  # fmt: skip
-    return pi.Result("ladder", "fast", range(seeds), {}, {"rows": records})
+    return Result("ladder", "fast", range(seeds), {}, {"rows": records})
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from analyses.long_prefixes.measure import PROTOCOLS, measure, slot_attention, s
 from analyses.long_prefixes.tables import tables
 from analyses.study import Job
 from analyses.table2.models import NAME
+from prefix_interp.results import Result
 from tests.analyses.made_up_table2 import made_up_table2
 from tests.helpers import assert_close, raw_model, tokens_for
 
@@ -23,7 +24,7 @@ def job(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(job):
-    return pi.Result("long-prefixes", "smoke", [0], {}, measure(job))
+    return Result("long-prefixes", "smoke", [0], {}, measure(job))
 
 
 def test_every_row_is_there_and_within_its_bound(result):

@@ -13,6 +13,7 @@ from analyses.subspaces.removals import Removal, removal_rows
 from analyses.subspaces.tables import tables
 from analyses.summaries import over_seeds
 from analyses.table2.models import NAME, PREFIXES, variant
+from prefix_interp.results import Result
 from prefix_interp.tuning.evaluate import answer_logits
 from tests.analyses.made_up_table2 import made_up_table2
 from tests.helpers import toy
@@ -34,7 +35,7 @@ def skills(tmp_path_factory):
 def result(skills):
     seeds = [measured(kept, seed) for seed, kept in skills.items()]
     found = {name: [row for one in seeds for row in one[name]] for name in seeds[0]}
-    return pi.Result("subspaces", "smoke", [0, 1], {}, found)
+    return Result("subspaces", "smoke", [0, 1], {}, found)
 
 
 def part(result, name, **where):
@@ -178,7 +179,7 @@ def test_a_toy_alone_gives_the_same_rows_but_for_starts(tmp_path):
     # Table 2 also has prefixes of other trials, which are left out.
     other = variant("add_one", "residual", 1.0)
     kept.save_context(PREFIXES, other, kept.context(PREFIXES, variant(TASKS[0], "residual")))
-    whole = pi.Result("subspaces", "smoke", [0], {}, measured(kept))
+    whole = Result("subspaces", "smoke", [0], {}, measured(kept))
     alone = toy_subspaces(kept.toy_folder(NAME), protocol=PROTOCOLS["smoke"], preset="smoke")
     for name in ("spectrum", "removal"):
         assert alone.rows(name) == whole.rows(name)
