@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from analyses.attention import STUDY as ATTENTION
 from analyses.claims import STUDY as CLAIMS
+from analyses.constructions import STUDY as CONSTRUCTIONS
 from analyses.study import Study
 from analyses.table1 import STUDY as TABLE1
 
@@ -11,4 +12,5 @@ STUDIES: tuple[Study, ...] = (
     TABLE1,
     ATTENTION,
     CLAIMS,
+    CONSTRUCTIONS,
 )  # fmt: skip
