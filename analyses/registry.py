@@ -7,10 +7,12 @@ from analyses.claims import STUDY as CLAIMS
 from analyses.constructions import STUDY as CONSTRUCTIONS
 from analyses.study import Study
 from analyses.table1 import STUDY as TABLE1
+from analyses.universality import STUDY as UNIVERSALITY
 
 STUDIES: tuple[Study, ...] = (
     TABLE1,
     ATTENTION,
     CLAIMS,
     CONSTRUCTIONS,
+    UNIVERSALITY,
 )  # fmt: skip
