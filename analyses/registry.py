@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from analyses.attention import STUDY as ATTENTION
+from analyses.capacity import STUDY as CAPACITY
 from analyses.claims import STUDY as CLAIMS
 from analyses.constructions import STUDY as CONSTRUCTIONS
+from analyses.language_model import STUDY as LANGUAGE_MODEL
 from analyses.study import Study
 from analyses.table1 import STUDY as TABLE1
 from analyses.universality import STUDY as UNIVERSALITY
@@ -14,5 +16,7 @@ STUDIES: tuple[Study, ...] = (
     ATTENTION,
     CLAIMS,
     CONSTRUCTIONS,
+    CAPACITY,
+    LANGUAGE_MODEL,
     UNIVERSALITY,
 )  # fmt: skip

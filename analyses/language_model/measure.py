@@ -1,32 +1,24 @@
-"""One token of a language model: how many continuations, hard against searched (section 3).
-
-Unlike the toys' experiment this takes hours of one core on a small model, so that every part of
-it is kept as soon as it is done.
-"""
+"""One token of a language model: how many continuations, hard against searched tokens."""
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Int
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM
 
-from prefix_interp.errors import check_choice
-from prefix_interp.experiments.capacity import length_row
-from prefix_interp.experiments.seed_runs import Rows
+from analyses.one_token import distinct_row, length_row
+from analyses.study import Job, Rows, Tables
+from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.host import Model
-from prefix_interp.models.toy import model_id
-from prefix_interp.results import Result, package_versions
+from prefix_interp.models.llama import hook_llama
 from prefix_interp.seeds import derive_generator
-from prefix_interp.storage import read_tensors, write_file
 from prefix_interp.theory.capacity import (
     count_distinct,
     hard_continuations,
@@ -67,52 +59,60 @@ PROTOCOLS = {
 }
 
 
-def language_model(
-    model: Model,
-    name: str,
-    preset: str = "fast",
-    seed: int = 0,
-    *,
-    work: str | Path | None = None,
-    progress: bool = True,
-) -> Result:
+def load_model(path: str) -> Model:
+    """Return a Hugging Face model of the Llama architecture with hooks.
+
+    Args:
+        path: of a folder, or of a GGUF file.
+
+    Raises:
+        PrefixInterpError: there is nothing of that name, or the model is not supported.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise PrefixInterpError(f"model={path!r} does not exist; name a folder or a GGUF file")
+    folder, gguf = (file.parent, file.name) if file.suffix == ".gguf" else (file, None)
+    hf_model = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=gguf, dtype=torch.float32, local_files_only=True
+    )
+    return hook_llama(hf_model)
+
+
+def about_model(model: Model, name: str) -> dict[str, Any]:
+    """Return what a result says of the model.
+
+    Args:
+        model: that was measured; its unembedding and zero biases count as parameters.
+        name: what it is called.
+    """
+    return {
+        "model": name,
+        "n_params": sum(p.numel() for p in model.parameters()),
+        "d_vocab": model.cfg.d_vocab,
+        "dtype": str(model.W_E.dtype),
+    }
+
+
+def measure(job: Job) -> Tables:
     """Return how many continuations one token calls up in a language model.
 
     Nothing but the token stands in the context, no beginning-of-sequence token either, as in the
-    paper. Records are those of `capacity` without depth and training: ``part="distinct"`` with
-    ``kind`` ``hard`` (the whole vocabulary), ``hard, as many`` (the mean over random subsets as
-    large as the searched tokens are many), ``random`` and ``searched`` (targets of ``n_out``
-    tokens), and ``part="length"``.
+    paper. The tables are those of the study ``capacity`` without depth and training: ``"distinct"``
+    with the ``kind`` ``hard`` (the whole vocabulary), ``hard, as many`` (the mean over random
+    subsets as large as the searched tokens are many), ``random`` and ``searched`` (targets of
+    ``n_out`` tokens), and ``"length"``.
+
+    This takes hours of one core on a small model, so that every part is kept as soon as it is done.
 
     Args:
-        model: a supported HookedTransformer, see `hook_llama`.
-        name: what it is called, for the record.
-        preset: ``"fast"`` or ``"smoke"``.
-        seed: of targets, starts and random tokens.
-        work: folder in which finished parts are kept, to resume after an interruption.
-        progress: show a bar.
-
-    Raises:
-        PrefixInterpError: an unknown preset, an unsupported model.
+        job: one seed of the study, with the model that was handed in.
     """
-    check_choice("preset", preset, PROTOCOLS)
-    protocol, began = PROTOCOLS[preset], time.perf_counter()
-    parts = dict(_parts(model, protocol, seed))
-    key = {"model": model_id(model), "seed": seed, "versions": package_versions()}
-    # `model_id` sees the weights alone; the same ones with other rotations are another model.
-    shape = {name: str(value) for name, value in vars(model.cfg).items() if name != "device"}
-    key |= {"shape": shape, "protocol": asdict(protocol)}
-    kept: dict[str, Tensors] = {}
-    bar = tqdm(parts.items(), desc=f"one token, {name}", disable=not progress)
-    for part, make in bar:
-        file = None if work is None else Path(work) / f"{part}.safetensors"
-        kept[part] = _kept(file, key, make)
-    # Of the HookedTransformer, whose unembedding and zero biases are its own.
-    settings = {"model": name, "n_params": sum(p.numel() for p in model.parameters())}
-    settings |= {"d_vocab": model.cfg.d_vocab, "dtype": str(model.W_E.dtype), **asdict(protocol)}
-    records = _rows(kept, protocol, seed)
-    timing = {"wall_s": round(time.perf_counter() - began, 1)}
-    return Result("language-model", preset, [seed], settings, records, timing=timing)
+    assert job.model is not None
+    parts: dict[str, Tensors] = {}
+    work = dict(_parts(job.model, job.protocol, job.seed))
+    for name, make in tqdm(work.items(), desc="one token", disable=not job.progress):
+        parts[name] = make() if job.keeps is None else job.keeps.tensors(name, make)
+    return _tables(parts, job.protocol, job.seed)
 
 
 def _parts(
@@ -144,39 +144,26 @@ def _parts(
         yield part, lambda own=tokens: {"emitted": hard_continuations(model, n_out, own)}
 
 
-def _kept(file: Path | None, key: Mapping[str, Any], make: Callable[[], Tensors]) -> Tensors:
-    """Return what `file` holds if it was made with the same `key`, else make and keep it."""
-    header = {"key": json.dumps(key, sort_keys=True)}
-    if file is not None and file.exists():
-        tensors, found = read_tensors(file)
-        if found == header:
-            return tensors
-    made = {name: tensor.contiguous() for name, tensor in make().items()}
-    if file is not None:
-        write_file(file, to_bytes(made, metadata=header))
-    return made
-
-
-def _rows(kept: Mapping[str, Tensors], protocol: Protocol, seed: int) -> Rows:
+def _tables(parts: Mapping[str, Tensors], protocol: Protocol, seed: int) -> dict[str, Rows]:
     n_out = protocol.n_out
-    chunks = [part["emitted"] for name, part in kept.items() if name.startswith("hard-")]
-    hard, searched = torch.cat(chunks), kept[f"searched-{n_out}"]["emitted"]
-
-    def distinct(kind: str, tried: int, found: int | float) -> dict[str, Any]:
-        return {"part": "distinct", "seed": seed, "kind": kind, "n_out": n_out, "tried": tried,
-                "distinct": found}  # fmt: skip
-
-    rows = [
-        distinct("hard", len(hard), count_distinct(hard)),
-        distinct("hard, as many", len(searched), _mean_distinct(hard, len(searched), seed)),
-        distinct("random", protocol.n_random, count_distinct(kept["random"]["emitted"])),
-        distinct("searched", len(searched), count_distinct(searched)),
-    ]
-    for length in sorted(protocol.lengths):
-        part = kept[f"searched-{length}"]
-        row = length_row(part["targets"], part["emitted"], part["losses"])
-        rows.append({"seed": seed, **row})
-    return rows
+    chunks = [part["emitted"] for name, part in parts.items() if name.startswith("hard-")]
+    hard, searched = torch.cat(chunks), parts[f"searched-{n_out}"]["emitted"]
+    counts = {
+        "hard": (len(hard), count_distinct(hard)),
+        "hard, as many": (len(searched), _mean_distinct(hard, len(searched), seed)),
+        "random": (protocol.n_random, count_distinct(parts["random"]["emitted"])),
+        "searched": (len(searched), count_distinct(searched)),
+    }
+    found = [parts[f"searched-{length}"] for length in sorted(protocol.lengths)]
+    return {
+        "distinct": [
+            {"seed": seed} | distinct_row(kind, *own, n_out) for kind, own in counts.items()
+        ],
+        "length": [
+            {"seed": seed} | length_row(part["targets"], part["emitted"], part["losses"])
+            for part in found
+        ],
+    }
 
 
 def _mean_distinct(continuations: Int[Tensor, "prompt n_out"], n: int, seed: int) -> float:
