@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analyses.report.evidence import Evidence
+from analyses.report.evidence import Evidence, numbers
 from analyses.report.sections import Section, Words
 from analyses.report.tables import frame_table
 
