@@ -25,7 +25,7 @@ def capacity_figure(summary: Tables) -> Figure:
     Args:
         summary: from `tables`.
     """
-    distinct, lengths = summary["distinct"], summary["lengths"]
+    distinct, lengths = summary["distinct"], summary["length"]
     depths = sorted({r["depth"] for r in lengths})
     with look():
         figure = Figure(figsize=(9.2, 3.3), layout="constrained")

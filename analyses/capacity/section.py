@@ -21,7 +21,7 @@ def section(evidence: Evidence) -> Section:
     result, tables = evidence.result("capacity"), evidence.tables("capacity")
     assert result is not None
     distinct = spread_frame(tables["distinct"], ("tried", "distinct"))
-    lengths = spread_frame(tables["lengths"], ("share", "tokens_right", "loss"))
+    lengths = spread_frame(tables["length"], ("share", "tokens_right", "loss"))
     longest = pd.DataFrame(tables["longest"])
     n_out = result.settings["protocol"]["n_out"]
     parts = [

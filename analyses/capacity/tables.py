@@ -17,14 +17,14 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def tables(result: Result) -> dict[str, Rows]:
-    """Return ``distinct``, ``lengths`` and ``longest`` (see the functions that make them).
+    """Return ``distinct``, ``length`` and ``longest`` (see the functions that make them).
 
     Args:
         result: of this study.
     """
     return {
         "distinct": distinct_rows(result),
-        "lengths": length_rows(result),
+        "length": length_rows(result),
         "longest": longest_rows(result),
     }
 
