@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analyses.study import Tables
 from analyses.universality.tables import Rows, tables
-from prefix_interp.errors import check_choice
+from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.results import Result
 from prefix_interp.views.style import COLOURS, MARKERS, look
 
@@ -41,7 +41,9 @@ def universality_figure(summary: Tables, dim: int = 2, metric: str = "rmse") -> 
         PrefixInterpError: no such sphere or metric.
     """
     check_choice("metric", metric, _METRICS)
-    check_choice("dim", dim, sorted({row["dim"] for row in summary["errors"]}))
+    dims = sorted({row["dim"] for row in summary["errors"]})
+    if dim not in dims:
+        raise PrefixInterpError(f"dim={dim!r} was not measured; choose one of {dims}")
     errors = [row for row in summary["errors"] if row["dim"] == dim]
     limits = sorted(
         (row for row in summary["limits"] if row["dim"] == dim), key=lambda row: row["n_slots"]
