@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 
 from analyses.study import Job, Rows, Tables
 from prefix_interp.models.toy import to_dtype
-from prefix_interp.seeds import derive_generator
 from prefix_interp.theory.constructions import (
     Construction,
     any_map,
@@ -26,6 +25,7 @@ from prefix_interp.theory.constructions import (
     any_sequence,
     largest_vocabulary,
 )
+from prefix_interp.theory.constructions.behaviours import all_behaviours, random_behaviours
 from prefix_interp.theory.constructions.precision import DTYPES
 
 BUILDERS: dict[str, Callable[..., Construction]] = {
@@ -222,31 +222,6 @@ def check_row(part: str, check: Check) -> dict[str, Any]:
     if part == "precision":
         row["largest"] = largest_vocabulary(DTYPES[check.dtype], check.decoder)
     return row
-
-
-def all_behaviours(built: Construction) -> Int[Tensor, "stack *behaviour"]:
-    """Return every behaviour of a small construction."""
-    size = built.hardest.numel()
-    codes = torch.arange(built.n_tokens**size)
-    digits = [codes // built.n_tokens**i % built.n_tokens for i in range(size)]
-    return torch.stack(digits, dim=1).reshape(-1, *built.hardest.shape)
-
-
-def random_behaviours(built: Construction, n: int, seed: int) -> Int[Tensor, "stack *behaviour"]:
-    """Return uniform behaviours; for pairs, every second row of a map ends in code 0.
-
-    The authors' digit extraction fails on rows that do.
-
-    Args:
-        built: gives shape and vocabulary.
-        n: how many.
-        seed: any integer.
-    """
-    rng = derive_generator(seed, "constructions", built.name, built.n_tokens, built.n_out)
-    drawn = torch.randint(built.n_tokens, (n, *built.hardest.shape), generator=rng)
-    if built.n_in == 2:
-        drawn[:, ::2, -1] = 0
-    return drawn
 
 
 def _seeded(check: Check, seed: int) -> Check:

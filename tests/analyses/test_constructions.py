@@ -5,17 +5,18 @@ import torch
 
 import prefix_interp as pi
 from analyses.constructions import STUDY
-from analyses.constructions.measure import Check, check_row, checks_of, random_behaviours
+from analyses.constructions.measure import Check, check_row, checks_of
 from analyses.report.evidence import Evidence
 from analyses.study import run_study
 from prefix_interp.theory.constructions import any_map_of_pairs, any_sequence
+from prefix_interp.theory.constructions.behaviours import random_behaviours
 
 SIZES = STUDY.protocols["smoke"]
 
 
 @pytest.fixture(scope="module")
-def result():
-    return run_study(STUDY, "smoke", [0], work=None, n_jobs=1, progress=False)
+def result(smoke):
+    return smoke("constructions")
 
 
 @pytest.fixture(scope="module")

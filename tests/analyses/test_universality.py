@@ -1,11 +1,8 @@
-import json
-
 import pytest
 import torch
 
-from analyses.study import Job
 from analyses.universality import STUDY
-from analyses.universality.measure import METHODS, log_slope
+from analyses.universality.measure import METHODS, identities, log_slope
 from prefix_interp.seeds import derive_generator
 from prefix_interp.theory.sphere import random_points, sphere_functions
 from prefix_interp.theory.universality import kernel_head, slots_for
@@ -14,8 +11,8 @@ SIZES = STUDY.protocols["smoke"]
 
 
 @pytest.fixture(scope="module")
-def tables():
-    return STUDY.measure(Job(0, "smoke", SIZES))
+def tables(smoke):
+    return smoke("universality").tables
 
 
 def chosen(rows, **keys):
@@ -23,7 +20,6 @@ def chosen(rows, **keys):
 
 
 def test_every_row_is_there_and_theory_holds_in_each(tables):
-    json.dumps(tables, allow_nan=False)
     fits = [r for r in tables["fit"] if r["n_slots"]]
     assert [(r["method"], r["n_slots"]) for r in fits] == [
         (m, n) for m in METHODS for n in SIZES.n_prefixes
@@ -75,6 +71,22 @@ def test_company_costs_what_the_gate_leaves_to_content(tables):
     for name in low["rmse"]:
         assert low["rmse"][name] == pytest.approx(high["rmse"][name], rel=0.2)  # alone
         assert low["rmse_in_company"][name] > high["rmse_in_company"][name]
+
+
+@pytest.mark.parametrize("n_slots", [1, 3, 40])
+@pytest.mark.parametrize("gate", [0.3, 0.99])
+def test_eq_6_eq_7_and_rank_hold(n_slots, gate):
+    def two_outputs(x):
+        return torch.stack([x[:, 0] * x[:, 1], x[:, -1].abs()], dim=1)
+
+    head = kernel_head(2, 2, n_content=3)
+    prefix = slots_for(head, two_outputs, n_slots, gate=gate, seed=1)
+    points = random_points(2, 60, derive_generator(0, "test", "points")).unflatten(0, (20, 3))
+    found = identities(head, prefix, points)
+    assert found["eq6"] < 1e-14 and found["eq7"] < 1e-13
+    assert found["rank"] == min(n_slots, 2) <= found["bound"] == min(n_slots, 9)
+    assert found["gate"] == pytest.approx(gate, abs=0.12 if n_slots < 4 else 0.01)
+    assert found["gate_in_company"] < found["gate"]
 
 
 def test_slope_of_a_power_law():
