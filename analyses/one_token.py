@@ -8,7 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def distinct_row(kind: str, tried: int, distinct: float, n_out: int, **more: Any) -> dict[str, Any]:
+def distinct_row(
+    kind: str, tried: int, distinct: int | float, n_out: int, **more: Any
+) -> dict[str, Any]:
     """Return how many continuations one kind of token calls up.
 
     Args:
@@ -42,7 +44,7 @@ def length_row(
     }  # fmt: skip
 
 
-def counted(n: float, word: str, digits: int = 0) -> str:
+def counted(n: int | float, word: str, digits: int = 0) -> str:
     """Return a number with its noun: ``1 token``, ``3.7 tokens``.
 
     Args:
