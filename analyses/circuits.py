@@ -1,52 +1,144 @@
-"""Claim: the effect of a prefix goes through a small part of the model.
-
-For every prefix of the shipped four-skill model, the smallest set of heads, MLPs and slots that
-keeps its effect: JSON, a Graphviz file and an SVG each, and the curves against random circuits.
-
-    python analyses/circuits.py --out circuits
-    python analyses/circuits.py --n 16 --threshold 0.9 --out /somewhere
-"""
+"""The circuits of the shipped four-skill model's prefixes, found anew for each report."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
-import prefix_interp as pi
-from prefix_interp.experiments.skills import load_skills
-from prefix_interp.storage import write_file
+import pandas as pd
+from markupsafe import Markup
+
+from analyses.report.evidence import Evidence, numbers
+from analyses.report.sections import Drawing, Part, Section, Words, picture, records
+from analyses.report.tables import frame_table
+from analyses.study import Job, Rows, Study
+from analyses.table2.skills import SKILL_WORDS, load_skills
+from prefix_interp.attribution.circuit import Circuit
+from prefix_interp.attribution.circuit_search import find_circuit
+from prefix_interp.results import Result
 from prefix_interp.tasks import FOUR_SKILLS
 from prefix_interp.views.circuit_graph import circuit_curves_figure, circuit_svg
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, pi.Circuit]:
-    """Find, print, save and return the circuit of every prefix."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n", type=int, default=64)
-    parser.add_argument("--threshold", type=float, default=0.95)
-    parser.add_argument("--out", type=Path, default=Path("circuits"))
-    arguments = parser.parse_args(argv)
+@dataclass(frozen=True)
+class Protocol:
+    """Sizes of the search.
 
-    skills = load_skills()
-    found = {}
-    for task in FOUR_SKILLS:
-        prefix = skills.prefixes[task]
-        circuit = pi.find_circuit(
-            skills.model, prefix, task, threshold=arguments.threshold, n=arguments.n
+    Attributes:
+        n: test sequences.
+        n_random: random circuits of each size.
+        threshold: share of the prefix's effect that a circuit keeps.
+    """
+
+    n: int = 64
+    n_random: int = 20
+    threshold: float = 0.95
+
+
+PROTOCOLS = {"fast": Protocol()}
+
+
+def find_circuits(evidence: Evidence) -> dict[str, Circuit]:
+    """Return the smallest circuit of each prefix of the shipped model, by its task.
+
+    Args:
+        evidence: gives the shipped model.
+    """
+    skills, sizes = evidence.once(load_skills), PROTOCOLS["fast"]
+    return {
+        task: find_circuit(
+            skills.model, skills.prefixes[task], task, threshold=sizes.threshold, n=sizes.n,
+            n_random=sizes.n_random, progress=False,
         )
-        fresh = pi.contrast(skills.model, prefix, task, n=arguments.n, seed=1)
-        names = ", ".join(node.name for node in circuit.nodes)
-        print(f"{task}: {names}")
-        print(f"  faithfulness {circuit.faithfulness()}, held out {circuit.faithfulness(fresh)}")
-        stem = arguments.out / task
-        circuit.save(stem.with_suffix(".json"))
-        write_file(stem.with_suffix(".dot"), circuit.to_dot().encode())
-        write_file(stem.with_suffix(".svg"), circuit_svg(circuit).encode())
-        circuit_curves_figure(circuit).savefig(stem.with_suffix(".png"), dpi=150)
-        found[task] = circuit
+        for task in FOUR_SKILLS
+    }  # fmt: skip
+
+
+def measure(job: Job) -> dict[str, Rows]:
+    """Return one row per node, per size of circuit (``curves``) and per edge of each circuit.
+
+    Args:
+        job: with the evidence of a report.
+    """
+    assert job.evidence is not None
+    found: dict[str, Rows] = {"nodes": [], "curves": [], "edges": []}
+    for task, circuit in job.evidence.once(find_circuits).items():
+        name = SKILL_WORDS[task]
+        found["nodes"] += records(circuit.to_dataframe().assign(prefix=name))
+        found["curves"] += records(circuit.curves().assign(prefix=name))
+        found["edges"] += records(circuit.edge_dataframe().assign(prefix=name))
     return found
 
 
-if __name__ == "__main__":
-    main()
+def tables(result: Result) -> dict[str, Sequence[Any]]:
+    """Return the tables as they were measured.
+
+    Args:
+        result: of this study.
+    """
+    return dict(result.tables)
+
+
+def section(evidence: Evidence) -> Section:
+    """Return the smallest circuit of each prefix of the shipped model, and sizes over seeds.
+
+    Args:
+        evidence: gives the shipped model, and the result of `heads` if there is one.
+    """
+    has_seeds = evidence.result("heads") is not None
+    sizes = evidence.tables("heads")["circuit"] if has_seeds else []
+    parts: list[Part] = []
+    if sizes:
+        parts.append(
+            Words(
+                "Over all seeds",
+                "The smallest circuits of every seed's model, measured again on sequences that "
+                "the search did not see (held out).",
+                frame_table(pd.DataFrame(sizes)),
+            )
+        )
+    for task, circuit in evidence.once(find_circuits).items():
+        name = SKILL_WORDS[task]
+        parts += [
+            _drawing(circuit, task, name),
+            picture(
+                f"curves-{task}",
+                circuit_curves_figure(circuit),
+                f"Faithfulness and completeness of circuits for {name} against their size, with "
+                "random circuits of the same size as a band.",
+                f"{name}: the best circuit of every size, and random ones with as many nodes of "
+                "each kind. Share of the prefix's effect on the log-probability.",
+                circuit.curves(),
+            ),
+        ]
+    return Section(
+        "circuits", "Circuits", "From heads to a circuit",
+        "The smallest set of heads, MLPs and slots that keeps "
+        f"{100 * PROTOCOLS['fast'].threshold:.0f} % of what the prefix does, by trying every set. "
+        "A head or MLP that is out keeps its output of the run without prefix; a slot that is out "
+        "loses its mass.",
+        parts, numbers({**evidence.tables("circuits"), "sizes": sizes}),
+    )  # fmt: skip
+
+
+def _drawing(circuit: Circuit, task: str, name: str) -> Drawing:
+    return Drawing(
+        f"circuit-{task}",
+        Markup(circuit_svg(circuit)),
+        f"Graph of the circuit of the prefix for {name}: slot, heads, MLP and logits.",
+        circuit.caption(),
+        frame_table(circuit.to_dataframe()),
+    )
+
+
+STUDY = Study(
+    name="circuits",
+    claim="Does a prefix act through a small part of the model? Most of it does (section 6).",
+    protocols=PROTOCOLS,
+    measure=measure,
+    tables=tables,
+    section=section,
+    seeds=1,
+    live=True,
+)

@@ -107,5 +107,5 @@ print("digits of row 1 as the last block finds them:", digits.tolist())
 # ## And on trained models?
 #
 # These weights were made for it. What one token can do with weights that were trained for
-# something else has to be measured: `prefix-interp reproduce capacity` searches a soft token for
+# something else has to be measured: `python -m analyses capacity` searches a soft token for
 # every random target.

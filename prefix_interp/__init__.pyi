@@ -28,9 +28,9 @@ from .prefixes.inject import prefix_hooks as prefix_hooks
 from .prefixes.prefix import Prefix as Prefix
 from .prefixes.prefix import load_prefixes as load_prefixes
 from .prefixes.soft_prompt import SoftPrompt as SoftPrompt
-from .tasks import Batch as Batch
-from .tasks import Task as Task
-from .tasks import get_task as get_task
+from .tasks.task import Batch as Batch
+from .tasks.task import Task as Task
+from .tasks.task import get_task as get_task
 from .theory.decompose import Decomposition as Decomposition
 from .theory.decompose import decompose_attention as decompose_attention
 from .theory.subspace import BiasSubspace as BiasSubspace

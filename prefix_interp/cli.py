@@ -148,7 +148,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     print(table.drop(columns="pos").groupby(["layer", "head"]).agg("mean").to_string())
     print("largest violations, baseline masked:", parts.max_errors())
     records = table.to_dict("records")
-    result = Result("inspect", "none", [arguments.seed], settings, records)
+    result = Result("inspect", "none", [arguments.seed], settings, {"parts": records})
     print(result.save(arguments.out / "inspect.json"))
 
 

@@ -26,10 +26,10 @@ def test_inspect_prints_and_writes_the_split(tmp_path, capsys):
                        "--out", tmp_path, "--quiet")  # fmt: skip
     assert code == 0 and "sort_descending: exact match" in out and "eq7" in out
     result = Result.load(tmp_path / "inspect.json")
-    assert len(result.records) == 19 and result.settings["baseline"] == "masked"
+    assert len(result.rows("parts")) == 19 and result.settings["baseline"] == "masked"
     code, _, _ = run(capsys, "inspect", "--model", TOY, "--prefix", "sort_descending-kv-10",
                      "--tokens", "3,1,4,1,5", "--out", tmp_path)  # fmt: skip
-    assert code == 0 and len(Result.load(tmp_path / "inspect.json").records) == 5
+    assert code == 0 and len(Result.load(tmp_path / "inspect.json").rows("parts")) == 5
 
 
 def test_tune_writes_a_prefix_that_inspect_reads(tmp_path, capsys):

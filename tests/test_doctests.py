@@ -19,27 +19,22 @@ EXAMPLES = {
 
 
 @pytest.fixture
-def names(monkeypatch, tmp_path):
+def given():
     """What the examples take as given: a toy, its prefix, the prefix's task, and some content."""
-    monkeypatch.chdir(tmp_path)
     model = pi.load_toy("four-skills-1l4h")
     prefix = pi.load_prefixes("four-skills-1l4h")["sort_descending"]
     task = pi.get_task("sort_descending")
-    return {
-        "pi": pi,
-        "model": model,
-        "prefix": prefix,
-        "task": task,
-        "tokens": task.sample(4, seed=0).tokens,
-    }
+    tokens = task.sample(4, seed=0).tokens
+    return {"pi": pi, "model": model, "prefix": prefix, "task": task, "tokens": tokens}
 
 
 @pytest.mark.parametrize("place", EXAMPLES)
-def test_an_example_prints_what_it_says(place, names):
+def test_an_example_prints_what_it_says(place, given, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     file, text = EXAMPLES[place]
     path = str(file.relative_to(ROOT))
     own = vars(import_module(module_name(file)))
-    test = doctest.DocTestParser().get_doctest(text, own | names, place, path, 0)
+    test = doctest.DocTestParser().get_doctest(text, own | given, place, path, 0)
     said = []
     options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     runner = doctest.DocTestRunner(optionflags=options)

@@ -71,6 +71,10 @@ class Circuit(ResultObject):
         sizes: the best and random circuits of 0, 1, 2, ... nodes.
         edges: inside the circuit, and to the logits.
         provenance: model, prefix, task, seeds, baseline and versions.
+
+    Example:
+        >>> len(pi.find_circuit(model, prefix, task, n=8, progress=False).nodes)
+        4
     """
 
     nodes: tuple[Node, ...]
@@ -252,10 +256,7 @@ class Circuit(ResultObject):
         )
 
     def plot(self) -> Figure:
-        """Return faithfulness and completeness against the size of the circuit.
-
-        The graph itself is what a notebook shows; see `views.circuit_graph.circuit_svg`.
-        """
+        """Return faithfulness and completeness by size; for the graph see `circuit_svg`."""
         from prefix_interp.views.circuit_graph import circuit_curves_figure
 
         return circuit_curves_figure(self)

@@ -38,7 +38,7 @@ from prefix_interp.tasks import Batch, Task, get_task
 
 State = Literal["on", "off"]
 Values = dict[str, Float[Tensor, "stack batch"]]
-# Sequences a pass: above it nothing gets faster on a CPU, and memory grows.
+# Sequences per pass: above it nothing gets faster on a CPU, and memory grows.
 MAX_SEQUENCES = 256
 
 
@@ -56,6 +56,10 @@ class Contrast:
         off: each metric without it.
         task: the name of the task; ``"a batch"`` for a batch of your own.
         model_id: fingerprint of the weights that ran.
+
+    Example:
+        >>> tuple(pi.contrast(model, prefix, task, n=8).tokens.shape)
+        (8, 19)
     """
 
     runs: RunPair
@@ -67,10 +71,8 @@ class Contrast:
     model_id: str
 
     def __repr__(self) -> str:
-        return (
-            f"Contrast({self.task}, {self.n_batch} examples; {ends(self.on, self.off)}; "
-            f"{self.prefix!r})"
-        )
+        size = f"{self.task}, {self.n_batch} examples"
+        return f"Contrast({size}; {ends(self.on, self.off)}; {self.prefix!r})"
 
     @property
     def model(self) -> Model:
@@ -157,9 +159,8 @@ class Contrast:
                 taken from the base run too.
             after_attention: they begin at `Site.Z` or behind it: the heads' outputs of `layer`
                 are taken from the base run too. Gates of that layer then do nothing.
-            gates: of the prefix, one set per intervention. With ``base="off"`` they bring the
-                prefix into that run; they must be 0 in the layers before `layer`, which do not
-                run.
+            gates: of the prefix, one set per intervention. With ``base="off"`` they bring it into
+                that run; they must be 0 in the layers before `layer`, which do not run.
             bar: moved on by the number of interventions done.
         """
         size = max(1, MAX_SEQUENCES // self.n_batch)
@@ -299,6 +300,10 @@ def contrast(
         PrefixInterpError: prefix and model do not fit, unknown names, tokens outside vocabulary
             or context, answers that do not fit the tokens, half precision, hooks that stand on
             the model, activations that are not finite, or a contrast of another model or prefix.
+
+    Example:
+        >>> list(pi.contrast(model, prefix, task, metrics=("kl",), n=8).on)
+        ['kl']
     """
     chosen = choose_metrics(metrics)
     check_free(model)

@@ -66,6 +66,11 @@ class Elicitation(ResultObject):
         off: the metric without it.
         controls: total effects under other prefixes, one or more draws of each, by name.
         baseline: what off means.
+
+    Example:
+        >>> found = pi.head_elicitation(model, prefix, task, n=8, n_random=2, progress=False)
+        >>> found.to_dataframe()["head"].tolist()
+        [0, 1, 2, 3]
     """
 
     direction: Direction | str
@@ -237,6 +242,11 @@ def head_elicitation(
     Raises:
         PrefixInterpError: as `contrast`, an unknown direction or metric, controls that do not
             fit or have a taken name, or too few examples or draws.
+
+    Example:
+        >>> found = pi.head_elicitation(model, prefix, task, n=8, n_random=2, progress=False)
+        >>> tuple(found.effect.shape)  # layer, head, example
+        (1, 4, 8)
     """
     check_choice("direction", direction, ("denoise", "noise"))
     (name,) = chosen = choose_metric(metric)

@@ -60,6 +60,11 @@ def attribution_patch(
     Raises:
         PrefixInterpError: as `contrast`, an unknown direction or site, positions of a gate, or a
             metric without a gradient.
+
+    Example:
+        >>> grid = pi.attribution_patch(model, prefix, task, n=8)
+        >>> grid.axes
+        ('layer', 'head')
     """
     check_choice("site", site, get_args(GradientSite))
     check_choice("direction", direction, get_args(Direction))

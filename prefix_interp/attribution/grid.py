@@ -30,6 +30,11 @@ class PatchGrid(Effects):
         on: each metric with the prefix.
         off: each metric without it (masked baseline).
         labels: names of the entries of an axis that are not numbers.
+
+    Example:
+        >>> grid = pi.patch_heads(model, prefix, task, n=8, progress=False)
+        >>> grid.axes, tuple(grid.effect().shape)
+        (('layer', 'head'), (1, 4, 8))
     """
 
     direction: Direction | str

@@ -42,6 +42,11 @@ class IntegratedGradients(Effects):
         start: the metric at the start of each path, from a run of its own.
         end: the metric at the end of each path, from a run of its own.
         steps: gradients taken on each path.
+
+    Example:
+        >>> found = pi.integrated_gradients(model, prefix, task, n=4, progress=False)
+        >>> found.axes
+        ('layer', 'head', 'slot')
     """
 
     over: Over | str
@@ -146,6 +151,11 @@ def integrated_gradients(
     Raises:
         PrefixInterpError: as `contrast`, an unknown path, more than one metric, one without a
             gradient, or shares that do not add up within `tolerance`.
+
+    Example:
+        >>> found = pi.integrated_gradients(model, prefix, task, n=4, progress=False)
+        >>> found.to_dataframe().columns.tolist()
+        ['layer', 'head', 'slot', 'metric', 'effect', 'low', 'high', 'share']
     """
     check_choice("over", over, get_args(Over))
     check_number("tolerance", tolerance, 0.0, low_open=True)

@@ -80,6 +80,11 @@ def patch_heads(
 
     Raises:
         PrefixInterpError: as `contrast`, or an unknown direction or site.
+
+    Example:
+        >>> grid = pi.patch_heads(model, prefix, task, n=8, progress=False)
+        >>> grid.recovered().shape
+        torch.Size([1, 4])
     """
     check_choice("site", site, HEAD_SITES)
     check_choice("direction", direction, ("denoise", "noise"))
@@ -131,6 +136,11 @@ def patch_sites(
 
     Raises:
         PrefixInterpError: as `contrast`, or a site that the model lacks.
+
+    Example:
+        >>> grid = pi.patch_sites(model, prefix, task, n=8, progress=False)
+        >>> grid.axes
+        ('site', 'layer', 'pos')
     """
     check_choice("direction", direction, ("denoise", "noise"))
     if sites is not None and not isinstance(sites, str) and not sites:
@@ -190,6 +200,11 @@ def patch_slots(
 
     Raises:
         PrefixInterpError: as `contrast`, or unknown axes.
+
+    Example:
+        >>> grid = pi.patch_slots(model, prefix, task, n=8, progress=False)
+        >>> grid.axes
+        ('layer', 'head', 'slot')
     """
     check_choice("direction", direction, ("denoise", "noise"))
     if axes not in SLOT_AXES:

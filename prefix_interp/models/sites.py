@@ -14,6 +14,10 @@ class Site(str, Enum):
 
     `Site.Z.at(0)` is the full name, e.g. ``blocks.0.attn.hook_z``. Shapes are those of
     TransformerLens; `kv_head` is `head` in a model without grouped queries.
+
+    Example:
+        >>> pi.Site.Z.at(0)
+        'blocks.0.attn.hook_z'
     """
 
     EMBED = "hook_embed"  # batch pos d_model

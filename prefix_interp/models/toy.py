@@ -42,6 +42,10 @@ class ToyConfig:
         normalization: ``"LN"``, ``"RMS"`` or ``"none"``.
         attn_only: leave the MLPs out.
         skip_ln1: leave out the norm before attention alone (the paper's four-head model).
+
+    Example:
+        >>> pi.ToyConfig(n_heads=4, d_model=256).n_layers
+        1
     """
 
     n_layers: int = 1
@@ -110,6 +114,10 @@ def build_toy(cfg: ToyConfig, seed: int = 0) -> HookedTransformer:
     Args:
         cfg: the shape.
         seed: any integer.
+
+    Example:
+        >>> pi.build_toy(pi.ToyConfig(n_layers=2, d_model=64), seed=1).cfg.n_layers
+        2
     """
     model = _empty(cfg)
     rng = derive_generator(seed, "init")
@@ -163,7 +171,12 @@ def reserved_slots(model: HookedTransformer) -> int | None:
 
 
 def to_dtype(model: HookedTransformer, dtype: torch.dtype) -> HookedTransformer:
-    """Return `model` itself, converted; its norms compute in `dtype` from then on too."""
+    """Return `model` itself, converted; its norms compute in `dtype` from then on too.
+
+    Example:
+        >>> pi.to_dtype(model, torch.float64).W_E.dtype
+        torch.float64
+    """
     model.cfg.dtype = dtype  # TransformerLens casts to this, whatever the weights are
     model.to(dtype, print_details=False)
     return model

@@ -13,7 +13,12 @@ ZOO = Path(__file__).parent / "trained"
 
 
 def list_toys() -> list[str]:
-    """Return the names of the trained toys that `load_toy` knows."""
+    """Return the names of the trained toys that `load_toy` knows.
+
+    Example:
+        >>> list_toys()
+        ['four-skills-1l4h', 'sort-ascending-1l1h', 'sort-descending-1l1h-fine-tuned']
+    """
     return sorted(p.parent.name for p in ZOO.glob(f"*/{STEM}.json"))
 
 
@@ -40,5 +45,9 @@ def load_toy(name_or_path: str | Path) -> HookedTransformer:
 
     Raises:
         PrefixInterpError: unknown name, or files that are missing, corrupted or foreign.
+
+    Example:
+        >>> pi.load_toy("sort-ascending-1l1h").cfg.d_model
+        96
     """
     return read_toy(toy_folder(name_or_path))[0]

@@ -64,6 +64,12 @@ def attach(
             not go with it; inside the block, tokens outside the vocabulary or the context length
             or too few, an attention mask or cache (their lengths would not cover the slots), or
             hooks that were taken off.
+
+    Example:
+        >>> with pi.attach(model, prefix):
+        ...     logits = model(tokens)
+        >>> tuple(logits.shape)  # content alone
+        (4, 19, 11)
     """
     check_choice("method", method, get_args(Method))
     check_free(model)

@@ -49,6 +49,11 @@ class RunPair:
             pretrained layer makes of what it is given. In layer 0 this is `off` when masked.
         logits_on: logits with the prefix.
         logits_off: logits without it.
+
+    Example:
+        >>> pair = pi.run_pair(model, prefix, tokens)
+        >>> tuple(pair.on[pi.Site.Z.at(0)].shape)  # batch, pos, head, d_head
+        (4, 19, 4, 64)
     """
 
     model: HookedTransformer
@@ -90,6 +95,11 @@ def run_pair(
     Raises:
         PrefixInterpError: prefix and model do not fit, tokens outside vocabulary or context, an
             unknown baseline.
+
+    Example:
+        >>> pair = pi.run_pair(model, prefix, tokens)
+        >>> torch.equal(pair.logits_on, pair.logits_off)
+        False
     """
     check_choice("baseline", baseline, get_args(Baseline))  # before the first run
     check_tokens(model, tokens, prefix.n_slots)

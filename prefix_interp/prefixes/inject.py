@@ -172,6 +172,11 @@ def prefix_hooks(
 
     Raises:
         PrefixInterpError: the prefix does not fit, one is attached already, or bad gates.
+
+    Example:
+        >>> hooks = pi.prefix_hooks(model, prefix)
+        >>> tuple(model.run_with_hooks(tokens, fwd_hooks=hooks).shape)
+        (4, 19, 11)
     """
     check_choice("method", method, get_args(Method))
     check_free(model)

@@ -41,6 +41,10 @@ class Prefix(Context):
 
     Raises:
         PrefixInterpError: missing or superfluous tensors, wrong number of axes, NaN or infinity.
+
+    Example:
+        >>> pi.Prefix.random(model, n_slots=2).n_parameters
+        512
     """
 
     STEM: ClassVar[str] = "prefix"
@@ -164,6 +168,10 @@ def load_prefixes(name_or_path: str | Path) -> dict[str, Prefix]:
 
     Raises:
         PrefixInterpError: unknown toy, or corrupted files.
+
+    Example:
+        >>> pi.load_prefixes("four-skills-1l4h")["add_one"].n_slots
+        1
     """
     folder = toy_folder(name_or_path) / "prefixes"
     records = sorted(folder.glob(f"*/{Prefix.STEM}.json"))

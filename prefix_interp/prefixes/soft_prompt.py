@@ -45,6 +45,11 @@ class SoftPrompt(Context):
 
     Raises:
         PrefixInterpError: wrong number of axes, NaN or infinity, a negative `position`.
+
+    Example:
+        >>> prompt = pi.SoftPrompt.random(model, n_slots=2, position=3)
+        >>> prompt.n_slots, prompt.position, prompt.layers
+        (2, 3, 'embedding')
     """
 
     STEM: ClassVar[str] = "soft_prompt"
@@ -115,7 +120,9 @@ class SoftPrompt(Context):
         layers: Layers | str = "embedding",
         std: float = 1.0,
     ) -> list[SoftPrompt]:
-        """Return soft prompts of noise to tune from; the first is that of `random` with `seed`.
+        """Return soft prompts of noise, to tune from with `sweep`.
+
+        The first is ``SoftPrompt.random`` with `seed` itself.
 
         Args:
             model: gives the shape.

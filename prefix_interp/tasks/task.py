@@ -26,6 +26,11 @@ class Batch(NamedTuple):
             predicts the answers (teacher forcing).
         answers: the right outputs.
         skill: index into the task's rules of the one used for each sequence (0 if only one).
+
+    Example:
+        >>> batch = task.sample(4, seed=0)
+        >>> tuple(batch.tokens.shape), tuple(batch.answers.shape)
+        ((4, 19), (4, 10))
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -79,6 +84,11 @@ class Task:
         length: digits an input, which is also the number of outputs; even.
         n_digits: different digits.
         max_distinct: a draw with more different digits is redrawn with probability 1/2.
+
+    Example:
+        >>> small = pi.Task("small", ("add_one",), length=4, n_digits=4)
+        >>> tuple(small.sample(2).tokens.shape)
+        (2, 7)
     """
 
     name: str
@@ -216,6 +226,10 @@ def get_task(name: str) -> Task:
 
     Raises:
         PrefixInterpError: unknown name; the message gives the nearest one.
+
+    Example:
+        >>> pi.get_task("sort_descending").length
+        10
     """
     check_choice("task", name, _TASKS)
     return _TASKS[name]

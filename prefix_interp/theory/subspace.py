@@ -40,6 +40,11 @@ class BiasSubspace(ResultObject):
         directions: right singular vectors as rows, in the same order.
         n_rows: sequences times positions that were measured.
         scale: largest singular value of the outputs z_pt that it was measured from.
+
+    Example:
+        >>> space = pi.bias_subspace(model, prefix, tokens, layer=0, head=1)
+        >>> space.rank, space.bound
+        (1, 1)
     """
 
     level: str
@@ -155,6 +160,10 @@ def bias_subspace(
 
     Raises:
         PrefixInterpError: a layer or head out of range, or bad prefix or tokens (see `run_pair`).
+
+    Example:
+        >>> pi.bias_subspace(model, prefix, tokens, layer=0).rank  # of the whole layer
+        4
     """
     if head is not None:
         check_index("head", head, model.cfg.n_heads)

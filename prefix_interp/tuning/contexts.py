@@ -44,6 +44,13 @@ class ContextFit(ResultObject):
         evaluation: on the task it was tuned for.
         recipe: how it was tuned.
         start: which of the starts it came from, 0-based.
+
+    Example:
+        >>> toy = pi.load_toy("sort-ascending-1l1h")
+        >>> recipe = pi.Recipe.from_preset("smoke", "prefix", steps=2)
+        >>> fit = pi.tune_prefix(toy, task, recipe=recipe, progress=False)
+        >>> fit.prefix.n_slots, fit.start
+        (1, 0)
     """
 
     context: Context
@@ -103,6 +110,8 @@ def tune_prefix(
 ) -> ContextFit:
     """Return a prefix tuned on `task` while the weights of `model` stay frozen.
 
+    It starts from noise, at one learning rate; `sweep` takes other starts and several rates.
+
     Args:
         model: a supported HookedTransformer.
         task: a task or its name.
@@ -117,6 +126,13 @@ def tune_prefix(
     Raises:
         PrefixInterpError: unknown names, values out of range, an unsupported model, a loss that
             is not finite.
+
+    Example:
+        >>> toy = pi.load_toy("sort-ascending-1l1h")
+        >>> recipe = pi.Recipe.from_preset("smoke", "prefix", steps=2)
+        >>> fit = pi.tune_prefix(toy, task, n_slots=3, recipe=recipe, progress=False)
+        >>> fit.prefix.n_slots
+        3
     """
     task, recipe = as_task(task), recipe or Recipe.from_preset(preset, "prefix")
     starts = Prefix.random_starts(model, n_slots, 1, seed, parameterization, recipe.init_std)
@@ -156,6 +172,13 @@ def tune_soft_prompt(
     Raises:
         PrefixInterpError: unknown names, values out of range, slots among the outputs, an
             unsupported model, a loss that is not finite.
+
+    Example:
+        >>> toy = pi.load_toy("sort-ascending-1l1h")
+        >>> recipe = pi.Recipe.from_preset("smoke", "prefix", steps=2)
+        >>> fit = pi.tune_soft_prompt(toy, task, n_slots=2, recipe=recipe, progress=False)
+        >>> fit.context.layers
+        'embedding'
     """
     task, recipe = as_task(task), recipe or Recipe.from_preset(preset, "prefix")
     starts = SoftPrompt.random_starts(
@@ -200,6 +223,14 @@ def sweep(
         PrefixInterpError: starts that differ in kind or shape or do not fit the model, bad rates,
             a task that does not fit the model, slots among the outputs, another context that is
             attached, or a loss that is not finite.
+
+    Example:
+        >>> toy = pi.load_toy("sort-ascending-1l1h")
+        >>> starts = pi.Prefix.random_starts(toy, n_slots=1, restarts=2)
+        >>> recipe = pi.Recipe.from_preset("smoke", "prefix", steps=2)
+        >>> fits = pi.sweep(toy, task, starts, [0.01, 0.1], recipe=recipe, progress=False)
+        >>> [(fit.start, fit.recipe.lr) for fit in fits]
+        [(0, 0.01), (0, 0.1), (1, 0.01), (1, 0.1)]
     """
     task, recipe = as_task(task), recipe or Recipe.from_preset(preset, "prefix")
     _check_rates(lrs)

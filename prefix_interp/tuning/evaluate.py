@@ -39,6 +39,10 @@ class Evaluation(ResultObject):
         token_accuracy: share of right outputs, 0 to 1. Outputs of a sequence go together, so its
             Wilson interval counts sequences, which errs on the wide side.
         loss: mean cross-entropy of the outputs in nats, normal interval over sequences.
+
+    Example:
+        >>> pi.evaluate(model, task, prefix, n=64).n
+        64
     """
 
     task: str
@@ -106,6 +110,10 @@ def evaluate(
 
     Raises:
         PrefixInterpError: unknown task, context of another model, tokens beyond the vocabulary.
+
+    Example:
+        >>> pi.evaluate(model, task, prefix, n=64).exact_match.value > 0.9
+        True
     """
     task = as_task(task)
     check_positive("n", n)

@@ -28,6 +28,10 @@ class Recipe:
         init_std: a context starts from N(0, init_std^2); weights start as the toy was built.
         baseline: what "no prefix" means while weights are trained and when they are scored.
         preset: name of the preset that the recipe started from; None for one of your own.
+
+    Example:
+        >>> pi.Recipe.from_preset("smoke", "prefix", steps=2).steps
+        2
     """
 
     steps: int

@@ -46,6 +46,12 @@ class ModelFit(ResultObject):
         history: step, run, loss, lr.
         evaluation: on the task it was trained on.
         recipe: how it was trained.
+
+    Example:
+        >>> recipe = pi.Recipe.from_preset("smoke", "pretrain", steps=2)
+        >>> fit = pi.pretrain(pi.ToyConfig(d_model=32), "add_one", recipe=recipe, progress=False)
+        >>> fit.history.columns.tolist()
+        ['step', 'run', 'loss', 'lr']
     """
 
     model: Model
@@ -112,6 +118,8 @@ def pretrain(
 ) -> ModelFit:
     """Return a toy trained on `task` from scratch.
 
+    The result is the same to the bit for the same seed, interrupted or not.
+
     Args:
         cfg: the shape.
         task: a task or its name.
@@ -124,6 +132,12 @@ def pretrain(
 
     Raises:
         PrefixInterpError: unknown names, values out of range, a loss that is not finite.
+
+    Example:
+        >>> recipe = pi.Recipe.from_preset("smoke", "pretrain", steps=2)
+        >>> fit = pi.pretrain(pi.ToyConfig(d_model=32), "add_one", recipe=recipe, progress=False)
+        >>> fit.model.cfg.d_model
+        32
     """
     task, recipe = as_task(task), recipe or Recipe.from_preset(preset, "pretrain")
     model = build_toy(cfg, seed)
@@ -153,6 +167,13 @@ def fine_tune(
 
     Raises:
         PrefixInterpError: as `pretrain`.
+
+    Example:
+        >>> toy = pi.load_toy("sort-ascending-1l1h")
+        >>> recipe = pi.Recipe.from_preset("smoke", "fine_tune", steps=2)
+        >>> fit = pi.fine_tune(toy, "add_one", recipe=recipe, progress=False)
+        >>> fit.model is toy
+        False
     """
     task, recipe = as_task(task), recipe or Recipe.from_preset(preset, "fine_tune")
     return _train_weights(clone(model), task, recipe, seed, checkpoint, progress, "fine-tuning")

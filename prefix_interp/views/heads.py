@@ -26,7 +26,6 @@ from prefix_interp.views.style import (
     look,
 )
 
-MAX_SLOTS = 8  # columns of a panel that stay readable beside the content
 _GREY = "#8a8a92"
 
 
@@ -69,24 +68,6 @@ def heads_figure(views: Sequence[AttentionView], layer: int = 0, max_value: floa
             axes[-1][2 * head].set_xticks([0], ["g"], fontsize=8)
             axes[-1][2 * head + 1].set_xlabel("key", fontsize=8)
     return figure
-
-
-def gates_frame(views: Sequence[AttentionView], first_output: int) -> pd.DataFrame:
-    """Return the gates of every head: mean over the input positions, and at every output.
-
-    Args:
-        views: as for `heads_figure`.
-        first_output: the content position that predicts output 0.
-    """
-    rows = []
-    for view in views:
-        for layer, heads in enumerate(view.gate):
-            for head, gate in enumerate(heads.tolist()):
-                row = {"model": view.name, "layer": layer, "head": head}
-                row["inputs (mean)"] = sum(gate[:first_output]) / first_output
-                row |= {f"output {i}": g for i, g in enumerate(gate[first_output:])}
-                rows.append(row)
-    return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ import prefix_interp as pi
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.sites import Site
 from prefix_interp.views.attention import attention_view, plain_attention_view
-from prefix_interp.views.heads import gates_frame, heads_figure, layer_outputs, outputs_figure
+from prefix_interp.views.heads import heads_figure, layer_outputs, outputs_figure
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +37,6 @@ def test_every_head_has_its_gate_and_its_content(views):
         heads_figure(views, layer=2)
     with pytest.raises(PrefixInterpError, match="views is empty"):
         heads_figure([])
-
-
-def test_gates_are_a_row_a_head_and_model(views):
-    frame = gates_frame(views, first_output=9)
-    assert len(frame) == 3 * 2 * 2 and (frame[frame["model"] == "no prefix"].iloc[:, 3:] == 0).all(
-        axis=None
-    )
-    row = frame[(frame["model"] == "b") & (frame["layer"] == 1) & (frame["head"] == 0)].iloc[0]
-    gate = views[2].slots[1, 0].sum(-1)
-    assert row["output 0"] == pytest.approx(gate[9].item(), abs=1e-6)
-    assert row["inputs (mean)"] == pytest.approx(gate[:9].mean().item(), abs=1e-6)
 
 
 def test_outputs_are_what_attention_writes(runs):

@@ -7,15 +7,21 @@ from dataclasses import dataclass
 
 import torch
 
+from analyses.report.evidence import Evidence
+from analyses.table2.models import NAME
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.experiments.table2 import NAME
 from prefix_interp.models.host import Model
-from prefix_interp.models.toy import to_dtype
 from prefix_interp.models.zoo import list_toys, load_toy
 from prefix_interp.prefixes.prefix import Prefix, load_prefixes
 from prefix_interp.tasks import FOUR_SKILLS, Batch, get_task
 
 N_SEQUENCES = 256
+SKILL_WORDS = {
+    "sort_ascending": "ascending",
+    "sort_descending": "descending",
+    "add_one": "+1",
+    "add_two": "+2",
+}
 
 
 @dataclass(frozen=True)
@@ -25,47 +31,36 @@ class Skills:
     Attributes:
         model: pretrained on the unlabelled mixture.
         prefixes: residual, one slot, by the task they were tuned for.
-        kv_prefixes: the same in the other parameterization.
         batches: test sequences by task, the same inputs in each, answers fed in.
     """
 
     model: Model
     prefixes: Mapping[str, Prefix]
-    kv_prefixes: Mapping[str, Prefix]
     batches: Mapping[str, Batch]
 
 
-def load_skills(
-    seed: int = 0,
-    device: str = "cpu",
-    n_sequences: int = N_SEQUENCES,
-    dtype: torch.dtype = torch.float32,
-) -> Skills:
+def load_skills(evidence: Evidence) -> Skills:
     """Return the four-skill model of the zoo with its prefixes and test sequences.
 
+    Sections call it as ``evidence.once(load_skills)``.
+
     Args:
-        seed: chooses the sequences.
-        device: where the model runs.
-        n_sequences: how many.
-        dtype: the model's.
+        evidence: says where the model runs; its seed chooses the sequences.
 
     Raises:
         PrefixInterpError: the zoo lacks the model.
     """
     if NAME not in list_toys():
-        raise PrefixInterpError(f"name={NAME!r} is not in the zoo; run prefix-interp reproduce "
-                                "table2 --zoo prefix_interp/models/trained")  # fmt: skip
-    model = to_dtype(load_toy(NAME), dtype).to(device, print_details=False)
+        raise PrefixInterpError(
+            f"name={NAME!r} is not in the zoo; run python -m analyses table2 --zoo "
+            "prefix_interp/models/trained"
+        )
+    model = load_toy(NAME).to(evidence.device, print_details=False)
     found = {name: prefix.to(model) for name, prefix in load_prefixes(NAME).items()}
-    inputs = get_task(FOUR_SKILLS[0]).sample(n_sequences, split="test", seed=seed)
+    inputs = get_task(FOUR_SKILLS[0]).sample(N_SEQUENCES, split="test", seed=evidence.seed)
     length = inputs.answers.shape[1]
     batches = {
         task: get_task(task).batch(inputs.tokens[:, :length], torch.zeros_like(inputs.skill))
         for task in FOUR_SKILLS
     }
-    return Skills(
-        model,
-        {task: found[task] for task in FOUR_SKILLS},
-        {task: found[f"{task}-kv-1"] for task in FOUR_SKILLS},
-        batches,
-    )
+    return Skills(model, {task: found[task] for task in FOUR_SKILLS}, batches)

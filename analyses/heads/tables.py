@@ -13,13 +13,20 @@ from prefix_interp.results import Result
 Rows = list[dict[str, Any]]
 
 
-def heads_frame(result: Result) -> pd.DataFrame:
-    """Return the ``head`` records: a row a seed, task, parameterization, direction and head.
+def tables(result: Result) -> dict[str, Rows]:
+    """Return the summaries below by name; each says which keys its rows have.
 
     Args:
-        result: from `heads`.
+        result: of this study.
     """
-    return _frame(result, "head")
+    return {
+        "elicited": elicited_rows(result),
+        "gating": gating_rows(result),
+        "calibration": calibration_rows(result),
+        "copying": copying_rows(result),
+        "circuit": circuit_rows(result),
+        "agreement": agreement_rows(result),
+    }
 
 
 def elicited_rows(result: Result) -> Rows:
@@ -31,11 +38,11 @@ def elicited_rows(result: Result) -> Rows:
     prefix's effect that the strongest head recovers alone, mean over seeds).
 
     Args:
-        result: from `heads`.
+        result: of this study.
     """
     rows = []
-    grouped = heads_frame(result).groupby(["parameterization", "direction", "tuned_on"], sort=False)
-    for (kind, direction, task), own in grouped:  # type: ignore[misc]
+    keys = ["parameterization", "direction", "tuned_on"]
+    for (kind, direction, task), own in result.to_dataframe("head").groupby(keys, sort=False):  # type: ignore[misc]
         parts = own[["gate_effect", "bias", "propagated"]].abs().groupby(own["seed"]).sum()
         shares = parts.div(parts.sum(axis=1), axis=0).mean()
         rows.append(
@@ -57,10 +64,10 @@ def calibration_rows(result: Result) -> Rows:
     over heads, tasks and seeds, ``low`` and ``high`` (95% t interval over seeds), ``largest``.
 
     Args:
-        result: from `heads`.
+        result: of this study.
     """
-    controls = _frame(result, "control")
-    tuned = heads_frame(result).assign(control="tuned")
+    controls = result.to_dataframe("control")
+    tuned = result.to_dataframe("head").assign(control="tuned")
     columns = ["parameterization", "direction", "control", "seed", "effect"]
     both = pd.concat([tuned[columns], controls[columns]])
     rows = []
@@ -80,19 +87,21 @@ def agreement_rows(result: Result) -> Rows:
     """Return how well estimates by gradients rank what exact patches measure.
 
     Keys: ``estimate``, ``direction``, ``n``, ``median``, ``min`` and ``max`` of Spearman's rank
-    correlation over seeds and tasks (a single value is left out where it does not exist).
+    correlation over seeds and tasks. One that does not exist, because all values of one side are
+    equal, does not count; where none exists ``n`` is 0 and the others are None.
 
     Args:
-        result: from `heads`.
+        result: of this study.
     """
     rows = []
-    grouped = _frame(result, "agreement").groupby(["estimate", "direction"], sort=False)
+    grouped = result.to_dataframe("agreement").groupby(["estimate", "direction"], sort=False)
     for (name, direction), own in grouped:  # type: ignore[misc]
         values = own["spearman"].dropna().tolist()
         rows.append(
             {
                 "estimate": name, "direction": direction, "n": len(values),
-                "median": statistics.median(values), "min": min(values), "max": max(values),
+                "median": statistics.median(values) if values else None,
+                "min": min(values, default=None), "max": max(values, default=None),
             }
         )  # fmt: skip
     return rows
@@ -107,9 +116,9 @@ def copying_rows(result: Result) -> Rows:
     prefixes.
 
     Args:
-        result: from `heads`.
+        result: of this study.
     """
-    frame = heads_frame(result)
+    frame = result.to_dataframe("head")
     frame = frame[(frame["parameterization"] == "residual") & (frame["direction"] == "noise")]
     rows = []
     for task, own in frame.groupby("tuned_on", sort=False):
@@ -135,10 +144,10 @@ def circuit_rows(result: Result) -> Rows:
     ``faithfulness`` (mean), ``held_out`` (mean, on other sequences), ``completeness`` (mean).
 
     Args:
-        result: from `heads`.
+        result: of this study.
     """
     rows = []
-    for task, own in _frame(result, "circuit").groupby("tuned_on", sort=False):
+    for task, own in result.to_dataframe("circuit").groupby("tuned_on", sort=False):
         rows.append(
             {
                 "tuned_on": task, "seeds": len(own), "size": float(own["size"].mean()),
@@ -159,9 +168,9 @@ def gating_rows(result: Result) -> Rows:
     the head where that costs most).
 
     Args:
-        result: from `heads`.
+        result: of this study.
     """
-    frame = _frame(result, "gating")
+    frame = result.to_dataframe("gating")
     frame = frame[frame["metric"] == "exact_match"]
     rows = []
     for (kind, task), own in frame.groupby(["parameterization", "tuned_on"], sort=False):  # type: ignore[misc]
@@ -174,8 +183,3 @@ def gating_rows(result: Result) -> Rows:
             }
         )  # fmt: skip
     return rows
-
-
-def _frame(result: Result, record: str) -> pd.DataFrame:
-    frame = result.to_dataframe()
-    return frame[frame["record"] == record].dropna(axis=1, how="all").reset_index(drop=True)  # type: ignore[return-value]

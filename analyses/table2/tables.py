@@ -6,15 +6,37 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefix_interp.experiments.summary import METRICS, spread
-from prefix_interp.experiments.table2 import PAPER
+from analyses.report.evidence import Evidence
+from analyses.report.tables import markdown, mean_and_sd
+from analyses.summaries import spread
 from prefix_interp.results import Result
 from prefix_interp.tasks import FOUR_SKILLS
 
 METHODS = ("pretrained", "prefix", "random prefix", "norm-matched prefix")
+METRICS = ("exact_match", "token_accuracy", "loss")
 FOUND = 0.5  # a start that gets fewer sequences right than this has missed its skill
 
+# What the paper prints, in percent: mean and standard deviation. Rows: the model alone, then the
+# prefix tuned for each skill; columns: the skills in the same order.
+PAPER = {
+    None: ((25, 13), (25, 12), (24, 11), (22, 7)),
+    "sort_ascending": ((95, 2), (0, 0), (0, 0), (0, 0)),
+    "sort_descending": ((0, 0), (90, 3), (1, 1), (1, 1)),
+    "add_one": ((0, 0), (1, 3), (95, 6), (0, 1)),
+    "add_two": ((0, 0), (0, 0), (1, 2), (98, 5)),
+}
+
 Row = dict[str, Any]
+
+
+def tables(result: Result) -> dict[str, list[Row]]:
+    """Return ``rows`` (see `table2_rows`), ``diagonal`` and ``restarts``."""
+    rows = table2_rows(result)
+    return {
+        "rows": rows,
+        "diagonal": diagonal_rows(rows),
+        "restarts": restart_rows(result),
+    }
 
 
 def table2_rows(result: Result) -> list[Row]:
@@ -26,11 +48,11 @@ def table2_rows(result: Result) -> list[Row]:
     and, by task, ``exact_match``, ``token_accuracy`` and ``loss``, each as `spread` gives it.
 
     Args:
-        result: from `table2`.
+        result: of this study.
     """
     rows = []
     for method, kind, std, tuned_on in _variants(result):
-        own = [r for r in result.records if _variant(r) == (method, kind, std, tuned_on)]
+        own = [r for r in result.rows() if _variant(r) == (method, kind, std, tuned_on)]
         own = [r for r in own if r["chosen"]]
         # The paper's prefix is the residual one; its start counts as the same claim.
         published = method in ("pretrained", "prefix") and kind in (None, "residual")
@@ -88,14 +110,14 @@ def restart_rows(result: Result) -> list[Row]:
     over all runs) and ``train_loss`` (median).
 
     Args:
-        result: from `table2`.
+        result: of this study.
     """
     rows = []
     for method, kind, std, tuned_on in _variants(result):
         if method != "prefix":
             continue
         own = [
-            r for r in result.records
+            r for r in result.rows()
             if _variant(r) == (method, kind, std, tuned_on) and r["task"] == tuned_on
         ]  # fmt: skip
         scores = [r["evaluation"]["exact_match"]["value"] for r in own]
@@ -127,4 +149,26 @@ def _variants(result: Result) -> list[_Variant]:
         place = -1 if task is None else FOUR_SKILLS.index(task)
         return METHODS.index(method), kind == "kv", std or 0.0, place
 
-    return sorted({_variant(r) for r in result.records}, key=order)
+    return sorted({_variant(r) for r in result.rows()}, key=order)
+
+
+def readme_block(evidence: Evidence) -> str:
+    """Return Table 2 in Markdown: ours, the paper's number in brackets, without controls.
+
+    Args:
+        evidence: results of this study.
+    """
+    lines = [["", *(task.replace("_", " ") for task in FOUR_SKILLS)]]
+    for row in evidence.tables("table2")["rows"]:
+        if row["method"] not in ("pretrained", "prefix") or row["init_std"] == 1.0:
+            continue
+        name = row["method"]
+        if row["tuned_on"]:
+            name = f"{row['parameterization']} prefix, {row['tuned_on'].replace('_', ' ')}"
+        cells = []
+        for task in FOUR_SKILLS:
+            paper = row["paper"] and row["paper"][task]
+            printed = f" ({paper[0]} ± {paper[1]})" if paper else ""
+            cells.append(mean_and_sd(row[task]["exact_match"]) + printed)
+        lines.append([name, *cells])
+    return markdown(lines)

@@ -1,0 +1,43 @@
+from importlib import import_module
+
+import pytest
+
+import prefix_interp as pi
+from analyses.circuits import Protocol, find_circuits, section
+from analyses.report.evidence import Evidence
+from analyses.study import committed_result, find_study
+from analyses.table2.skills import load_skills
+
+
+@pytest.fixture(scope="module")
+def small():
+    with pytest.MonkeyPatch.context() as patch:
+        protocols = import_module("analyses.circuits").PROTOCOLS
+        patch.setitem(protocols, "fast", Protocol(n=4, n_random=2, threshold=0.8))
+        yield
+
+
+def test_the_section_has_every_prefix_of_the_shipped_model(small):
+    heads = committed_result("heads")
+    evidence = Evidence([heads])
+    shown = section(evidence)
+    found = evidence.once(find_circuits)
+    circuit, skills = found["add_two"], evidence.once(load_skills)
+    alone = pi.find_circuit(
+        skills.model, skills.prefixes["add_two"], "add_two", n=4, n_random=2, threshold=0.8,
+        progress=False,
+    )  # fmt: skip
+    assert circuit.nodes == alone.nodes
+    named = {r["name"] for r in shown.numbers["nodes"] if r["prefix"] == "+2" and r["in_circuit"]}
+    assert named == {node.name for node in alone.nodes}
+    sizes = [r["size"] for r in shown.numbers["curves"] if r["prefix"] == "+2"]
+    assert sizes == list(range(len(alone.all_nodes) + 1))
+    assert shown.numbers["sizes"] == find_study("heads").tables(heads)["circuit"]
+
+
+def test_without_the_heads_of_all_seeds_the_shipped_model_is_left(small):
+    shown = section(Evidence([]))
+    assert set(shown.numbers) == {"nodes", "curves", "edges"}
+    assert [part.id for part in shown.parts if part.kind == "drawing"] == [
+        f"circuit-{task}" for task in ("sort_ascending", "sort_descending", "add_one", "add_two")
+    ]
