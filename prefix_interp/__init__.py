@@ -20,11 +20,11 @@ from prefix_interp.attribution.patching import patch_heads as patch_heads
 from prefix_interp.attribution.patching import patch_sites as patch_sites
 from prefix_interp.attribution.patching import patch_slots as patch_slots
 from prefix_interp.errors import PrefixInterpError as PrefixInterpError
+from prefix_interp.models.model import to_dtype as to_dtype
 from prefix_interp.models.sites import Site as Site
 from prefix_interp.models.toy import ToyConfig as ToyConfig
 from prefix_interp.models.toy import build_toy as build_toy
 from prefix_interp.models.toy import save_toy as save_toy
-from prefix_interp.models.toy import to_dtype as to_dtype
 from prefix_interp.models.zoo import list_toys as list_toys
 from prefix_interp.models.zoo import load_toy as load_toy
 from prefix_interp.prefixes.baselines import RunPair as RunPair

@@ -13,6 +13,7 @@ import itertools
 import math
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -20,6 +21,7 @@ from tqdm.auto import tqdm
 from prefix_interp.attribution.contrast import Contrast
 from prefix_interp.attribution.grid import Direction
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.models.host import host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.theory.decompose import Decomposition
@@ -69,7 +71,8 @@ def coalition_values(
         bar: moved on by one a layer.
     """
     (metric,) = pair.metrics
-    n_layers, n_heads = pair.model.cfg.n_layers, pair.model.cfg.n_heads
+    host = host_of(pair.model)
+    n_layers, n_heads = host.n_layers, host.n_heads
     base = "off" if direction == "denoise" else "on"
     values = effect.new_empty(8, *effect.shape)
     known = getattr(pair, base)[metric].double()
@@ -102,9 +105,10 @@ def _head_writer(
     )
 
     def of_heads(x: Tensor) -> Float[Tensor, "stack batch query d_head"]:
-        return x.transpose(0, 1)[heads]
+        return rearrange(x, "batch head query d_head -> head batch query d_head")[heads]
 
-    own = of_heads(pair.activation("off", Site.Z, layer).transpose(1, 2))
+    off = pair.activation("off", Site.Z, layer)
+    own = of_heads(rearrange(off, "batch query head d_head -> batch head query d_head"))
     own = own + propagated * of_heads(parts.propagated[layer])
     kept = 1 - gate * of_heads(parts.gate[layer, ..., None])
     new = kept * own + bias * of_heads(parts.bias[layer])

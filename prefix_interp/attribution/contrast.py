@@ -6,8 +6,7 @@ layer and the position where they begin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -19,14 +18,14 @@ from tqdm.auto import tqdm
 
 from prefix_interp.attribution.metrics import Metric, Target, choose_metrics
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
-from prefix_interp.models.host import Model
+from prefix_interp.models.attention import expand_heads
+from prefix_interp.models.host import KeysValues, Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair, run_pair
 from prefix_interp.prefixes.guard import check_bare, check_free
 from prefix_interp.prefixes.inject import mixture_hooks
 from prefix_interp.prefixes.layout import Hook, answer_rows_hooks
 from prefix_interp.prefixes.prefix import Prefix
-from prefix_interp.prefixes.support import KeysValues
 from prefix_interp.tasks import Batch, Task, get_task
 
 State = Literal["on", "off"]
@@ -91,7 +90,7 @@ class Contrast:
 
     def resume(self, pos: int) -> int:
         """Return the position a run resumes at so that `pos` and all it acts on are computed."""
-        return pos if self.model.cfg.attention_dir == "causal" else 0
+        return pos if host_of(self.model).causal else 0
 
     def measure(self, logits: Float[Tensor, "*stack batch n_out d_vocab"]) -> Values:
         """Return every metric of some logits, one value an example."""
@@ -193,11 +192,9 @@ class Contrast:
         if after_attention:
             z = self.activation(base, Site.Z, layer)[:, first_pos:]
             hooks.insert(0, (Site.Z.at(layer), lambda *_, **__: z.repeat(n_stack, 1, 1, 1)))
-        with (
-            _attention_of_one_row(self.model, layer if after_attention else None),
-            self.model.hooks(fwd_hooks=hooks),
-        ):
-            logits = self.model(rows, start_at_layer=layer)[:, -n_late:]
+        with self.model.hooks(fwd_hooks=hooks):
+            logits = host_of(self.model).run_from(layer, rows, skip_attention=after_attention)
+        logits = logits[:, -n_late:]
         logits = logits.unflatten(0, (n_stack, -1))
         known = self.target.logits_on if base == "on" else self.target.logits_off
         known = known[:, : self.n_out - n_late].expand(n_stack, -1, -1, -1)
@@ -217,14 +214,14 @@ class Contrast:
             return []
         slots = self.slots if with_prefix else None
         found: KeysValues = []
-        for layer in range(self.model.cfg.n_layers):
+        for layer in range(host_of(self.model).n_layers):
             parts = []
             for which, site in enumerate((Site.K, Site.V)):
                 own = [] if slots is None else [slots[layer][which][None]]
                 if first_pos:
                     seen = self.activation(base, site, layer)[:, :first_pos]
                     # Where the model ungroups them, keys and values stand once a head.
-                    own = [x.repeat_interleave(seen.shape[2] // x.shape[2], dim=2) for x in own]
+                    own = [expand_heads(x, seen.shape[2]) for x in own]
                     own = [x.expand(len(seen), -1, -1, -1) for x in own] + [seen]
                 both = torch.cat(own, dim=1)
                 parts.append(both.repeat(n_stack, 1, 1, 1) if len(both) > 1 else both)
@@ -243,20 +240,6 @@ class Contrast:
 _READ_BY_MIXTURE = tuple(
     site.value.rsplit("}", 1)[-1] for site in (Site.RESID_PRE, Site.Q, Site.K, Site.V)
 )
-
-
-@contextmanager
-def _attention_of_one_row(model: Model, layer: int | None) -> Iterator[None]:
-    """Give the attention of `layer` a single row, since what it returns is overwritten."""
-    if layer is None:
-        yield
-        return
-    norm = model.blocks[layer].ln1
-    handle = norm.register_forward_pre_hook(lambda _, args: (args[0][:1, :1], *args[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def contrast(
@@ -293,15 +276,15 @@ def contrast(
         check_positive("n", n)
         task = get_task(task) if isinstance(task, str) else task
         task = task.sample(n, split="test", seed=seed)
-    if model.W_E.dtype not in (torch.float32, torch.float64):
+    host = host_of(model)
+    if host.dtype not in (torch.float32, torch.float64):
         raise PrefixInterpError(
-            f"model is {model.W_E.dtype}, too coarse to compare runs; convert it with "
+            f"model is {host.dtype}, too coarse to compare runs; convert it with "
             "to_dtype(model, torch.float32)"
         )
     _check_answers(model, task)
-    device = model.W_E.device
-    answers = task.answers.to(device)
-    pair = run_pair(model, prefix, task.tokens.to(device))
+    answers = task.answers.to(host.device)
+    pair = run_pair(model, prefix, task.tokens.to(host.device))
     _check_finite(pair)
     n_out = answers.shape[1]
     target = Target(answers, pair.logits_on[:, -n_out:], pair.logits_off[:, -n_out:])
@@ -325,17 +308,18 @@ def _check_answers(model: Model, batch: Batch) -> None:
             f"answers have shape {tuple(answers.shape)} but tokens {shape}; give a row of answers "
             "for each row of tokens, one for each of the last positions"
         )
+    d_vocab = host_of(model).d_vocab
     whole = not answers.is_floating_point() and answers.dtype != torch.bool
-    if not whole or int(answers.min()) < 0 or int(answers.max()) >= model.cfg.d_vocab:
+    if not whole or int(answers.min()) < 0 or int(answers.max()) >= d_vocab:
         raise PrefixInterpError(
-            f"answers must be integers from 0 to {model.cfg.d_vocab - 1}, the vocabulary; they "
+            f"answers must be integers from 0 to {d_vocab - 1}, the vocabulary; they "
             f"are {answers.dtype} from {answers.min().item()} to {answers.max().item()}"
         )
 
 
 def _check_finite(pair: RunPair) -> None:
     """Raise on NaN: TransformerLens takes a row of NaN scores for one without any attention."""
-    for layer in range(pair.model.cfg.n_layers):
+    for layer in range(host_of(pair.model).n_layers):
         for site in (Site.Q, Site.K, Site.V, Site.RESID_POST):
             if not bool(torch.isfinite(pair.on[site.at(layer)]).all()):
                 raise PrefixInterpError(

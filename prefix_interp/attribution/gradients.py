@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, get_args
 
 import pandas as pd
 import torch
+from einops import rearrange, reduce, repeat
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -20,7 +21,7 @@ from prefix_interp.attribution.patching import HEAD_SITES, Cell, donor_activatio
 from prefix_interp.attribution.quadrature import PathIntegral, integrate_path
 from prefix_interp.errors import PrefixInterpError, check_choice, check_number, check_positive
 from prefix_interp.estimates import bootstrap_interval
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.prefix import Prefix
@@ -147,13 +148,14 @@ def attribution_patch(
     base, donor = ("off", "on") if direction == "denoise" else ("on", "off")
     with torch.inference_mode(False):
         pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metric)
-        layers = range(model.cfg.n_layers)
+        host = host_of(model)
+        layers = range(host.n_layers)
         seen: dict[int, Tensor] = {}
         gates = None
         hooks: list[Hook] = []
         if site == "gate":
-            shape = (pair.n_batch, model.cfg.n_layers, model.cfg.n_heads, prefix.n_slots)
-            gates = model.W_E.detach().new_full(shape, float(base == "on")).requires_grad_()
+            shape = (pair.n_batch, host.n_layers, host.n_heads, prefix.n_slots)
+            gates = host.cast(torch.full(shape, float(base == "on"))).requires_grad_()
         else:
             place = Site.Z if site == "pattern" else HEAD_SITES[site]
             hooks = [(place.at(layer), _keeper(seen, layer)) for layer in layers]
@@ -166,12 +168,15 @@ def attribution_patch(
             slopes = _gradients(name, value, leaves)
             if gates is not None:
                 step = 1.0 if direction == "denoise" else -1.0
-                change = (slopes[0] * step).sum(-1).permute(1, 2, 0)
+                change = rearrange(
+                    (slopes[0] * step).sum(-1), "batch layer head -> layer head batch"
+                )
             else:
                 place = HEAD_SITES[site]
                 new = [donor_activation(pair, place, layer, base, donor) for layer in layers]
                 steps = torch.stack(new) - torch.stack(leaves).detach()
-                change = (steps * torch.stack(slopes)).sum(-1).permute(0, 3, 2, 1)
+                change = (steps * torch.stack(slopes)).sum(-1)
+                change = rearrange(change, "layer batch pos head -> layer head pos batch")
                 change = change if by_position else change.sum(2)
             values[name] = getattr(pair, base)[name] + change
     axes = ("layer", "head", "pos") if by_position else ("layer", "head")
@@ -233,7 +238,7 @@ def integrated_gradients(
         if len(pair.metrics) > 1:
             raise PrefixInterpError(f"metric={list(pair.metrics)} are several; give one")
         name = next(iter(pair.metrics))
-        layers = list(range(model.cfg.n_layers))
+        layers = list(range(host_of(model).n_layers))
         start, end = pair.off[name], pair.on[name]
         if over == "z":
             patched = patch_cells(pair, [Cell(Site.Z, i) for i in layers], "denoise", False)
@@ -322,14 +327,16 @@ def _gate_slopes(
     pair: Contrast, name: str, at: Float[Tensor, " stack"]
 ) -> tuple[Float[Tensor, "stack batch"], Float[Tensor, "stack layer head slot batch"]]:
     """Return the metric and its slope in each gate where all gates have the values `at`."""
-    cfg, like = pair.model.cfg, pair.model.W_E.detach()
-    shape = (cfg.n_layers, cfg.n_heads, pair.pair.prefix.n_slots)
-    gates = at.to(like).repeat_interleave(pair.n_batch)[:, None, None, None]
-    gates = gates.expand(-1, *shape).clone().requires_grad_()
+    host = host_of(pair.model)
+    gates = repeat(
+        host.cast(at), "stack -> (stack batch) layer head slot", batch=pair.n_batch,
+        layer=host.n_layers, head=host.n_heads, slot=pair.pair.prefix.n_slots,
+    ).clone().requires_grad_()  # fmt: skip
     with torch.enable_grad():
         value = pair.measure(pair.logits("off", len(at), [], gates=gates))[name]
     (slopes,) = _gradients(name, value, [gates])
-    return value.detach(), slopes.unflatten(0, (len(at), -1)).permute(0, 2, 3, 4, 1)
+    by_head = "(stack batch) layer head slot -> stack layer head slot batch"
+    return value.detach(), rearrange(slopes, by_head, stack=len(at))
 
 
 def _z_slopes(
@@ -347,5 +354,5 @@ def _z_slopes(
         logits = pair.logits("off", len(at), hooks, layer=layers[0], after_attention=True)
         value = pair.measure(logits)[name]
     slopes = torch.stack(_gradients(name, value, leaves)).unflatten(1, (len(at), -1))
-    # layer stack batch pos head d_head
-    return value.detach(), (slopes * moves[:, None]).sum(dim=(3, 5)).permute(1, 0, 3, 2)
+    by_head = "layer stack batch pos head d_head -> stack layer head batch"
+    return value.detach(), reduce(slopes * moves[:, None], by_head, "sum")

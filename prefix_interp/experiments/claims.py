@@ -16,9 +16,9 @@ from prefix_interp.experiments.accuracy import accuracy_claims, control_claims
 from prefix_interp.experiments.claim import EXACT, VISIBLE, claim_record
 from prefix_interp.experiments.summary import shipped_result
 from prefix_interp.experiments.table1 import FINE_TUNED, NEW, PRETRAINED
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.model import to_dtype
 from prefix_interp.models.sites import Site
-from prefix_interp.models.toy import reserved_slots, to_dtype
 from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.baselines import RunPair, baseline_run, run_pair
 from prefix_interp.prefixes.inject import attach, prefix_cache
@@ -135,7 +135,7 @@ def baseline_pattern(
         tokens: content.
         layer: 0-based.
     """
-    slots = reserved_slots(model) or 0
+    slots = host_of(model).n_reserved or 0
     fed, hooks = baseline_run(model, slots, tokens, "masked")
     site, length = Site.PATTERN.at(layer), tokens.shape[1]
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):
@@ -244,7 +244,7 @@ def _rank_claim(
 def _injection_claim(about: Mapping[str, Any], pair: RunPair) -> dict[str, Any]:
     model, prefix, tokens = pair.model, pair.prefix, pair.tokens
     runs: dict[str, Callable[[], Tensor]] = {"mixture": lambda: _mixture_logits(pair)}
-    if prefix.n_slots == reserved_slots(model):
+    if prefix.n_slots == host_of(model).n_reserved:
         # A cache puts the content right behind the slots, where a toy has it for this n_s alone.
         cache = prefix_cache(model, prefix, len(tokens))
         mask = torch.ones_like(tokens)

@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from prefix_interp.errors import check_choice, check_positive
-from prefix_interp.models.toy import to_dtype
+from prefix_interp.models.model import to_dtype
 from prefix_interp.results import Result
 from prefix_interp.seeds import derive_generator
 from prefix_interp.theory.constructions import (

@@ -23,7 +23,7 @@ from prefix_interp.errors import check_choice
 from prefix_interp.experiments.capacity import length_row
 from prefix_interp.experiments.seed_runs import Rows
 from prefix_interp.models.host import Model
-from prefix_interp.models.toy import model_id
+from prefix_interp.models.model import model_id
 from prefix_interp.results import Result, package_versions
 from prefix_interp.seeds import derive_generator
 from prefix_interp.storage import read_tensors, write_file

@@ -21,8 +21,8 @@ from prefix_interp.errors import check_choice
 from prefix_interp.experiments.seed_runs import Rows, finished_seed, measure_seeds, seed_folder
 from prefix_interp.experiments.table2 import NAME, table2_toy
 from prefix_interp.models.host import Model
+from prefix_interp.models.model import clone, to_dtype
 from prefix_interp.models.sites import Site
-from prefix_interp.models.toy import clone, to_dtype
 from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.inject import attach

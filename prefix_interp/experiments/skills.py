@@ -10,7 +10,7 @@ import torch
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.experiments.table2 import NAME
 from prefix_interp.models.host import Model
-from prefix_interp.models.toy import to_dtype
+from prefix_interp.models.model import to_dtype
 from prefix_interp.models.zoo import list_toys, load_toy
 from prefix_interp.prefixes.prefix import Prefix, load_prefixes
 from prefix_interp.tasks import FOUR_SKILLS, Batch, get_task

@@ -22,7 +22,7 @@ from prefix_interp.experiments.seed_runs import Rows, finished_seed, measure_see
 from prefix_interp.experiments.subspace_angles import Measured, angle_rows
 from prefix_interp.experiments.table2 import NAME, table2_toy
 from prefix_interp.models.host import Model
-from prefix_interp.models.toy import clone, to_dtype
+from prefix_interp.models.model import clone, to_dtype
 from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.controls import norm_matched

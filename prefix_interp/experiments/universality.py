@@ -20,7 +20,7 @@ from torch import Tensor
 
 from prefix_interp.errors import check_choice
 from prefix_interp.experiments.seed_runs import Rows, finished_seed, measure_seeds, seed_folder
-from prefix_interp.models.toy import clone, to_dtype
+from prefix_interp.models.model import clone, to_dtype
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.results import Result

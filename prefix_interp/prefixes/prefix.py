@@ -13,9 +13,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_keys, check_positive
-from prefix_interp.models.toy import model_id
+from prefix_interp.models.host import host_of
+from prefix_interp.models.model import model_id
+from prefix_interp.models.support import check_supported
 from prefix_interp.models.zoo import toy_folder
-from prefix_interp.prefixes.support import check_supported, kv_heads, to_keys_values
 from prefix_interp.seeds import derive_generator
 from prefix_interp.storage import load_folder, save_folder
 
@@ -126,10 +127,8 @@ class Prefix:
         check_supported(model)
         shapes = prefix_shapes(model, n_slots, parameterization)
         rng = derive_generator(seed, "prefix", parameterization)
-        device, dtype = model.W_E.device, model.W_E.dtype
-        draws = {
-            k: torch.randn(s, generator=rng).to(device, dtype) * std for k, s in shapes.items()
-        }
+        host = host_of(model)
+        draws = {k: host.cast(torch.randn(s, generator=rng)) * std for k, s in shapes.items()}
         return cls(parameterization, **draws)
 
     def keys_values(
@@ -141,7 +140,7 @@ class Prefix:
             PrefixInterpError: the prefix does not fit `model` (see `check_fits`).
         """
         self.check_fits(model)
-        return to_keys_values(model, self.tensors)
+        return host_of(model).keys_values(self.tensors)
 
     def check_fits(self, model: HookedTransformer) -> None:
         """Raise unless this is a prefix for `model`.
@@ -151,6 +150,7 @@ class Prefix:
                 tuned for a model with other weights.
         """
         check_supported(model)
+        host = host_of(model)
         expected = prefix_shapes(model, self.n_slots, self.parameterization)
         for name, tensor in self.tensors.items():
             check_finite(name, tensor)  # again: tensors can be written into
@@ -159,10 +159,10 @@ class Prefix:
                     f"prefix.{name} has shape {tuple(tensor.shape)} but this model needs "
                     f"{expected[name]}; use the model it was tuned for"
                 )
-            if tensor.dtype != model.W_E.dtype or tensor.device.type != model.W_E.device.type:
+            if tensor.dtype != host.dtype or tensor.device.type != host.device.type:
                 raise PrefixInterpError(
                     f"prefix.{name} is {tensor.dtype} on {tensor.device} but the model is "
-                    f"{model.W_E.dtype} on {model.W_E.device}; convert it with prefix.to(model)"
+                    f"{host.dtype} on {host.device}; convert it with prefix.to(model)"
                 )
         if self.model_id is not None and self.model_id != model_id(model):
             raise PrefixInterpError(
@@ -172,8 +172,7 @@ class Prefix:
 
     def to(self, model: HookedTransformer) -> Prefix:
         """Return the same prefix in the dtype and on the device of `model`."""
-        w = model.W_E
-        return replace(self, **{k: v.to(w.device, w.dtype) for k, v in self.tensors.items()})
+        return replace(self, **{k: host_of(model).cast(v) for k, v in self.tensors.items()})
 
     def for_any_model(self) -> Prefix:
         """Return the same vectors without `model_id`, to attach them to another model."""
@@ -243,8 +242,8 @@ def prefix_shapes(
     model: HookedTransformer, n_slots: int, parameterization: Parameterization | str
 ) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor of a prefix with `n_slots` slots for `model`."""
-    cfg = model.cfg
+    host = host_of(model)
     if parameterization == "residual":
-        return {"vectors": (cfg.n_layers, n_slots, cfg.d_model)}
-    shape = (cfg.n_layers, n_slots, kv_heads(model), cfg.d_head)
+        return {"vectors": (host.n_layers, n_slots, host.d_model)}
+    shape = (host.n_layers, n_slots, host.n_kv_heads, host.d_head)
     return {"keys": shape, "values": shape}

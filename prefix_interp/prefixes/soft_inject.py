@@ -12,12 +12,12 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.models.attention import expand_heads
+from prefix_interp.models.host import host_of
 from prefix_interp.models.sites import Site
-from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.guard import Guard, check_free
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.soft_prompt import Level, SoftPrompt
-from prefix_interp.prefixes.support import project
 
 _WRITTEN = (("Q", Site.Q), ("K", Site.K), ("V", Site.V))
 
@@ -95,7 +95,7 @@ def soft_hooks(
             f"first=True does not go with after={after}: content stands before the slots; leave "
             "first out"
         )
-    n_slots = vectors.shape[-2]
+    host, n_slots = host_of(model), vectors.shape[-2]
     stack = vectors if vectors.ndim == 4 else vectors[None]
 
     def insert(x: Tensor, rows: Tensor) -> Tensor:
@@ -118,18 +118,17 @@ def soft_hooks(
         _check_padding(model)  # a call may set another side
         if level == "layers":
             return insert(embed, embed.new_zeros(len(embed), n_slots, embed.shape[2]))
-        for layer in range(model.cfg.n_layers):  # every layer has what becomes of them
+        for layer in range(host.n_layers):  # every layer has what becomes of them
             written(layer)
         return insert(embed, rows_for(embed, stack[:, 0]))
 
     def place(pos: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
-        return position_rows(model, n_slots, pos.shape[1], after).expand(len(pos), -1, -1)
+        return host.position_rows(n_slots, pos.shape[1], after).expand(len(pos), -1, -1)
 
     def overwrite(layer: int, what: str) -> Callable[..., Tensor]:
         def write(x: Float[Tensor, "batch pos any_head d_head"], hook: object) -> Tensor:
-            rows = project(model, layer, stack[:, layer], what)
-            if rows.shape[2] != x.shape[2]:  # grouped heads that TransformerLens expanded
-                rows = rows.repeat_interleave(x.shape[2] // rows.shape[2], dim=2)
+            rows = host.attention(layer).project(stack[:, layer], what)
+            rows = expand_heads(rows, x.shape[2])
             written(layer)
             return torch.cat([x[:, :after], rows_for(x, rows), x[:, after + n_slots :]], dim=1)
 
@@ -142,34 +141,14 @@ def soft_hooks(
         return torch.cat([resid[:, : max(after - 1, 0)], behind], dim=1)
 
     hooks: list[Hook] = [(Site.EMBED.at(), grow)]
-    if model.cfg.positional_embedding_type == "standard":
+    if host.learned_positions:
         hooks.append((Site.POS_EMBED.at(), place))
     if level == "layers":
-        for layer in range(model.cfg.n_layers):
+        for layer in range(host.n_layers):
             hooks += [(site.at(layer), overwrite(layer, what)) for what, site in _WRITTEN]
     if read:
-        hooks.append((Site.RESID_POST.at(model.cfg.n_layers - 1), keep))
+        hooks.append((Site.RESID_POST.at(host.n_layers - 1), keep))
     return hooks
-
-
-def position_rows(
-    model: HookedTransformer, n_slots: int, n_content: int, after: int = 0
-) -> Float[Tensor, "pos d_model"]:
-    """Return the learned position embeddings of slots and content, as `soft_hooks` sets them.
-
-    Args:
-        model: one with learned positions.
-        n_slots: rows that are not content.
-        n_content: content tokens.
-        after: content tokens before the slots.
-    """
-    start = reserved_slots(model)
-    if start is None:
-        return model.W_pos[: n_content + n_slots]
-    content = model.W_pos[start : start + n_content]
-    own = model.W_pos[torch.arange(n_slots).clamp(max=start - 1)]
-    own = own if after == 0 else torch.zeros_like(own)
-    return torch.cat([content[:after], own, content[after:]])
 
 
 def _check_vectors(
@@ -178,22 +157,23 @@ def _check_vectors(
     check_choice("level", level, get_args(Level))
     if isinstance(after, bool) or not isinstance(after, int) or after < 0:
         raise PrefixInterpError(f"after={after!r} must be a whole number of at least 0")
-    layers = 1 if level == "embedding" else model.cfg.n_layers
+    host = host_of(model)
+    layers = 1 if level == "embedding" else host.n_layers
     shape = tuple(vectors.shape)
     fits = vectors.ndim in (3, 4) and 0 not in shape
-    if not fits or (shape[-3], shape[-1]) != (layers, model.cfg.d_model):
+    if not fits or (shape[-3], shape[-1]) != (layers, host.d_model):
         raise PrefixInterpError(
             f"vectors have shape {shape}; level={level!r} needs [stack,] layer, slot, d_model with "
-            f"{layers} layer{'' if layers == 1 else 's'} and d_model of {model.cfg.d_model}"
+            f"{layers} layer{'' if layers == 1 else 's'} and d_model of {host.d_model}"
         )
-    if vectors.dtype != model.W_E.dtype:
+    if vectors.dtype != host.dtype:
         raise PrefixInterpError(
-            f"vectors are {vectors.dtype} but the model is {model.W_E.dtype}; convert them"
+            f"vectors are {vectors.dtype} but the model is {host.dtype}; convert them"
         )
 
 
 def _check_padding(model: HookedTransformer) -> None:
-    if getattr(model.tokenizer, "padding_side", None) == "left":
+    if host_of(model).pads_left:
         raise PrefixInterpError(
             "model.tokenizer.padding_side='left' makes TransformerLens mask tokens equal to its "
             "padding token, by a mask without the slots; set it to 'right'"

@@ -13,10 +13,11 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_keys, check_positive
-from prefix_interp.models.toy import model_id
+from prefix_interp.models.host import host_of
+from prefix_interp.models.model import model_id
+from prefix_interp.models.support import check_supported
 from prefix_interp.prefixes.layout import check_vocabulary
 from prefix_interp.prefixes.prefix import check_finite
-from prefix_interp.prefixes.support import check_supported
 from prefix_interp.seeds import derive_generator
 from prefix_interp.storage import load_folder, save_folder
 
@@ -116,9 +117,9 @@ class SoftPrompt:
         check_choice("level", level, get_args(Level))
         check_supported(model)
         rng = derive_generator(seed, "soft-prompt", level)
-        shape = (_n_layers(model, level), n_slots, model.cfg.d_model)
-        w = model.W_E
-        return cls(torch.randn(shape, generator=rng).to(w.device, w.dtype) * std, after, level)
+        host = host_of(model)
+        shape = (_n_layers(model, level), n_slots, host.d_model)
+        return cls(host.cast(torch.randn(shape, generator=rng)) * std, after, level)
 
     @classmethod
     def from_tokens(
@@ -138,7 +139,7 @@ class SoftPrompt:
             raise PrefixInterpError(f"tokens have shape {tuple(tokens.shape)}; give one axis: slot")
         check_vocabulary(model, tokens)
         with torch.no_grad():  # the embedding may hold a norm of its own
-            return cls(model.embed(tokens.to(model.W_E.device)[None]), after)
+            return cls(host_of(model).embed(tokens[None]), after)
 
     def check_fits(self, model: HookedTransformer) -> None:
         """Raise unless this is a soft prompt for `model`.
@@ -148,17 +149,17 @@ class SoftPrompt:
         """
         check_supported(model)
         check_finite("vectors", self.vectors)  # again: tensors can be written into
-        w, x = model.W_E, self.vectors
-        shape = (_n_layers(model, self.level), self.n_slots, model.cfg.d_model)
+        host, x = host_of(model), self.vectors
+        shape = (_n_layers(model, self.level), self.n_slots, host.d_model)
         if tuple(x.shape) != shape:
             raise PrefixInterpError(
                 f"soft_prompt.vectors has shape {tuple(x.shape)} but this model needs {shape}; "
                 "use the model it was tuned for"
             )
-        if x.dtype != w.dtype or x.device.type != w.device.type:
+        if x.dtype != host.dtype or x.device.type != host.device.type:
             raise PrefixInterpError(
-                f"soft_prompt.vectors is {x.dtype} on {x.device} but the model is {w.dtype} on "
-                f"{w.device}; convert it with soft_prompt.to(model)"
+                f"soft_prompt.vectors is {x.dtype} on {x.device} but the model is {host.dtype} "
+                f"on {host.device}; convert it with soft_prompt.to(model)"
             )
         if self.model_id is not None and self.model_id != model_id(model):
             raise PrefixInterpError(
@@ -169,7 +170,7 @@ class SoftPrompt:
 
     def to(self, model: HookedTransformer) -> SoftPrompt:
         """Return the same rows in the dtype and on the device of `model`."""
-        return replace(self, vectors=self.vectors.to(model.W_E.device, model.W_E.dtype))
+        return replace(self, vectors=host_of(model).cast(self.vectors))
 
     def for_any_model(self) -> SoftPrompt:
         """Return the same rows without `model_id`, to attach them to another model."""
@@ -203,4 +204,4 @@ class SoftPrompt:
 
 
 def _n_layers(model: HookedTransformer, level: Level | str) -> int:
-    return 1 if level == "embedding" else model.cfg.n_layers
+    return 1 if level == "embedding" else host_of(model).n_layers

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
+from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_index
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.theory.decompose import Decomposition, decompose_attention
@@ -129,7 +130,7 @@ def bias_subspace(
         PrefixInterpError: a layer or head out of range, or bad prefix or tokens (see `run_pair`).
     """
     if head is not None:
-        check_index("head", head, model.cfg.n_heads)
+        check_index("head", head, host_of(model).n_heads)
     parts = _measured(model, prefix, tokens, layer)
     if head is None:
         return _of_layer(parts, model, prefix.n_slots, layer)
@@ -167,17 +168,17 @@ def subspaces_of(
         n_slots: slots, for the bounds.
         layer: 0-based.
     """
-    heads = _of_heads(parts, n_slots, layer, range(model.cfg.n_heads))
+    heads = _of_heads(parts, n_slots, layer, range(host_of(model).n_heads))
     return [*heads, _of_layer(parts, model, n_slots, layer)]
 
 
 def _measured(
     model: Model, prefix: Prefix, tokens: Int[Tensor, "batch pos"], layer: int
 ) -> Decomposition:
-    check_index("layer", layer, model.cfg.n_layers)
-    if model.W_E.dtype not in (torch.float32, torch.float64):
+    check_index("layer", layer, host_of(model).n_layers)
+    if (dtype := host_of(model).dtype) not in (torch.float32, torch.float64):
         raise PrefixInterpError(
-            f"model is {model.W_E.dtype}, too coarse for a rank; convert it with "
+            f"model is {dtype}, too coarse for a rank; convert it with "
             "to_dtype(model, torch.float32) or torch.float64"
         )
     return decompose_attention(run_pair(model, prefix, tokens))
@@ -186,7 +187,10 @@ def _measured(
 def _of_heads(
     parts: Decomposition, n_slots: int, layer: int, heads: Sequence[int]
 ) -> list[BiasSubspace]:
-    moved, whole = (x.flatten(1, 2)[list(heads)] for x in _moved_and_whole(parts, layer))
+    moved, whole = (
+        rearrange(x, "head batch query d_head -> head (batch query) d_head")[list(heads)]
+        for x in _moved_and_whole(parts, layer)
+    )
     _, s, vh = torch.linalg.svd(moved, full_matrices=False)
     scales = torch.linalg.matrix_norm(whole, 2).tolist()
     bound = min(moved.shape[-1], n_slots)
@@ -197,12 +201,14 @@ def _of_heads(
 
 
 def _of_layer(parts: Decomposition, model: Model, n_slots: int, layer: int) -> BiasSubspace:
-    w_o = model.blocks[layer].attn.W_O.detach()
+    w_o = host_of(model).attention(layer).W_O.detach()
+    into = "head batch query d_head, head d_head d_model -> batch query d_model"
     moved, whole = (
-        torch.einsum("hbqd,hdm->bqm", x, w_o).flatten(0, 1) for x in _moved_and_whole(parts, layer)
+        rearrange(einsum(x, w_o, into), "batch query d_model -> (batch query) d_model")
+        for x in _moved_and_whole(parts, layer)
     )
     _, s, vh = torch.linalg.svd(moved, full_matrices=False)
-    bound = min(model.cfg.d_model, n_slots * model.cfg.n_heads)
+    bound = min(host_of(model).d_model, n_slots * host_of(model).n_heads)
     scale = float(torch.linalg.matrix_norm(whole, 2))
     return BiasSubspace("layer", layer, None, bound, s, vh, len(moved), scale)
 
@@ -212,4 +218,5 @@ def _moved_and_whole(
 ) -> tuple[Float[Tensor, "head batch query d_head"], Float[Tensor, "head batch query d_head"]]:
     """Return z_pt - (1 - g) t, and z_pt itself."""
     moved, whole = parts.output - parts.scaled_base, parts.output
-    return moved[layer].transpose(0, 1), whole[layer].transpose(0, 1)
+    by_head = "batch head query d_head -> head batch query d_head"
+    return rearrange(moved[layer], by_head), rearrange(whole[layer], by_head)

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from prefix_interp.errors import check_positive
 from prefix_interp.estimates import Estimate, mean_interval, wilson
-from prefix_interp.models.host import Model
-from prefix_interp.models.toy import reserved_slots
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.baselines import Baseline, fast_baseline
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.inject import attach
@@ -81,7 +80,7 @@ def evaluate(
         n: sequences from the test split (the paper uses 3,200).
         seed: chooses the sequences.
         baseline: ``"masked"``, ``"placeholder"`` or ``"unshifted"``; not used with a prefix. A
-            model that is no toy reserves no slots, so there the three are the same.
+            model that is not a toy reserves no slots, so there the three are the same.
         batch_size: sequences a pass.
 
     Raises:
@@ -161,7 +160,7 @@ def answer_logits(
         stack.enter_context(torch.no_grad())
         if prefix is None:
             check_free(model)
-            n_slots = reserved_slots(model) or 0
+            n_slots = host_of(model).n_reserved or 0
             check_tokens(model, tokens, n_slots)
             tokens, hooks = fast_baseline(model, n_slots, tokens, baseline)
             stack.enter_context(model.hooks(fwd_hooks=hooks))

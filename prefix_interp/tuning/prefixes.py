@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import get_args
 
 from prefix_interp.errors import check_choice, check_positive
-from prefix_interp.models.host import Model
-from prefix_interp.models.toy import model_id
+from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.model import model_id
 from prefix_interp.prefixes.inject import mixture_hooks
 from prefix_interp.prefixes.prefix import Parameterization, Prefix
-from prefix_interp.prefixes.support import to_keys_values
 from prefix_interp.tasks import Task
 from prefix_interp.tuning.evaluate import as_task, evaluate
 from prefix_interp.tuning.presets import adjusted, get_preset
@@ -129,7 +128,7 @@ def sweep_prefixes(
     ]
     tuned = tune_side_by_side(
         model, task, starts, recipes,
-        lambda stacked: mixture_hooks(model, to_keys_values(model, stacked)),
+        lambda stacked: mixture_hooks(model, host_of(model).keys_values(stacked)),
         preset=preset, seed=seed, identity={"prefix": parameterization, "slots": n_slots},
         checkpoint=checkpoint, progress=progress,
         description=f"{parameterization} prefix, {n_slots} slots, {task.name}",

@@ -9,7 +9,7 @@ from typing import get_args
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.host import Model
-from prefix_interp.models.toy import model_id
+from prefix_interp.models.model import model_id
 from prefix_interp.prefixes.soft_inject import soft_hooks
 from prefix_interp.prefixes.soft_prompt import Level, SoftPrompt
 from prefix_interp.tasks import Task

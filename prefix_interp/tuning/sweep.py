@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_positive
-from prefix_interp.models.host import Model
-from prefix_interp.models.toy import model_id, reserved_slots
+from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.model import model_id
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.seeds import derive_seed
@@ -119,7 +119,7 @@ def tune_side_by_side(
         history = optimise(
             runs, loss, task, recipes[0], seed=seed,
             identity={
-                "model": model_id(model), "content_start": reserved_slots(model), **identity,
+                "model": model_id(model), "content_start": host_of(model).n_reserved, **identity,
                 "starts": len(starts),
             },
             checkpoint=checkpoint, progress=progress, description=description,

@@ -9,8 +9,9 @@ import pandas as pd
 from torch import Tensor
 
 from prefix_interp.models.dropout import dropout_hooks
-from prefix_interp.models.host import Model
-from prefix_interp.models.toy import ToyConfig, build_toy, clone, model_id, reserved_slots
+from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.model import clone, model_id
+from prefix_interp.models.toy import ToyConfig, build_toy
 from prefix_interp.prefixes.baselines import fast_baseline
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.seeds import derive_generator
@@ -129,7 +130,7 @@ def _train_weights(
     def loss(batch: Batch, step: int) -> Tensor:
         rng = derive_generator(seed, "dropout", what, step)
         hooks = dropout_hooks(model, recipe.dropout, rng)
-        n_slots = reserved_slots(model) or 0
+        n_slots = host_of(model).n_reserved or 0
         tokens, placing = fast_baseline(model, n_slots, batch.tokens, preset.baseline)
         batch = batch._replace(tokens=tokens)
         return sequence_losses(model, task, batch, recipe, [*placing, *hooks]).mean()[None]
@@ -144,7 +145,7 @@ def _train_weights(
         identity={
             "what": what,
             "model": start,
-            "content_start": reserved_slots(model),
+            "content_start": host_of(model).n_reserved,
             "baseline": preset.baseline,
         },
         checkpoint=checkpoint,

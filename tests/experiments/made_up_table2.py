@@ -7,7 +7,7 @@ import torch
 
 import prefix_interp as pi
 from prefix_interp.experiments.table2 import NAME
-from prefix_interp.models.toy import model_id
+from prefix_interp.models.model import model_id
 from prefix_interp.storage import to_json, write_file
 from prefix_interp.tasks import FOUR_SKILLS
 from tests.helpers import toy

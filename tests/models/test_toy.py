@@ -7,7 +7,9 @@ from torch import nn
 
 import prefix_interp as pi
 from prefix_interp.models import toy as toy_module
-from prefix_interp.models.toy import clone, model_id, read_toy, reserved_slots, toy_config
+from prefix_interp.models.host import host_of
+from prefix_interp.models.model import clone, model_id
+from prefix_interp.models.toy import read_toy, toy_config
 from prefix_interp.storage import load_folder, save_folder
 from tests.helpers import assert_close, assert_far, raw_model, tokens_for, toy
 
@@ -118,7 +120,7 @@ def test_a_config_that_makes_no_toy_is_refused(bad):
 def test_what_is_no_toy_is_refused_and_toys_are_known():
     with pytest.raises(pi.PrefixInterpError, match="build_toy"):
         toy_config(raw_model())
-    assert reserved_slots(raw_model()) is None and reserved_slots(toy(n_prefix=4)) == 4
+    assert host_of(raw_model()).n_reserved is None and host_of(toy(n_prefix=4)).n_reserved == 4
 
 
 def test_clone_is_independent():

@@ -110,7 +110,7 @@ def test_a_prefix_for_another_model_is_refused(model):
 
 def test_a_prefix_is_bound_to_the_weights_it_was_tuned_for():
     model, other = toy(seed=0), toy(seed=1)
-    from prefix_interp.models.toy import model_id
+    from prefix_interp.models.model import model_id
 
     drawn = pi.Prefix.random(model, 2)
     bound = pi.Prefix("residual", drawn.vectors, model_id=model_id(model))
