@@ -158,9 +158,8 @@ class Attention:
         Args:
             z: each head's output, as at `hook_z`.
         """
-        return einsum(
-            z, self.W_O, "batch pos head d_head, head d_head d_model -> batch pos d_model"
-        )
+        # Plain torch sums over d_head before heads, einops would not: the last digits stay.
+        return torch.einsum("bqhd,hdm->bqm", z, self.W_O)
 
     def _clipped(self, x: Tensor) -> Tensor:
         limit = self.model.cfg.clip_qkv

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from einops import einsum, rearrange
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -188,7 +188,7 @@ def _of_heads(
     parts: Decomposition, n_slots: int, layer: int, heads: Sequence[int]
 ) -> list[BiasSubspace]:
     moved, whole = (
-        rearrange(x, "head batch query d_head -> head (batch query) d_head")[list(heads)]
+        rearrange(x, "batch query head d_head -> head (batch query) d_head")[list(heads)]
         for x in _moved_and_whole(parts, layer)
     )
     _, s, vh = torch.linalg.svd(moved, full_matrices=False)
@@ -201,10 +201,9 @@ def _of_heads(
 
 
 def _of_layer(parts: Decomposition, model: Model, n_slots: int, layer: int) -> BiasSubspace:
-    w_o = host_of(model).attention(layer).W_O.detach()
-    into = "head batch query d_head, head d_head d_model -> batch query d_model"
+    attn = host_of(model).attention(layer)
     moved, whole = (
-        rearrange(einsum(x, w_o, into), "batch query d_model -> (batch query) d_model")
+        rearrange(attn.written(x).detach(), "batch query d_model -> (batch query) d_model")
         for x in _moved_and_whole(parts, layer)
     )
     _, s, vh = torch.linalg.svd(moved, full_matrices=False)
@@ -215,8 +214,8 @@ def _of_layer(parts: Decomposition, model: Model, n_slots: int, layer: int) -> B
 
 def _moved_and_whole(
     parts: Decomposition, layer: int
-) -> tuple[Float[Tensor, "head batch query d_head"], Float[Tensor, "head batch query d_head"]]:
+) -> tuple[Float[Tensor, "batch query head d_head"], Float[Tensor, "batch query head d_head"]]:
     """Return z_pt - (1 - g) t, and z_pt itself."""
     moved, whole = parts.output - parts.scaled_base, parts.output
-    by_head = "batch head query d_head -> head batch query d_head"
-    return rearrange(moved[layer], by_head), rearrange(whole[layer], by_head)
+    as_written = "batch head query d_head -> batch query head d_head"
+    return rearrange(moved[layer], as_written), rearrange(whole[layer], as_written)
