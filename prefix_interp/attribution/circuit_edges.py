@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from einops import repeat
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
@@ -169,13 +169,14 @@ def _change(
 def _adder(weight: Tensor, change: Float[Tensor, "stack batch pos d_model"]):
     def add(x: Float[Tensor, "stacked pos d_model"], hook: object) -> Tensor:
         rows = (weight[:, None, None, None] * change)[:, :, -x.shape[1] :]
-        return x + rows.flatten(0, 1)
+        return x + rearrange(rows, "stack batch ... -> (stack batch) ...")
 
     return add
 
 
 def _restorer(back: Tensor, given: Tensor):
     def restore(x: Float[Tensor, "stacked pos *rest"], hook: object) -> Tensor:
-        return torch.where(back, given, x.unflatten(0, (len(back), -1))).flatten(0, 1)
+        x = rearrange(x, "(stack batch) ... -> stack batch ...", stack=len(back))
+        return rearrange(torch.where(back, given, x), "stack batch ... -> (stack batch) ...")
 
     return restore

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from einops import repeat
+from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -160,9 +160,10 @@ def _hold_hooks(
         off = pair.activation("off", site, layer)
 
         def write(x: Tensor, hook: object) -> Tensor:
-            x = x.unflatten(0, (len(inside), -1))
+            x = rearrange(x, "(stack batch) ... -> stack batch ...", stack=len(inside))
             # In the last layer the MLP runs on the rows of the outputs alone.
-            return torch.where(inside, x, off[:, -x.shape[2] :]).flatten(0, 1)
+            held = torch.where(inside, x, off[:, -x.shape[2] :])
+            return rearrange(held, "stack batch ... -> (stack batch) ...")
 
         return site.at(layer), write
 

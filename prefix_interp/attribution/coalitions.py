@@ -88,7 +88,8 @@ def coalition_values(
             return [_head_writer(pair, parts, layer, *cells[part].T)]
 
         found = pair.run(base, len(cells), make, layer=layer)[metric].double()
-        values[list(wanted), layer] = found.unflatten(0, (-1, n_heads))
+        by_head = "(coalition head) batch -> coalition head batch"
+        values[list(wanted), layer] = rearrange(found, by_head, head=n_heads)
         if not layer:
             values[3:7, layer] = values[[7, 0, 1, 2], layer]
         bar.update()
@@ -115,8 +116,8 @@ def _head_writer(
     rows = torch.arange(n, device=heads.device)
 
     def write(z: Float[Tensor, "stacked pos head d_head"], hook: object) -> Tensor:
-        z = z.unflatten(0, (n, -1)).clone()
+        z = rearrange(z, "(stack batch) ... -> stack batch ...", stack=n).clone()
         z[rows, :, :, heads] = new
-        return z.flatten(0, 1)
+        return rearrange(z, "stack batch ... -> (stack batch) ...")
 
     return Site.Z.at(layer), write

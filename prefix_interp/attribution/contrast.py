@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Literal
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -195,7 +196,7 @@ class Contrast:
         with self.model.hooks(fwd_hooks=hooks):
             logits = host_of(self.model).run_from(layer, rows, skip_attention=after_attention)
         logits = logits[:, -n_late:]
-        logits = logits.unflatten(0, (n_stack, -1))
+        logits = rearrange(logits, "(stack batch) ... -> stack batch ...", stack=n_stack)
         known = self.target.logits_on if base == "on" else self.target.logits_off
         known = known[:, : self.n_out - n_late].expand(n_stack, -1, -1, -1)
         return torch.cat([known, logits], dim=2)

@@ -22,6 +22,7 @@ from prefix_interp.prefixes.layout import Hook, answer_rows_hooks
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.seeds import derive_generator, derive_seed
 
+_BY_DRAW = "(draw batch) ... -> draw batch ..."
 NORM_MATCHED, RANDOM = "norm-matched", "random"
 
 
@@ -89,10 +90,14 @@ def _stacked_effects(
     for layer in layers:
         if denoise:
             rows = pair.activation("off", Site.RESID_PRE, layer).repeat(n * n_heads, 1, 1)
-            given = seen[Site.Z.at(layer)].unflatten(0, (n, -1))
+            given = rearrange(seen[Site.Z.at(layer)], _BY_DRAW, draw=n)
         else:
-            rows = seen[Site.RESID_PRE.at(layer)].unflatten(0, (n, -1))
-            rows = _each(rows, n_heads).flatten(0, 1)
+            rows = repeat(
+                seen[Site.RESID_PRE.at(layer)],
+                "(draw batch) pos d_model -> (draw head batch) pos d_model",
+                draw=n,
+                head=n_heads,
+            )
             given = pair.activation("off", Site.Z, layer).expand(n, -1, -1, -1, -1)
         patched = [*hooks, _own_heads(layer, given)]
         logits = _answers(pair, rows, patched, (n, n_heads, -1), layer)
@@ -126,11 +131,12 @@ def _own_heads(layer: int, given: Float[Tensor, "draw batch pos head d_head"]) -
     heads = torch.arange(n_heads, device=given.device)
 
     def write(z: Float[Tensor, "stacked pos head d_head"], hook: object) -> Tensor:
-        z = z.unflatten(0, (n, n_heads, -1)).clone()
+        z = rearrange(z, "(draw head batch) ... -> draw head batch ...", draw=n, head=n_heads)
+        z = z.clone()
         z[:, heads, :, :, heads] = rearrange(
             given, "draw batch pos head d_head -> head draw batch pos d_head"
         )
-        return z.flatten(0, 2)
+        return rearrange(z, "draw head batch ... -> (draw head batch) ...")
 
     return Site.Z.at(layer), write
 

@@ -346,13 +346,14 @@ def _z_slopes(
     off = torch.stack([pair.activation("off", Site.Z, i) for i in layers])
     moves = torch.stack([pair.activation("on", Site.Z, i) for i in layers]) - off
     points = off[:, None] + at.to(off)[:, None, None, None, None] * moves[:, None]
-    leaves = [x.flatten(0, 1).requires_grad_() for x in points]
+    leaves = [rearrange(x, "stack batch ... -> (stack batch) ...").requires_grad_() for x in points]
     hooks: list[Hook] = [
         (Site.Z.at(i), lambda *_, z=z, **__: z) for i, z in zip(layers, leaves, strict=True)
     ]
     with torch.enable_grad():
         logits = pair.logits("off", len(at), hooks, layer=layers[0], after_attention=True)
         value = pair.measure(logits)[name]
-    slopes = torch.stack(_gradients(name, value, leaves)).unflatten(1, (len(at), -1))
+    slopes = torch.stack(_gradients(name, value, leaves))
+    slopes = rearrange(slopes, "layer (stack batch) ... -> layer stack batch ...", stack=len(at))
     by_head = "layer stack batch pos head d_head -> stack layer head batch"
     return value.detach(), reduce(slopes * moves[:, None], by_head, "sum")

@@ -207,7 +207,7 @@ def patch_slots(
     ones = host.cast(torch.eye(n_cells).unflatten(1, shape))
     for i, axis in enumerate(sizes, start=1):
         if axis not in axes:
-            ones = ones.unsqueeze(i).repeat_interleave(sizes[axis], dim=i)
+            ones = torch.stack([ones] * sizes[axis], dim=i)
     base = "off" if direction == "denoise" else "on"
     gates = ones if direction == "denoise" else 1 - ones
     a_layer = n_cells // host.n_layers
@@ -274,14 +274,14 @@ def _writer(given: Tensor, n_stack: int, stack: list[int], heads: list[int], pos
             return x  # a position that no output reads any more
         here = slice(None) if pos is None else slice(pos - before, pos - before + 1)
         new = given[:, before:][:, here].to(x)
-        x = x.unflatten(0, (n_stack, -1)).clone()
+        x = rearrange(x, "(stack batch) ... -> stack batch ...", stack=n_stack).clone()
         if heads:
             x[stack, :, here, heads] = rearrange(
                 new[:, :, heads], "batch pos head d -> head batch pos d"
             )
         else:
             x[stack, :, here] = new
-        return x.flatten(0, 1)
+        return rearrange(x, "stack batch ... -> (stack batch) ...")
 
     return write
 
