@@ -1,4 +1,7 @@
-"""The attention of one layer, step by step: what it makes of its inputs, and what it writes."""
+"""The attention of one layer, step by step: what it makes of its inputs, and what it writes.
+
+Plain torch.einsum: every step of tuning passes here, and einops takes its time.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from einops import einsum, repeat
+from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
@@ -83,9 +86,7 @@ class Attention:
             else getattr(block.attn, name)
             for name in (f"W_{what}", f"b_{what}")
         )  # fmt: skip
-        return (
-            einsum(normed, w, "... slot d_model, head d_model d_head -> ... slot head d_head") + b
-        )
+        return torch.einsum("...sd,hdk->...shk", normed, w) + b
 
     def scored_queries(
         self, q: Float[Tensor, "batch query head d_head"], start: int
@@ -96,7 +97,7 @@ class Attention:
             q: as at `hook_q`.
             start: position of the first query, for the rotation.
         """
-        attn = self.module
+        attn = self.module  # the content's hooks act on its norm: these are the content's rows
         if attn.q_norm is not None:
             q = attn._apply_qk_norm(q, attn.q_norm)
         return self._rotated(self._clipped(q), start)
@@ -145,7 +146,6 @@ class Attention:
             q: from `scored_queries`.
             k: from `scored_keys`.
         """
-        # Plain torch: this runs in every step of tuning.
         scores = torch.einsum("tbqhd,tshd->tbhqs", q, k) / self.module.attn_scale
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         return apply_softcap(scores, self.model.cfg.attn_scores_soft_cap)
@@ -158,7 +158,6 @@ class Attention:
         Args:
             z: each head's output, as at `hook_z`.
         """
-        # Plain torch sums over d_head before heads, einops would not: the last digits stay.
         return torch.einsum("bqhd,hdm->bqm", z, self.W_O)
 
     def _clipped(self, x: Tensor) -> Tensor:

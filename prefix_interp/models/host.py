@@ -129,6 +129,11 @@ class Host:
         """Return whether a tokenizer on the model pads on the left."""
         return getattr(self.model.tokenizer, "padding_side", None) == "left"
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """Return what the model is beside its weights, as text, wherever it runs."""
+        return {name: str(x) for name, x in vars(self.model.cfg).items() if name != "device"}
+
     def cast(self, x: Tensor) -> Tensor:
         """Return `x` in the model's precision and on its device."""
         return x.to(self.device, self.dtype)
@@ -224,6 +229,11 @@ class Host:
     def blocks(self) -> nn.ModuleList:
         """Return the modules of the layers, in order."""
         return self.model.blocks
+
+    @property
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        """Return the embedding of each token, before any norm of the embedding's own."""
+        return self.model.W_E
 
     def embed(self, tokens: Int[Tensor, "*any"]) -> Float[Tensor, "*any d_model"]:
         """Return the rows of tokens as they stand at `hook_embed`; some models norm them."""
