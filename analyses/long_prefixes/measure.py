@@ -16,9 +16,9 @@ from torch import Tensor
 
 from analyses.study import Job, Rows, Tables
 from analyses.table2.models import NAME
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.model import clone, to_dtype
 from prefix_interp.models.sites import Site
-from prefix_interp.models.toy import clone, to_dtype
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.prefix import Prefix
@@ -161,7 +161,7 @@ def bias_rows(
         n_shares: how many leading shares are recorded.
     """
     rows: Rows = []
-    for layer in range(model.cfg.n_layers):
+    for layer in range(host_of(model).n_layers):
         ranges, tops = slot_range(mass[layer]), mass[layer].amax(dim=-1).mean(dim=0)
         for space in bias_subspaces(model, prefix, tokens, layer):
             head = space.head
@@ -191,12 +191,12 @@ def slot_attention(
         prefix: a prefix that fits it.
         inputs: content; its last position is the one that asks.
     """
-    names = {Site.PATTERN.at(layer) for layer in range(model.cfg.n_layers)}
+    names = {Site.PATTERN.at(layer) for layer in range(host_of(model).n_layers)}
     with torch.no_grad(), attach(model, prefix):
         _, cache = model.run_with_cache(
             inputs, names_filter=lambda name: name in names, return_cache_object=False
         )
-    rows = [cache[Site.PATTERN.at(i)][:, :, -1] for i in range(model.cfg.n_layers)]
+    rows = [cache[Site.PATTERN.at(i)][:, :, -1] for i in range(host_of(model).n_layers)]
     mass = torch.stack(rows)[..., : prefix.n_slots]
     # A head that does not attend to the slots at all shares out nothing.
     return mass / mass.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)

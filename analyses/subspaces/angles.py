@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analyses.study import Rows
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.seeds import derive_generator
 from prefix_interp.theory.projection import through_output
@@ -95,7 +95,7 @@ def _between_heads(
 ) -> Iterator[dict[str, Any]]:
     """Yield one row per pair of heads of one layer, compared where they write."""
     for layer, spaces in enumerate(own.layers):
-        w_o = model.blocks[layer].attn.W_O.detach().double()
+        w_o = host_of(model).attention(layer).W_O.detach().double()
         for one, two in combinations([s for s in spaces[:-1] if s.rank], 2):
             key = (layer, int(one.head or 0), int(two.head or 0), one.rank, two.rank)
             if key not in chances:

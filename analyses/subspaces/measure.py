@@ -19,8 +19,8 @@ from analyses.subspaces.angles import Measured, angle_rows
 from analyses.subspaces.removals import removal_rows, removals
 from analyses.table2.models import NAME, PREFIXES, STARTS
 from prefix_interp.errors import check_choice
-from prefix_interp.models.host import Model
-from prefix_interp.models.toy import clone, to_dtype
+from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.model import clone, to_dtype
 from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.controls import norm_matched
@@ -136,7 +136,9 @@ def subspace_tables(
         tokens = get_task(task).sample(protocol.n_space, split="train", seed=seed).tokens
         prefix = prefix.to(exact)
         parts = decompose_attention(run_pair(exact, prefix, tokens))
-        layers = [subspaces_of(parts, exact, prefix.n_slots, i) for i in range(exact.cfg.n_layers)]
+        layers = [
+            subspaces_of(parts, exact, prefix.n_slots, i) for i in range(host_of(exact).n_layers)
+        ]
         return Measured(prefix, task, layers, _content(parts, layers))
 
     best = [measured(prefix) for prefix in prefixes]
@@ -163,7 +165,7 @@ def subspace_tables(
     for own in best:
         rivals = [o.all for o in best if o.about == own.about | {"task": o.task} and o is not own]
         batch = get_task(own.task).sample(protocol.n_test, split="test", seed=0)
-        batch = Batch(*(x.to(model.W_E.device) for x in batch))
+        batch = Batch(*(x.to(host_of(model).device) for x in batch))
         chosen = removals(own.all, rivals, own.content, protocol.draws, seed)
         about = {"seed": seed, **own.about}
         removed += removal_rows(about, model, own.prefix.to(model), batch, chosen)
