@@ -156,6 +156,7 @@ def patch_sites(
     if sites is None:
         cache = pair.runs.on.cache_dict
         sites = [name for name, place in STREAM_SITES.items() if place.at(0) in cache]
+    n_layers = host_of(model).n_layers
     positions = range(pair.tokens.shape[1]) if by_position else [None]
     cells = [
         Cell(STREAM_SITES[name], layer, None, pos)
