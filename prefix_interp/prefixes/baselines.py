@@ -149,7 +149,7 @@ def baseline_run(
 
 
 def baseline_pattern(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int = 0
+    model: Model, tokens: Int[Tensor, "batch pos"], layer: int = 0
 ) -> Float[Tensor, "batch head query key"]:
     """Return each head's attention over the content without a prefix (masked baseline).
 
