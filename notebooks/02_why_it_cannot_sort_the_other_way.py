@@ -10,14 +10,14 @@
 # %matplotlib inline
 import pandas as pd
 import torch
-
-import prefix_interp as pi
 from prefix_interp.experiments.content_blind import content_blind_hits
 from prefix_interp.experiments.summary import sweep_rows
+from prefix_interp.views.plots import sweep_figure
+
+import prefix_interp as pi
 from prefix_interp.results import committed_result
 from prefix_interp.tuning.evaluate import answer_logits
 from prefix_interp.views.attention import attention_view, plain_attention_view, query_figure
-from prefix_interp.views.plots import sweep_figure
 from prefix_interp.views.style import variant_label
 
 old = pi.load_toy("sort-ascending-1l1h")

@@ -6,6 +6,10 @@ import jaxtyping
 import pytest
 from hypothesis import HealthCheck, settings
 
+from analyses import registry
+from analyses.report.page import write_report
+from analyses.report.sections import Section
+
 # Examples are the same in every run. Identities that say no number of their own are checked on
 # 40 examples; `make test-all` asks for the profile "thorough".
 settings.register_profile(
@@ -29,10 +33,6 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group(own["session"].argname))
         elif "module" in own:
             item.add_marker(pytest.mark.xdist_group(own["module"].baseid))
-
-from analyses import registry
-from analyses.report.page import write_report
-from analyses.report.sections import Section
 
 
 @pytest.fixture

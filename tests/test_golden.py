@@ -13,7 +13,11 @@ from prefix_interp.tuning.content_blind import content_blind_hits
 
 FOUND = {study.name: study for study in STUDIES}
 # Tables of today that were called otherwise, by study and old name.
-NAMES = {("heads", "heads"): "head"}
+NAMES = {
+    ("heads", "heads"): "head",
+    ("ladder", "rows"): "ladder",
+    ("ladder", "suffix"): "suffixes",
+}
 # What was frozen for its words: text tables, which the page's sections hold, and other tasks.
 ASIDE = {"table", "more", "sweep_table", "restarts_table", "sweep_old"}
 

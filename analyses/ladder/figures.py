@@ -1,0 +1,226 @@
+"""Figures of the ladder of contexts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analyses.ladder.protocol import BLIND, CONTEXTS, TASKS, TUNED
+from analyses.ladder.tables import METRICS, ladder_rows
+from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.results import Result
+from prefix_interp.views.style import COLOURS, CONTENT_COLOURS, MARKERS, legend_below, look
+
+TASK_WORDS = {
+    "sort_ascending": "ascending",
+    "sort_ascending_add_one": "ascending,\nthen +1",
+    "sort_descending": "descending",
+    "double_histogram": "histogram",
+}
+_UNITS = {"loss": "nats per output"}
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def figures(result: Result) -> Mapping[str, Figure]:
+    """Return the figures of a result, by the end of their file's stem.
+
+    Args:
+        result: of the study.
+    """
+    rows = ladder_rows(result.rows())
+    return {
+        "": ladder_figure(rows),
+        "-suffixes": suffix_figure(rows),
+        "-first-output": suffix_figure(rows, "first_output"),
+        "-longer": tuning_length_figure(rows),
+    }
+
+
+def ladder_figure(rows: Rows) -> Figure:
+    """Return heat maps of exact match, contexts down and tasks across, one for each depth.
+
+    Empty cells were not measured: some contexts are tuned longer on some tasks alone.
+
+    Args:
+        rows: from `ladder_rows`.
+
+    Raises:
+        PrefixInterpError: there are no contexts.
+    """
+    rows = [r for r in rows if r["method"] == "context"]
+    if not rows:
+        raise PrefixInterpError("rows=[] has nothing to draw; give ladder_rows(result.rows())")
+    depths = sorted({r["depth"] for r in rows})
+    rungs = sorted({_rung(r) for r in rows})
+    with look():
+        size = (2.9 * len(depths) + 2.4, 0.27 * len(rungs) + 1.5)
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(1, len(depths), squeeze=False, sharey=True)[0]
+        for ax, depth in zip(axes, depths, strict=True):
+            own = {(_rung(r), r["task"]): r["exact_match"] for r in rows if r["depth"] == depth}
+            means = np.array(
+                [[100 * own.get((rung, t), {"mean": math.nan})["mean"] for t in TASKS]
+                 for rung in rungs]
+            )  # fmt: skip
+            ax.imshow(means, cmap=CONTENT_COLOURS, vmin=0, vmax=100, aspect="auto")
+            ax.grid(False)
+            ax.tick_params(length=0)
+            ax.set_xticks(range(len(TASKS)), list(map(TASK_WORDS.get, TASKS)), fontsize=7.5)
+            ax.set_title(layers(depth))
+            for (i, j), mean in np.ndenumerate(means):
+                if not math.isnan(mean):
+                    colour = "white" if mean > 60 else "black"
+                    words = f"{mean:.1f}"
+                    ax.text(j, i, words, ha="center", va="center", fontsize=7, color=colour)
+        names = [rung_label(CONTEXTS[context], *sizes) for context, *sizes in rungs]
+        axes[0].set_yticks(range(len(rungs)), names, fontsize=8)
+    return figure
+
+
+def _rung(row: Mapping[str, Any]) -> tuple[int, int, int]:
+    return CONTEXTS.index(row["context"]), row["n_slots"], row["steps"] or 0
+
+
+def rung_label(context: str, n_slots: int, steps: int) -> str:
+    """Return a context in words, e.g. ``soft prompt, 10 slots, 400 steps``.
+
+    Args:
+        context: one of `CONTEXTS`.
+        n_slots: rows that it takes.
+        steps: of its tuning; 0 where nothing is tuned.
+    """
+    if n_slots == 0:
+        return {"none": "no context"}.get(context, context)
+    what = "slot" if context in TUNED else "token"
+    sizes = f"{context}, {n_slots} {what}{'' if n_slots == 1 else 's'}"
+    return f"{sizes}, {steps:,} steps" if steps else sizes
+
+
+def layers(depth: int) -> str:
+    """Return a depth in words."""
+    return f"{depth} layer{'' if depth == 1 else 's'}"
+
+
+def suffix_figure(rows: Rows, metric: str = "exact_match") -> Figure:
+    """Return each tuned context by depth, one panel for each task, with 95% intervals over seeds.
+
+    Contexts are those of the shorter tuning, which all depths have. Dotted: the blind rule.
+
+    Args:
+        rows: from `ladder_rows`.
+        metric: one of `METRICS`.
+    """
+    check_choice("metric", metric, METRICS)
+    rows = _most_slots(rows)
+    steps = min(r["steps"] for r in rows if r["steps"])
+    depths = sorted({r["depth"] for r in rows})
+    scale = _scale(metric)
+    with look():
+        figure = Figure(figsize=(2.1 * len(TASKS) + 0.6, 3.1), layout="constrained")
+        axes = figure.subplots(1, len(TASKS), sharey=True)
+        for ax, task in zip(axes, TASKS, strict=True):
+            here = [r for r in rows if r["task"] == task]
+            for i, context in enumerate(TUNED):
+                own = [r for r in here if (r["context"], r["steps"]) == (context, steps)]
+                spreads = {r["depth"]: r[metric] for r in own}
+                _points(ax, depths, spreads, i, context, scale)
+            _blind_line(ax, here, metric)
+            ax.set_title(f"{TASK_WORDS[task].replace(chr(10), ' ')}\n({TASKS[task]})")
+            ax.set_xticks(range(len(depths)), [str(d) for d in depths])
+            ax.set_xlabel("layers")
+        _finish(figure, list(axes), metric)
+    return figure
+
+
+def tuning_length_figure(rows: Rows, metric: str = "loss") -> Figure:
+    """Return each tuned context by the steps of its tuning, one panel for each depth and task.
+
+    Only depths and tasks that were tuned for more than one number of steps. Bars are 95% t
+    intervals over seeds, dotted lines the blind rule.
+
+    Args:
+        rows: from `ladder_rows`.
+        metric: one of `METRICS`.
+
+    Raises:
+        PrefixInterpError: nothing was tuned for more than one number of steps.
+    """
+    check_choice("metric", metric, METRICS)
+    rows = _most_slots(rows)
+    steps = sorted({r["steps"] for r in rows if r["steps"]})
+    if len(steps) < 2:
+        raise PrefixInterpError(f"rows have tunings of {steps} steps; two lengths are needed")
+    longest = [r for r in rows if r["steps"] == steps[-1]]
+    depths = sorted({r["depth"] for r in longest})
+    tasks = sorted({r["task"] for r in longest}, key=list(TASKS).index)
+    with look():
+        size = (2.3 * len(tasks) + 0.6, 2.0 * len(depths) + 1.0)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(depths), len(tasks), sharex=True, sharey=True, squeeze=False)
+        for (i, depth), (j, task) in product(enumerate(depths), enumerate(tasks)):
+            here = [r for r in rows if (r["depth"], r["task"]) == (depth, task)]
+            for c, context in enumerate(TUNED):
+                own = {r["steps"]: r[metric] for r in here if r["context"] == context}
+                _points(grid[i, j], steps, own, c, context, _scale(metric))
+            _blind_line(grid[i, j], here, metric)
+            grid[i, j].set_title(f"{TASK_WORDS[task].replace(chr(10), ' ')}, {layers(depth)}")
+            grid[i, j].set_xticks(range(len(steps)), [f"{n:,}" for n in steps])
+        for ax in grid[-1]:
+            ax.set_xlabel("steps of the tuning")
+        _finish(figure, list(grid[:, 0]), metric)
+    return figure
+
+
+def _most_slots(rows: Rows) -> Rows:
+    """Return the rows of the blind rule and of contexts with the most slots that were tuned."""
+    rows = [r for r in rows if r["method"] == "context"]
+    most = max(r["n_slots"] for r in rows if r["context"] in TUNED)
+    return [
+        r for r in rows
+        if r["context"] == BLIND or (r["context"] in TUNED and r["n_slots"] == most)
+    ]  # fmt: skip
+
+
+def _scale(metric: str) -> float:
+    return 1.0 if metric in _UNITS else 100.0
+
+
+def _points(
+    ax: Axes,
+    ticks: Sequence[int],
+    own: Mapping[int, Mapping[str, Any]],
+    i: int,
+    label: str,
+    scale: float,
+) -> None:
+    x = np.arange(len(ticks)) + 0.13 * (i - 2)
+    mean, low, high = (
+        np.array([scale * own[tick][key] for tick in ticks]) for key in ("mean", "low", "high")
+    )
+    ax.errorbar(
+        x, mean, yerr=[mean - low, high - mean], color=COLOURS[i], marker=MARKERS[i],
+        markersize=4.5, linewidth=1, elinewidth=0.9, label=label,
+    )  # fmt: skip
+
+
+def _blind_line(ax: Axes, rows: Rows, metric: str) -> None:
+    """Draw the blind rule, the same at all depths."""
+    floor = next(r[metric]["mean"] for r in rows if r["context"] == BLIND)
+    ax.axhline(_scale(metric) * floor, color="0.35", linestyle=":", linewidth=1, label=BLIND)
+
+
+def _finish(figure: Figure, left: Sequence[Axes], metric: str) -> None:
+    """Name the axes, and put one legend below."""
+    words = metric.replace("_", " ")
+    for ax in left:
+        ax.set_ylabel(f"{words} ({_UNITS.get(metric, '%')})")
+        if metric not in _UNITS:
+            ax.set_ylim(-4, 104)
+    legend_below(figure, left[0], 3)
