@@ -37,7 +37,7 @@ class Protocol:
     input_end: int = 9
 
 
-PROTOCOLS = {"fast": Protocol()}
+PROTOCOLS = {"fast": Protocol(), "smoke": Protocol()}
 
 
 class Seen(NamedTuple):

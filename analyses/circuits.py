@@ -36,16 +36,17 @@ class Protocol:
     threshold: float = 0.95
 
 
-PROTOCOLS = {"fast": Protocol()}
+PROTOCOLS = {"fast": Protocol(), "smoke": Protocol(n=8, n_random=2)}
 
 
-def find_circuits(evidence: Evidence) -> dict[str, Circuit]:
+def find_circuits(evidence: Evidence, preset: str = "fast") -> dict[str, Circuit]:
     """Return the smallest circuit of each prefix of the shipped model, by its task.
 
     Args:
         evidence: gives the shipped model.
+        preset: says how much is searched.
     """
-    skills, sizes = evidence.once(load_skills), PROTOCOLS["fast"]
+    skills, sizes = evidence.once(load_skills), PROTOCOLS[preset]
     return {
         task: find_circuit(
             skills.model, skills.prefixes[task], task, threshold=sizes.threshold, n=sizes.n,
@@ -61,9 +62,13 @@ def measure(job: Job) -> dict[str, Rows]:
     Args:
         job: with the evidence of a report.
     """
-    assert job.evidence is not None
+    evidence = job.evidence
+    assert evidence is not None
+    # The section draws the circuits of the fast preset: they are found once for both.
+    fast = job.preset == "fast"
+    circuits = evidence.once(find_circuits) if fast else find_circuits(evidence, job.preset)
     found: dict[str, Rows] = {"nodes": [], "curves": [], "edges": []}
-    for task, circuit in job.evidence.once(find_circuits).items():
+    for task, circuit in circuits.items():
         name = SKILL_WORDS[task]
         found["nodes"] += records(circuit.to_dataframe().assign(prefix=name))
         found["curves"] += records(circuit.curves().assign(prefix=name))

@@ -114,6 +114,12 @@ def test_summaries_are_those_of_before(stem, name, evidence):
         assert_same(new, rows)
 
 
+@pytest.mark.parametrize("name", ["rows", "diagonal", "restarts"])
+def test_the_repeated_table_2_is_that_of_before(name, evidence):
+    before = golden()["summaries"]["table2-fast-repeat"][name]
+    assert_same(evidence.tables("table2", "fast-repeat")[name], before)
+
+
 @pytest.mark.parametrize("section", golden()["report"]["sections"])
 def test_the_report_has_the_numbers_of_before(section, report):
     sections = json.loads((report.folder / "report.json").read_text())["sections"]

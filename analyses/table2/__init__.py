@@ -12,8 +12,8 @@ STUDY = Study(
     measure=measure,
     tables=tables,
     section=section,
+    readme={"table 2": readme_block},
     exports=export_zoo,
     settings=settings,
-    readme={"table 2": readme_block},
     figures=figures,
 )
