@@ -69,6 +69,10 @@ class Kept:
         """Return a toy that was saved."""
         return read_toy(self.toy_folder(name))[0]
 
+    def toys(self) -> dict[str, Model]:
+        """Return all toys by name, in the order of their names."""
+        return {name: self.toy(name) for name in _names(self.folder / "toys")}
+
     def export_toy(self, name: str, target: Path) -> Path:
         """Copy a toy and what stands beside it, e.g. into a zoo; return the folder."""
         model, metadata = read_toy(self.toy_folder(name))
@@ -98,12 +102,12 @@ class Kept:
         for file, kind in _CONTEXTS.items():
             if (folder / file).exists():
                 return kind.load(folder)
-        check_choice("name", name, self._names(group))
+        check_choice("name", name, _names(self._group(group)))
         raise PrefixInterpError(f"path={str(folder)!r} holds neither a prefix nor a soft prompt")
 
     def contexts(self, group: str) -> dict[str, Any]:
         """Return all contexts of a group by name, in the order of their names."""
-        return {name: self.context(group, name) for name in self._names(group)}
+        return {name: self.context(group, name) for name in _names(self._group(group))}
 
     def tensors(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Return a finished part of the work, made now if it is not kept yet.
@@ -130,9 +134,9 @@ class Kept:
     def _group(self, group: str) -> Path:
         return self.folder / "contexts" / group
 
-    def _names(self, group: str) -> list[str]:
-        found = self._group(group)
-        return sorted(f.name for f in found.iterdir()) if found.is_dir() else []
+
+def _names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
 
 
 def work_key(

@@ -56,5 +56,5 @@ with tempfile.TemporaryDirectory() as folder:
 print(circuit.to_dot().splitlines()[0])
 
 # %% [markdown]
-# `python -m analyses report --out report` writes every figure and number into one HTML file that needs
-# no network; `analyses/circuits.py` writes the circuits of all four prefixes into a folder.
+# `python -m analyses report --out report` writes every figure and number, the circuits of all four
+# prefixes among them, into one HTML file that needs no network.

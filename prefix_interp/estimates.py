@@ -20,7 +20,13 @@ _T95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622,
 
 
 class Estimate(float):
-    """A measured number with its 95% interval; it computes and compares like a float."""
+    """A measured number with its 95% interval; it computes and compares like a float.
+
+    Example:
+        >>> score = pi.Estimate(0.9, low=0.8, high=0.95)
+        >>> score > 0.5, score.low
+        (True, 0.8)
+    """
 
     low: float
     high: float

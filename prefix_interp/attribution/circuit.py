@@ -256,10 +256,7 @@ class Circuit(ResultObject):
         )
 
     def plot(self) -> Figure:
-        """Return faithfulness and completeness against the size of the circuit.
-
-        The graph itself is what a notebook shows; see `views.circuit_graph.circuit_svg`.
-        """
+        """Return faithfulness and completeness by size; for the graph see `circuit_svg`."""
         from prefix_interp.views.circuit_graph import circuit_curves_figure
 
         return circuit_curves_figure(self)

@@ -38,7 +38,7 @@ from prefix_interp.tasks import Batch, Task, get_task
 
 State = Literal["on", "off"]
 Values = dict[str, Float[Tensor, "stack batch"]]
-# Sequences a pass: above it nothing gets faster on a CPU, and memory grows.
+# Sequences per pass: above it nothing gets faster on a CPU, and memory grows.
 MAX_SEQUENCES = 256
 
 
@@ -71,10 +71,8 @@ class Contrast:
     model_id: str
 
     def __repr__(self) -> str:
-        return (
-            f"Contrast({self.task}, {self.n_batch} examples; {ends(self.on, self.off)}; "
-            f"{self.prefix!r})"
-        )
+        size = f"{self.task}, {self.n_batch} examples"
+        return f"Contrast({size}; {ends(self.on, self.off)}; {self.prefix!r})"
 
     @property
     def model(self) -> Model:
@@ -161,9 +159,8 @@ class Contrast:
                 taken from the base run too.
             after_attention: they begin at `Site.Z` or behind it: the heads' outputs of `layer`
                 are taken from the base run too. Gates of that layer then do nothing.
-            gates: of the prefix, one set per intervention. With ``base="off"`` they bring the
-                prefix into that run; they must be 0 in the layers before `layer`, which do not
-                run.
+            gates: of the prefix, one set per intervention. With ``base="off"`` they bring it into
+                that run; they must be 0 in the layers before `layer`, which do not run.
             bar: moved on by the number of interventions done.
         """
         size = max(1, MAX_SEQUENCES // self.n_batch)

@@ -25,6 +25,11 @@ class Agreement(NamedTuple):
         spearman: rank correlation, -1 to 1; NaN if all effects of one side are equal.
         pearson: correlation, -1 to 1; likewise.
         max_difference: largest absolute difference, in units of the metric.
+
+    Example:
+        >>> exact = pi.patch_heads(model, prefix, task, n=8, progress=False)
+        >>> pi.attribution_patch(model, prefix, task, n=8).compare_with(exact)._fields
+        ('spearman', 'pearson', 'max_difference')
     """
 
     spearman: float

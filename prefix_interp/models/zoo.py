@@ -16,7 +16,7 @@ def list_toys() -> list[str]:
     """Return the names of the trained toys that `load_toy` knows.
 
     Example:
-        >>> pi.list_toys()
+        >>> list_toys()
         ['four-skills-1l4h', 'sort-ascending-1l1h', 'sort-descending-1l1h-fine-tuned']
     """
     return sorted(p.parent.name for p in ZOO.glob(f"*/{STEM}.json"))

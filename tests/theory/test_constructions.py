@@ -5,7 +5,6 @@ import pytest
 import torch
 
 import prefix_interp as pi
-from prefix_interp.experiments.constructions import all_behaviours, random_behaviours
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.tasks import Batch
 from prefix_interp.theory.constructions import (
@@ -14,6 +13,7 @@ from prefix_interp.theory.constructions import (
     any_map_to_sequences,
     any_sequence,
 )
+from prefix_interp.theory.constructions.behaviours import all_behaviours, random_behaviours
 from prefix_interp.views.attention import AttentionView, attention_figure, attention_view
 
 SMALL = {

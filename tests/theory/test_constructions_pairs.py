@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import prefix_interp as pi
-from prefix_interp.experiments.constructions import all_behaviours, random_behaviours
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.theory.constructions import any_map_of_pairs
+from prefix_interp.theory.constructions.behaviours import all_behaviours, random_behaviours
 
 
 def hard_maps(built, n=2, seed=0):

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prefix_interp as pi
-from prefix_interp.experiments.constructions import all_behaviours, random_behaviours
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.theory.constructions import any_sequence
+from prefix_interp.theory.constructions.behaviours import all_behaviours, random_behaviours
 
 
 def test_every_sequence_of_six_out_of_four_tokens():

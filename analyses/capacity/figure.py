@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prefix_interp.experiments.capacity_summary import distinct_rows, length_rows
+from analyses.capacity.tables import Rows, tables, toy_words
+from analyses.study import Tables
 from prefix_interp.results import Result
-from prefix_interp.views.ladder import layers
 from prefix_interp.views.style import COLOURS, MARKERS, look
 
 _KINDS = {"hard": "hard tokens", "random": "random soft tokens", "searched": "searched soft tokens"}
 
 
-def capacity_figure(result: Result) -> Figure:
+def capacity_figure(summary: Tables) -> Figure:
     """Return distinct continuations by kind of token, and which share of targets is emitted.
 
     Left: different continuations, trained toys. Right: random targets that a searched soft
     token emits exactly, by length. Bands: 95% intervals over seeds. Dashed: never trained.
 
     Args:
-        result: from `capacity`.
+        summary: from `tables`.
     """
-    distinct, lengths = distinct_rows(result), length_rows(result)
+    distinct, lengths = summary["distinct"], summary["length"]
     depths = sorted({r["depth"] for r in lengths})
     with look():
         figure = Figure(figsize=(9.2, 3.3), layout="constrained")
@@ -40,9 +39,8 @@ def capacity_figure(result: Result) -> Figure:
                     np.array([100 * r["share"][key] for r in own])
                     for key in ("mean", "low", "high")
                 )
-                label = layers(depth) + ("" if trained else ", never trained")
                 right.plot(x, mean, style, color=COLOURS[i], marker=MARKERS[i], markersize=4,
-                           label=label)  # fmt: skip
+                           label=toy_words(depth, trained))  # fmt: skip
                 right.fill_between(x, low, high, color=COLOURS[i], alpha=0.12, linewidth=0)
         right.set_xlabel("length of the random target (tokens)")
         right.set_xticks(sorted({r["length"] for r in lengths}))
@@ -52,7 +50,7 @@ def capacity_figure(result: Result) -> Figure:
     return figure
 
 
-def _distinct(ax: Axes, rows: Sequence[Mapping[str, Any]], depths: Sequence[int]) -> None:
+def _distinct(ax: Axes, rows: Rows, depths: Sequence[int]) -> None:
     """Draw the number of different continuations, trained toys, on a logarithmic axis."""
     own = [r for r in rows if r["trained"]]
     kinds = list(dict.fromkeys((r["kind"], r["std"]) for r in own))
@@ -69,6 +67,11 @@ def _distinct(ax: Axes, rows: Sequence[Mapping[str, Any]], depths: Sequence[int]
     ax.set_yscale("log")
     ax.set_ylim(bottom=0.8)
     ax.set_ylim(top=ax.get_ylim()[1] * 80)  # room for the legend
-    ax.set_xticks(range(len(depths)), list(map(layers, depths)))
+    ax.set_xticks(range(len(depths)), [toy_words(depth, True) for depth in depths])
     ax.set_ylabel("different continuations")
     ax.legend(fontsize=7.5, loc="upper left")
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """Return what the command writes beside the result."""
+    return {"": capacity_figure(tables(result))}

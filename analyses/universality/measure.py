@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from prefix_interp.errors import check_choice
-from prefix_interp.experiments.seed_runs import Rows, finished_seed, measure_seeds, seed_folder
+from analyses.study import Job, Rows, Tables
 from prefix_interp.models.toy import clone, to_dtype
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.prefix import Prefix
-from prefix_interp.results import Result
 from prefix_interp.seeds import derive_generator
 from prefix_interp.theory.decompose import decompose_attention
 from prefix_interp.theory.sphere import concentration, random_points, sphere_functions
@@ -52,7 +49,7 @@ class Protocol:
         n_sweep: slots at which `sharpnesses` and `gates` are swept.
         sharpnesses: kappa as multiples of the rule's.
         gates: shares of the mass.
-        n_company: points a sequence where content is not alone.
+        n_company: points in a sequence where content is not alone.
     """
 
     dims: tuple[int, ...] = (1, 2, 4)
@@ -74,21 +71,19 @@ PROTOCOLS = {
 }  # fmt: skip
 
 
-def universality(
-    preset: str = "fast",
-    seeds: Sequence[int] = range(10),
-    *,
-    work: str | Path | None = None,
-    n_jobs: int | None = None,
-    progress: bool = True,
-) -> Result:
+def settings(preset: str) -> dict[str, Any]:
+    """Return how the values come about under each method."""
+    return {"methods": {method: list(how) for method, how in METHODS.items()}}
+
+
+def measure(job: Job) -> Tables:
     """Return errors of one fixed head on `sphere_functions` against the number of slots.
 
-    ``part`` tells the records apart. All have ``seed``, ``dim`` and ``method``: ``quadrature``,
-    ``least squares`` (same keys), ``least squares, flat`` (a quarter of kappa), and the controls
-    ``random values`` (same keys) and ``constant`` (0, the mean). Errors are by function: ``rmse``
-    and ``max_error`` (largest over points and outputs) on held-out points alone in their sequence;
-    functions have variance 1.
+    The seed decides the rotation of the keys, and training and test points. All rows have
+    ``seed``, ``dim`` and ``method``: ``quadrature``, ``least squares`` (same keys), ``least
+    squares, flat`` (a quarter of kappa), and the controls ``random values`` (same keys) and
+    ``constant`` (0, the mean). Errors are by function: ``rmse`` and ``max_error`` (largest over
+    points and outputs) on held-out points alone in their sequence; functions have variance 1.
 
     - ``"fit"``: errors at ``n_slots`` slots, ``rmse_float32`` of the same prefix in float32,
       ``kappa``, ``largest_value`` in the prefix; and of sequences of several points ``eq6`` and
@@ -100,45 +95,13 @@ def universality(
       points, where content takes more of the mass.
 
     Args:
-        preset: ``"fast"`` or ``"smoke"``.
-        seeds: each decides the rotation of the keys, and training and test points.
-        work: folder for finished seeds, to resume after an interruption; None keeps nothing.
-        n_jobs: processes; by default one a core.
-        progress: show a bar.
-
-    Raises:
-        PrefixInterpError: an unknown preset, or no seeds.
+        job: one seed of the study.
     """
-    check_choice("preset", preset, PROTOCOLS)
-    run_seed = partial(universality_seed, preset=preset, work=work)
-    return measure_seeds(
-        "universality",
-        preset,
-        seeds,
-        run_seed,
-        _settings(preset),
-        n_jobs=n_jobs,
-        progress=progress,
-    )
-
-
-def _settings(preset: str) -> dict[str, Any]:
-    protocol = {
-        k: list(v) if isinstance(v, tuple) else v for k, v in asdict(PROTOCOLS[preset]).items()
-    }
-    return {"methods": {k: list(v) for k, v in METHODS.items()}, "protocol": protocol}
-
-
-def universality_seed(
-    seed: int, preset: str = "fast", work: str | Path | None = None
-) -> dict[str, Any]:
-    """Return one seed's records and its seconds; finished work in `work` is taken from there."""
-    protocol = PROTOCOLS[preset]
-
-    def run() -> Rows:
-        return [row for dim in protocol.dims for row in _Sphere(seed, dim, protocol).run()]
-
-    return finished_seed(seed_folder(work, seed), _settings(preset), run)
+    tables: dict[str, Rows] = {}
+    for dim in tqdm(job.protocol.dims, desc="spheres", disable=not job.progress):
+        for name, rows in _Sphere(job.seed, dim, job.protocol).run().items():
+            tables.setdefault(name, []).extend(rows)
+    return tables
 
 
 class _Sphere:
@@ -157,9 +120,10 @@ class _Sphere:
         self.head = kernel_head(dim, self.truth.shape[1], protocol.n_company)
         single = to_dtype(clone(self.head.model), torch.float32)
         self.single = KernelHead(single, dim, self.head.n_out)
-        self.rows: Rows = []
+        self.rows: dict[str, Rows] = {}
 
-    def run(self) -> Rows:
+    def run(self) -> dict[str, Rows]:
+        """Return the rows of all four tables."""
         self._row("fit", "constant", n_slots=0, **self._errors(torch.zeros_like(self.truth)))
         for method in METHODS:
             fits = [self._fit(method, n) for n in self.protocol.n_prefixes]
@@ -231,8 +195,8 @@ class _Sphere:
         }
 
     def _row(self, part: str, method: str, **found: Any) -> None:
-        about = {"seed": self.seed, "part": part, "dim": self.dim, "method": method}
-        self.rows.append(about | found)
+        about = {"seed": self.seed, "dim": self.dim, "method": method}
+        self.rows.setdefault(part, []).append(about | found)
 
 
 def _side_by_side(points: Float[Tensor, "batch coordinate"]) -> Float[Tensor, "batch out"]:
@@ -242,7 +206,7 @@ def _side_by_side(points: Float[Tensor, "batch coordinate"]) -> Float[Tensor, "b
 def identities(
     head: KernelHead, prefix: Prefix, points: Float[Tensor, "batch pos coordinate"]
 ) -> dict[str, float | int]:
-    """Return what theory says of the head's attention and bias, measured on several points a row.
+    """Return what theory says of the head's attention and bias, on sequences of several points.
 
     Args:
         head: from `kernel_head`.

@@ -1,26 +1,22 @@
-"""Capacity: one virtual token makes a fixed transformer do anything (the paper's section 3).
+"""One seed of `constructions`: how many behaviours of each construction come out right.
 
-Counts on the constructions of `prefix_interp.theory.constructions`: how many behaviours come out
-right, how sharp the derived temperatures are, and how large a vocabulary each dtype holds.
+Also how sharp the derived temperatures are, and how large a vocabulary each dtype holds.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from prefix_interp.errors import check_choice, check_positive
+from analyses.study import Job, Rows, Tables
 from prefix_interp.models.toy import to_dtype
-from prefix_interp.results import Result
-from prefix_interp.seeds import derive_generator
 from prefix_interp.theory.constructions import (
     Construction,
     any_map,
@@ -29,10 +25,9 @@ from prefix_interp.theory.constructions import (
     any_sequence,
     largest_vocabulary,
 )
+from prefix_interp.theory.constructions.behaviours import all_behaviours, random_behaviours
 from prefix_interp.theory.constructions.precision import DTYPES
-from prefix_interp.tuning.parallel import run_parallel
 
-Rows = list[dict[str, Any]]
 BUILDERS: dict[str, Callable[..., Construction]] = {
     "any_sequence": any_sequence,
     "any_map": any_map,
@@ -137,61 +132,57 @@ PROTOCOLS = {
 }
 
 
-def constructions(
-    preset: str = "fast",
-    seeds: Sequence[int] = (0,),
-    *,
-    work: str | Path | None = None,
-    n_jobs: int | None = None,
-    progress: bool = True,
-) -> Result:
-    """Return what the constructions get right.
+def measure(job: Job) -> Tables:
+    """Return what the constructions get right, one table for each part.
 
-    ``part`` tells three kinds of records apart. ``"right"``: of how many ``behaviours`` on how
-    many ``inputs`` each (all there are) every output is right: ``right`` of ``checked``, and the
-    share ``exact``. ``"sharp"``: the same of random behaviours at ``temperature`` =
-    ``smallest_temperature`` + ``offset``, and whether the ``hardest`` behaviour is right.
-    ``"precision"``: at V = ``n_tokens`` in ``dtype``, given the ``largest`` it is built for, how
-    many codes come out right of those tried.
+    - ``"right"``: of how many ``behaviours`` on how many ``inputs`` each (all there are) every
+      output is right: ``right`` of ``checked``, and the share ``exact``.
+    - ``"sharp"``: the same of random behaviours at ``temperature`` = ``smallest_temperature`` +
+      ``offset``, and whether the ``hardest`` behaviour is right.
+    - ``"precision"``: at V = ``n_tokens`` in ``dtype``, given the ``largest`` it is built for, how
+      many codes come out right of those tried.
+
+    ``seed`` is None in the rows of checks that draw nothing: they are the same for every seed.
 
     Args:
-        preset: ``"fast"`` or ``"smoke"``.
-        seeds: of the random behaviours; each takes the preset's number.
-        work: taken for the shared command line; nothing is kept, there is little to resume.
-        n_jobs: processes; by default one a core.
-        progress: show a bar.
-
-    Raises:
-        PrefixInterpError: an unknown preset, or no seeds.
+        job: one seed of the study.
     """
-    check_choice("preset", preset, PROTOCOLS)
-    check_positive("number of seeds", len(seeds))
-    protocol, began = PROTOCOLS[preset], time.perf_counter()
-    jobs: list[tuple[str, Check]] = []
-    for check in protocol.right:
-        jobs += [("right", one) for one in _seeded(check, seeds)]
+    checks = checks_of(job.protocol, job.seed)
+    n = sum(map(len, checks.values()))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so that the machine's cores do not change a rounding
+    try:
+        with tqdm(total=n, desc="constructions", disable=not job.progress) as bar:
+            found: dict[str, Rows] = {}
+            for part, own in checks.items():
+                for check in own:
+                    found.setdefault(part, []).append(check_row(part, check))
+                    bar.update()
+        return found
+    finally:
+        torch.set_num_threads(threads)
+
+
+def checks_of(protocol: Protocol, seed: int) -> dict[str, list[Check]]:
+    """Return one seed's checks by part.
+
+    Args:
+        protocol: sizes.
+        seed: of the random behaviours.
+    """
+    sharp = []
     for check in protocol.sharp:
         offsets = (0.0,) if check.n is None else protocol.offsets
-        jobs += [
-            ("sharp", replace(one, offset=offset))
-            for one in _seeded(check, seeds)
-            for offset in offsets
-        ]
-    jobs += [("precision", check) for check in _precision_checks(protocol)]
-    measured = run_parallel(
-        _timed, jobs, n_jobs=n_jobs, progress=progress, description=f"constructions, {preset}"
-    )
-    timing = {
-        "wall_s": round(time.perf_counter() - began, 1),
-        "core_s": round(sum(seconds for _, seconds in measured), 1),
+        sharp += [replace(_seeded(check, seed), offset=offset) for offset in offsets]
+    return {
+        "right": [_seeded(check, seed) for check in protocol.right],
+        "sharp": sharp,
+        "precision": _precision_checks(protocol),
     }
-    settings = {"protocol": asdict(protocol)}
-    records = [row for row, _ in measured]
-    return Result("constructions", preset, list(seeds), settings, records, timing=timing)
 
 
-def measure(part: str, check: Check) -> dict[str, Any]:
-    """Return one record (see `constructions`).
+def check_row(part: str, check: Check) -> dict[str, Any]:
+    """Return one row (see `measure`).
 
     Args:
         part: ``"right"``, ``"sharp"`` or ``"precision"``.
@@ -211,8 +202,7 @@ def measure(part: str, check: Check) -> dict[str, Any]:
         right = (built.run(behaviours) == built.wanted(behaviours)).all(-1)
     else:
         right = built.right(behaviours)
-    record = {"part": part} | asdict(check)
-    record |= {
+    row = asdict(check) | {
         "n_in": built.n_in,
         "n_out": built.n_out,
         "n_slots": built.n_slots,
@@ -228,39 +218,14 @@ def measure(part: str, check: Check) -> dict[str, Any]:
         "exact": float(right.double().mean()),
     }
     if part == "sharp":
-        record["hardest"] = bool(built.right(built.hardest[None]).all())
+        row["hardest"] = bool(built.right(built.hardest[None]).all())
     if part == "precision":
-        record["largest"] = largest_vocabulary(DTYPES[check.dtype], check.decoder)
-    return record
+        row["largest"] = largest_vocabulary(DTYPES[check.dtype], check.decoder)
+    return row
 
 
-def all_behaviours(built: Construction) -> Int[Tensor, "stack *behaviour"]:
-    """Return every behaviour of a small construction."""
-    size = built.hardest.numel()
-    codes = torch.arange(built.n_tokens**size)
-    digits = [codes // built.n_tokens**i % built.n_tokens for i in range(size)]
-    return torch.stack(digits, dim=1).reshape(-1, *built.hardest.shape)
-
-
-def random_behaviours(built: Construction, n: int, seed: int) -> Int[Tensor, "stack *behaviour"]:
-    """Return uniform behaviours; for pairs, every second row of a map ends in code 0.
-
-    The authors' digit extraction fails on rows that do.
-
-    Args:
-        built: gives shape and vocabulary.
-        n: how many.
-        seed: any integer.
-    """
-    rng = derive_generator(seed, "constructions", built.name, built.n_tokens, built.n_out)
-    drawn = torch.randint(built.n_tokens, (n, *built.hardest.shape), generator=rng)
-    if built.n_in == 2:
-        drawn[:, ::2, -1] = 0
-    return drawn
-
-
-def _seeded(check: Check, seeds: Sequence[int]) -> list[Check]:
-    return [check] if check.n is None else [replace(check, seed=seed) for seed in seeds]
+def _seeded(check: Check, seed: int) -> Check:
+    return check if check.n is None else replace(check, seed=seed)
 
 
 def _precision_checks(protocol: Protocol) -> list[Check]:
@@ -289,12 +254,3 @@ def _ends_of_vocabulary(built: Construction, n: int) -> Int[Tensor, "stack lengt
     if len(codes) > n:
         codes = torch.cat([codes[: n // 2], codes[-(n // 2) :]])
     return codes[:, None].repeat(1, built.n_out)
-
-
-def _timed(job: tuple[str, Check]) -> tuple[dict[str, Any], float]:
-    began, threads = time.perf_counter(), torch.get_num_threads()
-    torch.set_num_threads(1)  # so that the number of jobs does not change a rounding
-    try:
-        return measure(*job), time.perf_counter() - began
-    finally:
-        torch.set_num_threads(threads)

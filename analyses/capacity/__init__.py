@@ -1,0 +1,20 @@
+"""Capacity: how many continuations single tokens call up, and how long a sequence one can name."""
+
+from analyses.capacity.figure import figures
+from analyses.capacity.measure import PROTOCOLS, measure
+from analyses.capacity.section import section
+from analyses.capacity.tables import readme_block, tables
+from analyses.study import Study
+
+STUDY = Study(
+    name="capacity",
+    claim="How much can one token say? The paper: a soft token more than all hard ones.",
+    protocols=PROTOCOLS,
+    measure=measure,
+    tables=tables,
+    section=section,
+    needs=("ladder",),
+    seeds=3,
+    readme={"one token": readme_block},
+    figures=figures,
+)

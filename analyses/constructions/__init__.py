@@ -1,0 +1,18 @@
+"""The constructions: the paper's theorems as models that can be hooked and looked at."""
+
+from analyses.constructions.measure import PROTOCOLS, measure
+from analyses.constructions.section import figures, section
+from analyses.constructions.tables import readme_block, tables
+from analyses.study import Study
+
+STUDY = Study(
+    name="constructions",
+    claim="Can one virtual token make a fixed transformer say anything? The paper: yes.",
+    protocols=PROTOCOLS,
+    measure=measure,
+    tables=tables,
+    section=section,
+    seeds=1,
+    readme={"constructions": readme_block},
+    figures=figures,
+)
