@@ -8,11 +8,11 @@
 # %matplotlib inline
 import numpy as np
 import pandas as pd
-from prefix_interp.experiments.subspace_summary import long_prefix_rows, subspace_rows
-from prefix_interp.views.subspaces import angles_figure, removal_figure, slots_figure
 
 import prefix_interp as pi
-from prefix_interp.results import committed_result
+from analyses.long_prefixes import STUDY as LONG_PREFIXES
+from analyses.study import committed_result
+from analyses.subspaces import STUDY as SUBSPACES
 from prefix_interp.theory.projection import projection_hooks, random_subspace_like
 
 model = pi.load_toy("four-skills-1l4h")
@@ -77,17 +77,20 @@ for task in skills:
     )
 
 # %% [markdown]
-# The same over all seeds, with more controls, from the shipped result.
+# The same over all seeds, with more controls, from the committed result. For a toy of your own
+# and the prefixes beside it, `analyses.subspaces.measure.toy_subspaces(folder)` measures a result
+# with the same tables.
 
 # %%
-result = committed_result("subspaces", "fast")
-removal_figure(result)
+result = committed_result("subspaces")
+figures = SUBSPACES.figures(result)
+figures["-removal"]
 
 # %%
-angles_figure(result)
+figures["-angles"]
 
 # %%
-table = [r for r in subspace_rows(result) if r["part"] == "spectrum" and r["task"] is None]
+table = [r for r in SUBSPACES.tables(result)["spectrum"] if r["task"] is None]
 print(
     pd.json_normalize(table)[
         ["method", "parameterization", "level", "rank.mean", "effective_rank.mean"]
@@ -102,11 +105,11 @@ print(
 # The bound grows with the slots. What is used does not keep up.
 
 # %%
-longer = committed_result("long-prefixes", "fast")
-slots_figure(longer)
+longer = committed_result("long-prefixes")
+LONG_PREFIXES.figures(longer)[""]
 
 # %%
-table = [r for r in long_prefix_rows(longer) if r["part"] == "tuning" and r["task"] is None]
+table = [r for r in LONG_PREFIXES.tables(longer)["tuning"] if r["task"] is None]
 print(
     pd.json_normalize(table)[["parameterization", "n_slots", "exact_match.mean", "loss.mean"]]
     .round(3)

@@ -36,7 +36,7 @@ class Protocol:
     """One preset's sizes.
 
     Attributes:
-        n_prefixes: slots.
+        n_slots: slots.
         steps: of each tuning.
         lr: of each tuning.
         init_std: of each start.
@@ -45,7 +45,7 @@ class Protocol:
         n_shares: leading singular values that are recorded.
     """
 
-    n_prefixes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    n_slots: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     steps: int = 500
     lr: float = 3e-2
     init_std: float = 0.1
@@ -56,7 +56,7 @@ class Protocol:
 
 PROTOCOLS = {
     "fast": Protocol(),
-    "smoke": Protocol(n_prefixes=(1, 3), steps=3, n_space=8, n_items=20),
+    "smoke": Protocol(n_slots=(1, 3), steps=3, n_space=8, n_items=20),
 }
 
 
@@ -82,7 +82,7 @@ def measure(job: Job) -> Tables:
     to_dtype(exact, torch.float64)  # small directions drown in float32
     tuning: Rows = []
     bias: Rows = []
-    for n_slots in job.protocol.n_prefixes:
+    for n_slots in job.protocol.n_slots:
         for kind in ("residual", "kv"):
             for task in FOUR_SKILLS:
                 fit = _tune(job, model, task, kind, n_slots)

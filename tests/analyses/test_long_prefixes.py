@@ -29,7 +29,7 @@ def result(job):
 
 def test_every_row_is_there_and_within_its_bound(result):
     json.dumps(result.tables, allow_nan=False)
-    variants = 4 * 2 * len(PROTOCOLS["smoke"].n_prefixes)
+    variants = 4 * 2 * len(PROTOCOLS["smoke"].n_slots)
     tunings, biases = result.rows("tuning"), result.rows("bias")
     assert len(tunings) == variants and len(biases) == variants * 3 * 3
     for row in biases:
@@ -92,6 +92,7 @@ def test_slot_range_of_known_shares():
     assert slot_range(mass.double()).tolist() == pytest.approx([0.98, 0.0])
 
 
+@pytest.mark.slow
 def test_an_interrupted_seed_goes_on_from_its_checkpoints(result, job):
     assert measure(job) == {name: result.rows(name) for name in ("tuning", "bias")}
 
