@@ -31,8 +31,8 @@ from prefix_interp.views.attention import (
     plain_attention_view,
     query_figure,
 )
-from prefix_interp.views.display import attention_div
 from prefix_interp.views.decomposition import parts_figure, spectrum_figure
+from prefix_interp.views.display import attention_div
 from prefix_interp.views.style import variant_label
 
 N_SHOWN = 3  # test sequences in the attention figures

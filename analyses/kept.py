@@ -22,8 +22,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_choice
-from prefix_interp.models.host import Model
-from prefix_interp.models.toy import model_id, read_toy, save_toy
+from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.model import model_id
+from prefix_interp.models.toy import read_toy, save_toy
 from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
@@ -192,8 +193,8 @@ def model_checksum(model: Model) -> str:
     Args:
         model: a supported model.
     """
-    shape = {name: str(value) for name, value in vars(model.cfg).items() if name != "device"}
-    found = hashlib.sha256(json.dumps([model_id(model), shape], sort_keys=True).encode())
+    about = [model_id(model), host_of(model).settings]
+    found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, parameter in model.named_parameters():
         found.update(name.encode())
         found.update(

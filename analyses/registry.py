@@ -9,8 +9,11 @@ from analyses.circuits import STUDY as CIRCUITS
 from analyses.claims import STUDY as CLAIMS
 from analyses.constructions import STUDY as CONSTRUCTIONS
 from analyses.heads import STUDY as HEADS
+from analyses.ladder import STUDY as LADDER
 from analyses.language_model import STUDY as LANGUAGE_MODEL
+from analyses.long_prefixes import STUDY as LONG_PREFIXES
 from analyses.study import Study
+from analyses.subspaces import STUDY as SUBSPACES
 from analyses.table1 import STUDY as TABLE1
 from analyses.table2 import STUDY as TABLE2
 from analyses.universality import STUDY as UNIVERSALITY
@@ -22,9 +25,12 @@ STUDIES: tuple[Study, ...] = (
     ALL_HEADS,
     HEADS,
     CIRCUITS,
+    SUBSPACES,
+    LONG_PREFIXES,
     CONSTRUCTIONS,
     CAPACITY,
     LANGUAGE_MODEL,
+    LADDER,
     UNIVERSALITY,
     CLAIMS,
 )  # fmt: skip

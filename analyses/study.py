@@ -1,10 +1,10 @@
 """The frame that every study of the paper stands in: what a study is, and how it is run.
 
-To add a study, write a module ``analyses/<name>.py`` (or a folder where it is long) that holds a
-`Study`, add it to `STUDIES` in ``analyses/registry.py``, run ``python -m analyses <name>`` and
-commit the result file. The commands, the report and the README's tables find it there. A folder
-has ``__init__.py`` (the `Study`), ``measure.py`` (one seed), ``tables.py`` (summaries over seeds)
-and ``section.py`` (its words and pictures), so that a change of words leaves finished work valid.
+To add one, write ``analyses/<name>.py`` (or a folder where it is long) that holds a `Study`, add
+it to ``analyses/registry.py``, run ``python -m analyses <name>`` and commit the result file. The
+commands, the report and the README's tables find it there. A folder has ``__init__.py`` (the
+`Study`), ``measure.py`` (one seed), ``tables.py`` (summaries over seeds) and ``section.py`` (words
+and pictures), so that a change of words leaves finished work valid.
 """
 
 from __future__ import annotations
@@ -188,10 +188,9 @@ def run_study(
     keep_old: bool = False,
     device: str = "cpu",
     progress: bool = True,
-    model: Model | None = None,
-    model_name: str = "",
+    model: Model | None = None, model_name: str = "",
     evidence: Evidence | None = None,
-) -> Result:
+) -> Result:  # fmt: skip
     """Return what a study measures, all seeds side by side; finished seeds are not done again.
 
     ``timing`` has ``wall_s``, ``core_s`` (summed over seeds, whenever they ran) and
@@ -271,7 +270,7 @@ def finished_seed(
     Raises:
         PrefixInterpError: that seed is not finished there.
     """
-    seeds = list(range(study.seeds) if seeds is None else seeds)
+    seeds = list(seeds or range(study.seeds))
     return _Keeps(Path(work), preset, seeds, keep_old, device).finished(study, seed)
 
 
@@ -344,11 +343,8 @@ def _one_seed(plan: _Plan) -> tuple[Result, bool]:
     if plan.finished is not None:
         return Result.load(plan.finished), True
     began, job = time.perf_counter(), plan.job
-    tables = plan.measure(job)
-    result = Result(
-        "seed", job.preset, [job.seed], {"key": plan.key}, tables,
-        timing={"seconds": time.perf_counter() - began},
-    )  # fmt: skip
+    result = Result("seed", job.preset, [job.seed], {"key": plan.key}, plan.measure(job))
+    result = replace(result, timing={"seconds": time.perf_counter() - began})
     if job.keeps is not None:
         result.save(job.keeps.folder / _FINISHED)
     return result, False

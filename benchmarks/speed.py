@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 
 import prefix_interp as pi
+from prefix_interp.models.host import host_of
 from prefix_interp.prefixes.inject import mixture_hooks, slot_hooks
-from prefix_interp.prefixes.support import to_keys_values
 from prefix_interp.tasks import list_tasks
 from prefix_interp.tasks.task import sort_rows
 
@@ -38,7 +38,7 @@ def injection() -> None:
 
         def step(make: Callable[..., list], model=model, vectors=vectors, tokens=tokens) -> None:
             vectors.grad = None
-            hooks = make(model, to_keys_values(model, {"vectors": vectors}))
+            hooks = make(model, host_of(model).keys_values({"vectors": vectors}))
             model.run_with_hooks(tokens, fwd_hooks=hooks).logsumexp(-1).sum().backward()
 
         slots, mixture = median_seconds(lambda: step(slot_hooks), lambda: step(mixture_hooks))

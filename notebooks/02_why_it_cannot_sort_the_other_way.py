@@ -12,12 +12,12 @@ import pandas as pd
 import torch
 
 import prefix_interp as pi
-from prefix_interp.experiments.content_blind import content_blind_hits
-from prefix_interp.experiments.summary import sweep_rows
-from prefix_interp.results import committed_result
+from analyses.study import committed_result
+from analyses.table1.section import sweep_figure
+from analyses.table1.tables import sweep_rows
+from prefix_interp.tuning.content_blind import content_blind_hits
 from prefix_interp.tuning.evaluate import answer_logits
 from prefix_interp.views.attention import attention_view, plain_attention_view, query_figure
-from prefix_interp.views.plots import sweep_figure
 from prefix_interp.views.style import variant_label
 
 old = pi.load_toy("sort-ascending-1l1h")
@@ -72,10 +72,11 @@ for name, prefix in prefixes.items():
 
 # %%
 table = committed_result("table1", "fast")
-sweep_figure(table)
+sweep = sweep_rows(table)
+sweep_figure(sweep)
 
 # %%
-for row in sweep_rows(table):
+for row in sweep:
     if row["chosen"]:
         print(
             f"{row['parameterization']:8s} {row['n_slots']:2d} slots, lr {row['lr']:<5g} "

@@ -8,12 +8,12 @@
 # %matplotlib inline
 import numpy as np
 import pandas as pd
+from prefix_interp.experiments.subspace_summary import long_prefix_rows, subspace_rows
+from prefix_interp.views.subspaces import angles_figure, removal_figure, slots_figure
 
 import prefix_interp as pi
-from prefix_interp.experiments.subspace_summary import long_prefix_rows, subspace_rows
 from prefix_interp.results import committed_result
 from prefix_interp.theory.projection import projection_hooks, random_subspace_like
-from prefix_interp.views.subspaces import angles_figure, removal_figure, slots_figure
 
 model = pi.load_toy("four-skills-1l4h")
 found = pi.load_prefixes("four-skills-1l4h")

@@ -16,10 +16,10 @@ from .attribution.patching import patch_sites as patch_sites
 from .attribution.patching import patch_slots as patch_slots
 from .errors import PrefixInterpError as PrefixInterpError
 from .estimates import Estimate as Estimate
+from .models.model import to_dtype as to_dtype
 from .models.sites import Site as Site
 from .models.toy import ToyConfig as ToyConfig
 from .models.toy import build_toy as build_toy
-from .models.toy import to_dtype as to_dtype
 from .models.zoo import load_toy as load_toy
 from .prefixes.attach import attach as attach
 from .prefixes.baselines import RunPair as RunPair

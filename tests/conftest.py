@@ -30,10 +30,6 @@ def pytest_collection_modifyitems(items):
         elif "module" in own:
             item.add_marker(pytest.mark.xdist_group(own["module"].baseid))
 
-from analyses import registry
-from analyses.report.page import write_report
-from analyses.report.sections import Section
-
 
 @pytest.fixture
 def unchecked():
@@ -60,7 +56,7 @@ class WholeReport:
 
         def section(evidence):
             found = study.section(evidence)
-            self.sections[study.name] = [found] if isinstance(found, Section) else list(found)
+            self.sections[study.name] = list(found) if isinstance(found, (list, tuple)) else [found]
             return found
 
         return replace(study, tables=tables, section=section)
@@ -69,6 +65,9 @@ class WholeReport:
 @pytest.fixture(scope="session")
 def report(tmp_path_factory):
     """The whole report, made once."""
+    from analyses import registry
+    from analyses.report.page import write_report
+
     whole = WholeReport(tmp_path_factory.mktemp("report"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "STUDIES", tuple(map(whole.watch, registry.STUDIES)))

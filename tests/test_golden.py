@@ -12,8 +12,18 @@ from analyses.report.evidence import Evidence
 from prefix_interp.tuning.content_blind import content_blind_hits
 
 FOUND = {study.name: study for study in STUDIES}
+# While these have not all moved, what is missing is skipped; afterwards it is an error.
+EXPECTED = {
+    "table1", "attention", "table2", "heads", "all-heads", "circuits", "subspaces",
+    "long-prefixes", "constructions", "capacity", "language-model", "ladder", "universality",
+    "claims",
+}  # fmt: skip
 # Tables of today that were called otherwise, by study and old name.
-NAMES = {("heads", "heads"): "head"}
+NAMES = {
+    ("heads", "heads"): "head",
+    ("ladder", "rows"): "ladder",
+    ("ladder", "suffix"): "suffixes",
+}
 # What was frozen for its words: text tables, which the page's sections hold, and other tasks.
 ASIDE = {"table", "more", "sweep_table", "restarts_table", "sweep_old"}
 
@@ -68,6 +78,12 @@ def assert_same(new, old):
         }
 
 
+def skip_unless(here, what):
+    if not here and EXPECTED - set(FOUND):
+        pytest.skip(f"{what} has not moved yet")
+    assert here, f"{what} is gone"
+
+
 @pytest.fixture(scope="module")
 def evidence():
     return Evidence()
@@ -84,8 +100,7 @@ SUMMARIES = [
 @pytest.mark.parametrize(("stem", "name"), SUMMARIES, ids=map("-".join, SUMMARIES))
 def test_summaries_are_those_of_before(stem, name, evidence):
     study, _, preset = stem.rpartition("-")
-    if study not in FOUND:
-        pytest.skip(f"{study} has not moved yet")
+    skip_unless(study in FOUND, study)
     result = evidence.result(study, preset)
     for part, rows in by_part(name, golden()["summaries"][stem][name]).items():
         table = NAMES.get((study, part), part)
@@ -102,8 +117,7 @@ def test_summaries_are_those_of_before(stem, name, evidence):
 @pytest.mark.parametrize("section", golden()["report"]["sections"])
 def test_the_report_has_the_numbers_of_before(section, report):
     sections = json.loads((report.folder / "report.json").read_text())["sections"]
-    if section not in sections:
-        pytest.skip(f"{section} has not moved yet")
+    skip_unless(section in sections, section)
     for name, rows in golden()["report"]["sections"][section].items():
         for part, own in by_part(name, rows).items():
             assert_same(sections[section][part], own)
@@ -121,8 +135,7 @@ def test_the_report_has_the_claims_and_table_1_of_before(report):
 @pytest.mark.parametrize("block", golden()["readme"])
 def test_the_readme_blocks_are_those_of_before(block, evidence):
     blocks = {name: make for study in STUDIES for name, make in study.readme.items()}
-    if block not in blocks:
-        pytest.skip(f"{block} has not moved yet")
+    skip_unless(block in blocks, block)
     assert blocks[block](evidence) == golden()["readme"][block]
 
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from analyses.one_token import distinct_row, length_row
 from analyses.study import Job, Rows, Tables
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.toy import build_toy, toy_config
 from prefix_interp.seeds import derive_generator
 from prefix_interp.theory.capacity import (
@@ -77,7 +77,11 @@ def measure(job: Job) -> Tables:
     toys = job.needs["ladder"].toys()
     for trained in tqdm(toys.values(), desc="toys", disable=not job.progress):
         for model in (trained, build_toy(toy_config(trained), job.seed)):
-            about = {"seed": job.seed, "depth": model.cfg.n_layers, "trained": model is trained}
+            about = {
+                "seed": job.seed,
+                "depth": host_of(model).n_layers,
+                "trained": model is trained,
+            }
             for name, rows in token_rows(model, job.protocol, job.seed).items():
                 tables.setdefault(name, []).extend(about | row for row in rows)
     return tables
@@ -91,7 +95,7 @@ def token_rows(model: Model, protocol: Protocol, seed: int) -> dict[str, Rows]:
         protocol: sizes.
         seed: of targets and random soft tokens.
     """
-    n_out, d_vocab = protocol.n_out, model.cfg.d_vocab
+    n_out, d_vocab = protocol.n_out, host_of(model).d_vocab
 
     def distinct(kind: str, emitted: Tensor, std: float | None = None) -> dict[str, Any]:
         return distinct_row(kind, len(emitted), count_distinct(emitted), n_out, std=std)
@@ -99,7 +103,7 @@ def token_rows(model: Model, protocol: Protocol, seed: int) -> dict[str, Rows]:
     counts, lengths = [distinct("hard", hard_continuations(model, n_out))], []
     for std in protocol.random_stds:
         rng = derive_generator(seed, "random-soft-tokens")
-        noise = torch.randn(protocol.n_random, 1, model.cfg.d_model, generator=rng) * std
+        noise = torch.randn(protocol.n_random, 1, host_of(model).d_model, generator=rng) * std
         counts.append(distinct("random", soft_continuations(model, noise, n_out), std))
     for length in protocol.lengths:
         rng = derive_generator(seed, "targets", length)

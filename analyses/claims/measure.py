@@ -15,8 +15,8 @@ from analyses.claims.claim import EXACT, VISIBLE, claim_record
 from analyses.claims.zoo import N_SEQUENCES, Zoo, load_zoo, zoo_runs
 from analyses.study import Job, Rows
 from analyses.table1.measure import FINE_TUNED, NEW, PRETRAINED
+from prefix_interp.models.host import host_of
 from prefix_interp.models.sites import Site
-from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.baselines import RunPair, baseline_pattern
 from prefix_interp.prefixes.inject import prefix_cache
@@ -110,8 +110,8 @@ def _about(subject: str, prefix: Prefix | None, level: str, layer: int | None) -
 def _prefix_claims(zoo: Zoo, name: str, pair: RunPair, parts: Decomposition) -> Rows:
     model, prefix, answers = zoo.pretrained, pair.prefix, slice(-zoo.n_out, None)
     found = []
-    for layer in range(model.cfg.n_layers):
-        for head in range(model.cfg.n_heads):
+    for layer in range(host_of(model).n_layers):
+        for head in range(host_of(model).n_heads):
             about = _about(name, prefix, f"head {head}", layer)
             found += _head_claims(about, pair, parts, layer, head, answers)
         space = bias_subspace(model, prefix, zoo.tokens, layer)
@@ -119,7 +119,7 @@ def _prefix_claims(zoo: Zoo, name: str, pair: RunPair, parts: Decomposition) -> 
         found.append(_rank_claim(about, space.singular_values, space.bound))
     about = _about(name, prefix, "model", None) | {"baseline": "none: all runs have the prefix"}
     found.append(_injection_claim(about, pair))
-    if prefix.vectors is not None and model.cfg.n_layers == 1:
+    if prefix.vectors is not None and host_of(model).n_layers == 1:
         found.append(_suffix_claim(about, pair, zoo.n_out))
     return found
 
@@ -188,7 +188,7 @@ def _rank_claim(
 def _injection_claim(about: Mapping[str, Any], pair: RunPair) -> dict[str, Any]:
     model, prefix, tokens = pair.model, pair.prefix, pair.tokens
     runs: dict[str, Callable[[], Tensor]] = {"mixture": lambda: _mixture_logits(pair)}
-    if prefix.n_slots == reserved_slots(model):
+    if prefix.n_slots == host_of(model).n_reserved:
         # A cache puts the content right behind the slots, where a toy has it for this n_s alone.
         cache = prefix_cache(model, prefix, len(tokens))
         mask = torch.ones_like(tokens)

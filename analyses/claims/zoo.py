@@ -12,7 +12,7 @@ from torch import Tensor
 from analyses.report.evidence import Evidence
 from analyses.table1.measure import FINE_TUNED, NEW, PRETRAINED
 from prefix_interp.models.host import Model
-from prefix_interp.models.toy import to_dtype
+from prefix_interp.models.model import to_dtype
 from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.baselines import RunPair, run_pair
 from prefix_interp.prefixes.prefix import Prefix, load_prefixes

@@ -16,7 +16,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from analyses.study import Job, Rows, Tables
-from prefix_interp.models.toy import to_dtype
+from prefix_interp.models.host import host_of
+from prefix_interp.models.model import to_dtype
 from prefix_interp.theory.constructions import (
     Construction,
     any_map,
@@ -206,8 +207,8 @@ def check_row(part: str, check: Check) -> dict[str, Any]:
         "n_in": built.n_in,
         "n_out": built.n_out,
         "n_slots": built.n_slots,
-        "n_layers": built.model.cfg.n_layers,
-        "d_model": built.model.cfg.d_model,
+        "n_layers": host_of(built.model).n_layers,
+        "d_model": host_of(built.model).d_model,
         "log10_behaviours": built.hardest.numel() * math.log10(built.n_tokens),
         "temperature": built.temperature,
         "smallest_temperature": built.smallest_temperature,

@@ -25,7 +25,7 @@ from prefix_interp.attribution.elicitation import head_elicitation
 from prefix_interp.attribution.gradients import attribution_patch
 from prefix_interp.attribution.integrated import integrated_gradients
 from prefix_interp.attribution.patching import patch_heads, patch_slots
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.prefix import Prefix
@@ -143,7 +143,7 @@ def copy_attention(
     """
     pair = run_pair(model, prefix, task.sample(n, seed=0).tokens)
     first, length = task.length - 1, task.length
-    layers = range(model.cfg.n_layers)
+    layers = range(host_of(model).n_layers)
     off = torch.stack([pair.off[Site.PATTERN.at(i)][..., -pair.tokens.shape[1] :] for i in layers])
     on = torch.stack([pair.on[Site.PATTERN.at(i)] for i in layers])
     index = torch.arange(length)

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from analyses.one_token import distinct_row, length_row
 from analyses.study import Job, Rows, Tables
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.llama import hook_llama
 from prefix_interp.seeds import derive_generator
 from prefix_interp.theory.capacity import (
@@ -88,8 +88,8 @@ def about_model(model: Model, name: str) -> dict[str, Any]:
     return {
         "model": name,
         "n_params": sum(p.numel() for p in model.parameters()),
-        "d_vocab": model.cfg.d_vocab,
-        "dtype": str(model.W_E.dtype),
+        "d_vocab": host_of(model).d_vocab,
+        "dtype": str(host_of(model).dtype),
     }
 
 
@@ -119,27 +119,27 @@ def _parts(
     model: Model, protocol: Protocol, seed: int
 ) -> Iterator[tuple[str, Callable[[], Tensors]]]:
     """Yield each part's name and what makes its tensors."""
-    cfg, n_out = model.cfg, protocol.n_out
+    host, n_out = host_of(model), protocol.n_out
 
     def searched(length: int) -> Tensors:
         rng = derive_generator(seed, "targets", length)
-        targets = torch.randint(cfg.d_vocab, (protocol.n_targets, length), generator=rng)
+        targets = torch.randint(host.d_vocab, (protocol.n_targets, length), generator=rng)
         found = search_soft_tokens(
             model, targets, steps=protocol.steps, lr=protocol.lr,
-            init_std=float(model.W_E.detach().std()), seed=seed, progress=False,
+            init_std=float(host_of(model).W_E.detach().std()), seed=seed, progress=False,
         )  # fmt: skip
         return {"targets": targets, "emitted": found.emitted, "losses": found.losses}
 
     def random() -> Tensors:
         rng = derive_generator(seed, "random-soft-tokens")
-        noise = torch.randn(protocol.n_random, 1, cfg.d_model, generator=rng)
-        emitted = soft_continuations(model, noise * float(model.W_E.detach().std()), n_out)
+        noise = torch.randn(protocol.n_random, 1, host.d_model, generator=rng)
+        emitted = soft_continuations(model, noise * float(host_of(model).W_E.detach().std()), n_out)
         return {"emitted": emitted}
 
     for length in protocol.lengths:
         yield f"searched-{length}", lambda length=length: searched(length)
     yield "random", random
-    for tokens in torch.arange(cfg.d_vocab).split(protocol.chunk):
+    for tokens in torch.arange(host.d_vocab).split(protocol.chunk):
         part = f"hard-{int(tokens[0])}"
         yield part, lambda own=tokens: {"emitted": hard_continuations(model, n_out, own)}
 

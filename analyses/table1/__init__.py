@@ -8,12 +8,6 @@ from analyses.table1.tables import readme_block, tables
 STUDY = Study(
     name="table1",
     claim="Can a prefix teach one layer to sort the other way? The paper: 0 ± 0 % (section 5).",
-    protocols=PROTOCOLS,
-    measure=measure,
-    tables=tables,
-    section=sections,
-    exports=export_zoo,
-    settings=settings,
-    readme={"table 1": readme_block},
-    figures=figures,
-)
+    protocols=PROTOCOLS, measure=measure, tables=tables, section=sections,
+    exports=export_zoo, settings=settings, readme={"table 1": readme_block}, figures=figures,
+)  # fmt: skip

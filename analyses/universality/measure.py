@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from analyses.study import Job, Rows, Tables
-from prefix_interp.models.toy import clone, to_dtype
+from prefix_interp.models.model import clone, to_dtype
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.seeds import derive_generator

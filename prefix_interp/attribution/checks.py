@@ -8,9 +8,9 @@ import torch
 
 from prefix_interp.attribution.metrics import Metric, Target
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.model import model_id
 from prefix_interp.models.sites import Site
-from prefix_interp.models.toy import model_id
 from prefix_interp.prefixes.baselines import RunPair
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.tasks import Batch
@@ -25,17 +25,18 @@ def check_answers(model: Model, batch: Batch) -> None:
             f"answers have shape {tuple(answers.shape)} but tokens {shape}; give a row of answers "
             "for each row of tokens, one for each of the last positions"
         )
+    d_vocab = host_of(model).d_vocab
     whole = not answers.is_floating_point() and answers.dtype != torch.bool
-    if not whole or int(answers.min()) < 0 or int(answers.max()) >= model.cfg.d_vocab:
+    if not whole or int(answers.min()) < 0 or int(answers.max()) >= d_vocab:
         raise PrefixInterpError(
-            f"answers must be integers from 0 to {model.cfg.d_vocab - 1}, the vocabulary; they "
+            f"answers must be integers from 0 to {d_vocab - 1}, the vocabulary; they "
             f"are {answers.dtype} from {answers.min().item()} to {answers.max().item()}"
         )
 
 
 def check_finite(runs: RunPair) -> None:
     """Raise on NaN: TransformerLens takes a row of NaN scores for one without any attention."""
-    for layer in range(runs.model.cfg.n_layers):
+    for layer in range(host_of(runs.model).n_layers):
         for site in (Site.Q, Site.K, Site.V, Site.RESID_POST):
             if not bool(torch.isfinite(runs.on[site.at(layer)]).all()):
                 raise PrefixInterpError(

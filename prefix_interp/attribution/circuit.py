@@ -22,7 +22,7 @@ from prefix_interp.attribution.circuit_runs import (
 from prefix_interp.attribution.contrast import Contrast
 from prefix_interp.errors import PrefixInterpError, check_choice, check_keys, check_number
 from prefix_interp.estimates import Estimate
-from prefix_interp.models.toy import model_id
+from prefix_interp.models.model import model_id
 from prefix_interp.result_object import ResultObject
 from prefix_interp.storage import read_json, to_json, write_file
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
@@ -18,6 +19,7 @@ from tqdm.auto import tqdm
 
 from prefix_interp.attribution.circuit_runs import Node, circuit_metrics
 from prefix_interp.attribution.contrast import Contrast
+from prefix_interp.models.host import host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.layout import Hook
 
@@ -49,15 +51,15 @@ def circuit_links(pair: Contrast, inside: Sequence[Node]) -> list[Link]:
 
 
 def _reads(pair: Contrast, source: Node, target: Node | None) -> bool:
-    cfg = pair.model.cfg
+    host = host_of(pair.model)
     if source.kind == "slot":
         return target is not None and (target.kind, target.layer) == ("head", source.layer)
-    if cfg.use_normalization_before_and_after:
+    if host.norms_attention_out:
         return False
     if target is None or target.kind == "slot":
         return target is None
     if target.layer == source.layer:
-        return (source.kind, target.kind) == ("head", "mlp") and not cfg.parallel_attn_mlp
+        return (source.kind, target.kind) == ("head", "mlp") and not host.parallel
     return target.layer > source.layer
 
 
@@ -77,9 +79,10 @@ def cut_links(
         links: from `circuit_links`.
         bar: moved on by the number of links done.
     """
-    cfg = pair.model.cfg
+    host = host_of(pair.model)
     keep = torch.tensor([[node in set(inside) for node in nodes]])
-    gates = pair.model.W_E.new_ones(len(links), cfg.n_layers, cfg.n_heads, pair.n_slots)
+    gates = torch.ones(len(links), host.n_layers, host.n_heads, pair.n_slots)
+    gates = host.cast(gates)
     for i, (source, target) in enumerate(links):
         if source.kind == "slot" and target is not None:
             gates[i, source.layer, target.index, source.index] = 0.0
@@ -93,8 +96,9 @@ def cut_links(
 def _record(pair: Contrast, keep: Tensor, nodes: Sequence[Node]) -> dict[str, Tensor]:
     """Return what heads and MLPs put out in the run of one circuit, by hook name."""
     seen: dict[str, Tensor] = {}
-    sites = [Site.Z] if pair.model.cfg.attn_only else [Site.Z, Site.MLP_OUT]
-    names = [site.at(i) for i in range(pair.model.cfg.n_layers) for site in sites]
+    host = host_of(pair.model)
+    sites = [Site.Z] if host.attn_only else [Site.Z, Site.MLP_OUT]
+    names = [site.at(i) for i in range(host.n_layers) for site in sites]
 
     def reader(name: str) -> Hook:
         def read(x: Tensor, hook: object) -> None:
@@ -108,7 +112,8 @@ def _record(pair: Contrast, keep: Tensor, nodes: Sequence[Node]) -> dict[str, Te
 
 def _cut_hooks(pair: Contrast, seen: dict[str, Tensor], links: Sequence[Link]) -> list[Hook]:
     """Return hooks under which the target of each link reads a changed residual stream."""
-    cfg, last = pair.model.cfg, pair.model.cfg.n_layers - 1
+    host = host_of(pair.model)
+    last = host.n_layers - 1
     change = torch.stack([_change(pair, seen, source) for source, _ in links])
 
     def is_target(kind: str, layer: int) -> Tensor:
@@ -118,10 +123,10 @@ def _cut_hooks(pair: Contrast, seen: dict[str, Tensor], links: Sequence[Link]) -
 
     logits = change.new_tensor([t is None for _, t in links])
     hooks: list[Hook] = []
-    for layer in range(cfg.n_layers):
+    for layer in range(host.n_layers):
         heads, mlp = is_target("head", layer), is_target("mlp", layer)
         # The change is put in where the target reads, and taken out again behind it.
-        if cfg.attn_only or cfg.parallel_attn_mlp:
+        if not host.has_resid_mid:
             added = {Site.RESID_PRE: heads + mlp, Site.RESID_POST: -heads - mlp}
         else:
             added = {Site.RESID_PRE: heads, Site.RESID_MID: mlp - heads, Site.RESID_POST: -mlp}
@@ -131,15 +136,15 @@ def _cut_hooks(pair: Contrast, seen: dict[str, Tensor], links: Sequence[Link]) -
             if bool(weight.any()):
                 hooks.append((site.at(layer), _adder(weight, change)))
         # Of what reads the changed stream with the target, all else is put back.
-        together = heads + mlp if cfg.parallel_attn_mlp else heads
+        together = heads + mlp if host.parallel else heads
         if bool(together.any()):
-            back = together.bool()[:, None].repeat(1, cfg.n_heads)
+            back = repeat(together.bool(), "stack -> stack head", head=host.n_heads).clone()
             for i, (_, target) in enumerate(links):
                 if heads[i] and target is not None:
                     back[i, target.index] = False
             name = Site.Z.at(layer)
             hooks.append((name, _restorer(back[:, None, None, :, None], seen[name])))
-        if cfg.parallel_attn_mlp and bool(heads.any()):
+        if host.parallel and bool(heads.any()):
             name = Site.MLP_OUT.at(layer)
             hooks.append((name, _restorer(heads.bool()[:, None, None, None], seen[name])))
     return hooks
@@ -156,7 +161,7 @@ def _change(
     now = seen[site.at(source.layer)]
     moved = off[:, -now.shape[1] :] - now
     if source.kind == "head":
-        w_o = pair.model.blocks[source.layer].attn.W_O[source.index]
+        w_o = host_of(pair.model).attention(source.layer).W_O[source.index]
         moved = moved[:, :, source.index] @ w_o
     return pad(moved, (0, 0, off.shape[1] - now.shape[1], 0))
 
@@ -164,13 +169,14 @@ def _change(
 def _adder(weight: Tensor, change: Float[Tensor, "stack batch pos d_model"]):
     def add(x: Float[Tensor, "stacked pos d_model"], hook: object) -> Tensor:
         rows = (weight[:, None, None, None] * change)[:, :, -x.shape[1] :]
-        return x + rows.flatten(0, 1)
+        return x + rearrange(rows, "stack batch ... -> (stack batch) ...")
 
     return add
 
 
 def _restorer(back: Tensor, given: Tensor):
     def restore(x: Float[Tensor, "stacked pos *rest"], hook: object) -> Tensor:
-        return torch.where(back, given, x.unflatten(0, (len(back), -1))).flatten(0, 1)
+        x = rearrange(x, "(stack batch) ... -> stack batch ...", stack=len(back))
+        return rearrange(torch.where(back, given, x), "stack batch ... -> (stack batch) ...")
 
     return restore

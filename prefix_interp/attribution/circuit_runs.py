@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -19,7 +20,7 @@ from prefix_interp.attribution.contrast import Contrast, Values
 from prefix_interp.attribution.metrics import recovered
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.estimates import Estimate
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.prefix import Prefix
@@ -90,10 +91,11 @@ def circuit_nodes(model: Model, prefix: Prefix, kinds: Sequence[str] = KINDS) ->
         check_choice("kinds", kind, KINDS)
     if "head" not in kinds and "slot" not in kinds:
         raise PrefixInterpError(f"kinds={tuple(kinds)!r} leave the prefix in; add 'head' or 'slot'")
+    host = host_of(model)
     nodes: list[Node] = []
-    for layer in range(model.cfg.n_layers):
-        own = [Node("head", layer, i) for i in range(model.cfg.n_heads)]
-        own += [] if model.cfg.attn_only else [Node("mlp", layer)]
+    for layer in range(host.n_layers):
+        own = [Node("head", layer, i) for i in range(host.n_heads)]
+        own += [] if host.attn_only else [Node("mlp", layer)]
         own += [Node("slot", layer, i) for i in range(prefix.n_slots)]
         nodes += [node for node in own if node.kind in kinds]
     return tuple(nodes)
@@ -128,17 +130,18 @@ def circuit_metrics(
         raise PrefixInterpError(
             f"keep has {keep.shape[1]} columns but there are {len(nodes)} nodes; give one each"
         )
-    cfg, n_slots = pair.model.cfg, pair.n_slots
-    keep = keep.to(pair.model.W_E.device)
-    heads = keep.new_ones(len(keep), cfg.n_layers, cfg.n_heads)
-    mlps = keep.new_ones(len(keep), cfg.n_layers)
-    slots = keep.new_ones(len(keep), cfg.n_layers, n_slots)
+    host, n_slots = host_of(pair.model), pair.n_slots
+    keep = keep.to(host.device)
+    heads = keep.new_ones(len(keep), host.n_layers, host.n_heads)
+    mlps = keep.new_ones(len(keep), host.n_layers)
+    slots = keep.new_ones(len(keep), host.n_layers, n_slots)
     for column, node in zip(keep.T, nodes, strict=True):
         if node.index is None:
             mlps[:, node.layer] = column
         else:
             (heads if node.kind == "head" else slots)[:, node.layer, node.index] = column
-    open_ = slots[:, :, None].expand(-1, -1, cfg.n_heads, -1).to(pair.model.W_E.dtype)
+    open_ = repeat(slots, "stack layer slot -> stack layer head slot", head=host.n_heads)
+    open_ = host.cast(open_)
 
     def make(part: slice) -> list[Hook]:
         more = [] if extra_hooks is None else extra_hooks(part)
@@ -157,14 +160,15 @@ def _hold_hooks(
         off = pair.activation("off", site, layer)
 
         def write(x: Tensor, hook: object) -> Tensor:
-            x = x.unflatten(0, (len(inside), -1))
+            x = rearrange(x, "(stack batch) ... -> stack batch ...", stack=len(inside))
             # In the last layer the MLP runs on the rows of the outputs alone.
-            return torch.where(inside, x, off[:, -x.shape[2] :]).flatten(0, 1)
+            held = torch.where(inside, x, off[:, -x.shape[2] :])
+            return rearrange(held, "stack batch ... -> (stack batch) ...")
 
         return site.at(layer), write
 
     hooks: list[Hook] = []
-    for layer in range(pair.model.cfg.n_layers):
+    for layer in range(host_of(pair.model).n_layers):
         if not bool(heads[:, layer].all()):
             hooks.append(hold(Site.Z, layer, heads[:, layer, None, None, :, None]))
         if not bool(mlps[:, layer].all()):
@@ -186,7 +190,7 @@ def shares(
         PrefixInterpError: the prefix does not change the mean of the metric.
     """
     off, on = (x[metric].double().cpu().mean() for x in (pair.off, pair.on))
-    noise = 1e3 * torch.finfo(pair.model.W_E.dtype).eps * max(1.0, abs(float(on)))
+    noise = 1e3 * torch.finfo(host_of(pair.model).dtype).eps * max(1.0, abs(float(on)))
     if not abs(float(on - off)) > noise:
         raise PrefixInterpError(
             f"metric={metric!r} has the mean {float(on):.4g} with the prefix and without: there "

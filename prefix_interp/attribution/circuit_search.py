@@ -26,7 +26,7 @@ from prefix_interp.attribution.metrics import Metric, choose_metric
 from prefix_interp.errors import PrefixInterpError, check_choice, check_number, check_positive
 from prefix_interp.estimates import Estimate
 from prefix_interp.models.host import Model
-from prefix_interp.models.toy import model_id
+from prefix_interp.models.model import model_id
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.results import package_versions
 from prefix_interp.seeds import derive_generator

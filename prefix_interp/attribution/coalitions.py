@@ -13,6 +13,7 @@ import itertools
 import math
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -20,6 +21,7 @@ from tqdm.auto import tqdm
 from prefix_interp.attribution.contrast import Contrast
 from prefix_interp.attribution.grid import Direction
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.models.host import host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.theory.decompose import Decomposition
@@ -69,7 +71,8 @@ def coalition_values(
         bar: moved on by one for each layer.
     """
     (metric,) = pair.metrics
-    n_layers, n_heads = pair.model.cfg.n_layers, pair.model.cfg.n_heads
+    host = host_of(pair.model)
+    n_layers, n_heads = host.n_layers, host.n_heads
     base = "off" if direction == "denoise" else "on"
     values = effect.new_empty(8, *effect.shape)
     known = getattr(pair, base)[metric].double()
@@ -85,7 +88,8 @@ def coalition_values(
             return [_head_writer(pair, parts, layer, *cells[part].T)]
 
         found = pair.run(base, len(cells), make, layer=layer)[metric].double()
-        values[list(wanted), layer] = found.unflatten(0, (-1, n_heads))
+        by_head = "(coalition head) batch -> coalition head batch"
+        values[list(wanted), layer] = rearrange(found, by_head, head=n_heads)
         if not layer:
             values[3:7, layer] = values[[7, 0, 1, 2], layer]
         bar.update()
@@ -102,17 +106,18 @@ def _head_writer(
     )
 
     def of_heads(x: Tensor) -> Float[Tensor, "stack batch query d_head"]:
-        return x.transpose(0, 1)[heads]
+        return rearrange(x, "batch head query d_head -> head batch query d_head")[heads]
 
-    own = of_heads(pair.activation("off", Site.Z, layer).transpose(1, 2))
+    off = pair.activation("off", Site.Z, layer)
+    own = of_heads(rearrange(off, "batch query head d_head -> batch head query d_head"))
     own = own + propagated * of_heads(parts.propagated[layer])
     kept = 1 - gate * of_heads(parts.gate[layer, ..., None])
     new = kept * own + bias * of_heads(parts.bias[layer])
     rows = torch.arange(n, device=heads.device)
 
     def write(z: Float[Tensor, "stacked pos head d_head"], hook: object) -> Tensor:
-        z = z.unflatten(0, (n, -1)).clone()
+        z = rearrange(z, "(stack batch) ... -> stack batch ...", stack=n).clone()
         z[rows, :, :, heads] = new
-        return z.flatten(0, 1)
+        return rearrange(z, "stack batch ... -> (stack batch) ...")
 
     return Site.Z.at(layer), write

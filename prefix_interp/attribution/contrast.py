@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Literal
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -23,17 +24,17 @@ from prefix_interp.attribution.checks import (
     check_same,
 )
 from prefix_interp.attribution.metrics import Metric, Metrics, Target, choose_metrics, ends
-from prefix_interp.attribution.resumed import around_mixture, attention_of_one_row
+from prefix_interp.attribution.resumed import around_mixture
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
-from prefix_interp.models.host import Model
+from prefix_interp.models.attention import expand_heads
+from prefix_interp.models.host import KeysValues, Model, host_of
+from prefix_interp.models.model import model_id
 from prefix_interp.models.sites import Site
-from prefix_interp.models.toy import model_id
 from prefix_interp.prefixes.baselines import RunPair, run_pair
 from prefix_interp.prefixes.guard import check_bare, check_free
 from prefix_interp.prefixes.inject import mixture_hooks
 from prefix_interp.prefixes.layout import Hook, answer_rows_hooks
 from prefix_interp.prefixes.prefix import Prefix
-from prefix_interp.prefixes.support import KeysValues
 from prefix_interp.tasks import Batch, Task, get_task
 
 State = Literal["on", "off"]
@@ -127,7 +128,7 @@ class Contrast:
 
     def resume(self, pos: int) -> int:
         """Return the position a run resumes at so that `pos` and all it acts on are computed."""
-        return pos if self.model.cfg.attention_dir == "causal" else 0
+        return pos if host_of(self.model).causal else 0
 
     def measure(self, logits: Float[Tensor, "*stack batch n_out d_vocab"]) -> Values:
         """Return every metric of some logits, one value per example."""
@@ -225,12 +226,10 @@ class Contrast:
         if after_attention:
             z = self.activation(base, Site.Z, layer)[:, first_pos:]
             hooks.insert(0, (Site.Z.at(layer), lambda *_, **__: z.repeat(n_stack, 1, 1, 1)))
-        with (
-            attention_of_one_row(self.model, layer if after_attention else None),
-            self.model.hooks(fwd_hooks=hooks),
-        ):
-            logits = self.model(rows, start_at_layer=layer)[:, -n_late:]
-        logits = logits.unflatten(0, (n_stack, -1))
+        with self.model.hooks(fwd_hooks=hooks):
+            logits = host_of(self.model).run_from(layer, rows, skip_attention=after_attention)
+        logits = logits[:, -n_late:]
+        logits = rearrange(logits, "(stack batch) ... -> stack batch ...", stack=n_stack)
         known = self.target.logits_on if base == "on" else self.target.logits_off
         known = known[:, : self.n_out - n_late].expand(n_stack, -1, -1, -1)
         return torch.cat([known, logits], dim=2)
@@ -249,14 +248,14 @@ class Contrast:
             return []
         slots = self.slots if with_prefix else None
         found: KeysValues = []
-        for layer in range(self.model.cfg.n_layers):
+        for layer in range(host_of(self.model).n_layers):
             parts = []
             for which, site in enumerate((Site.K, Site.V)):
                 own = [] if slots is None else [slots[layer][which][None]]
                 if first_pos:
                     seen = self.activation(base, site, layer)[:, :first_pos]
                     # Where the model ungroups them, keys and values stand once a head.
-                    own = [x.repeat_interleave(seen.shape[2] // x.shape[2], dim=2) for x in own]
+                    own = [expand_heads(x, seen.shape[2]) for x in own]
                     own = [x.expand(len(seen), -1, -1, -1) for x in own] + [seen]
                 both = torch.cat(own, dim=1)
                 parts.append(both.repeat(n_stack, 1, 1, 1) if len(both) > 1 else both)
@@ -323,15 +322,15 @@ def contrast(
 
 def _run(model: Model, prefix: Prefix, batch: Batch, name: str) -> Contrast:
     """Return both runs, with no metric measured yet."""
-    if model.W_E.dtype not in (torch.float32, torch.float64):
+    host = host_of(model)
+    if host.dtype not in (torch.float32, torch.float64):
         raise PrefixInterpError(
-            f"model is {model.W_E.dtype}, too coarse to compare runs; convert it with "
+            f"model is {host.dtype}, too coarse to compare runs; convert it with "
             "to_dtype(model, torch.float32)"
         )
     check_answers(model, batch)
-    device = model.W_E.device
-    answers = batch.answers.to(device)
-    runs = run_pair(model, prefix, batch.tokens.to(device))
+    answers = batch.answers.to(host.device)
+    runs = run_pair(model, prefix, batch.tokens.to(host.device))
     check_finite(runs)
     n_out = answers.shape[1]
     target = Target(answers, runs.logits_on[:, -n_out:], runs.logits_off[:, -n_out:])

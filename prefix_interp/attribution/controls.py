@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -12,16 +13,16 @@ from tqdm.auto import tqdm
 from prefix_interp.attribution.contrast import MAX_SEQUENCES, Contrast
 from prefix_interp.attribution.grid import Direction
 from prefix_interp.errors import PrefixInterpError, check_choice
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.inject import mixture_hooks
 from prefix_interp.prefixes.layout import Hook, answer_rows_hooks
 from prefix_interp.prefixes.prefix import Prefix
-from prefix_interp.prefixes.support import to_keys_values
 from prefix_interp.seeds import derive_generator, derive_seed
 
+_BY_DRAW = "(draw batch) ... -> draw batch ..."
 NORM_MATCHED, RANDOM = "norm-matched", "random"
 
 
@@ -50,7 +51,7 @@ def head_effects(
     """
     check_choice("direction", direction, ("denoise", "noise"))
     check_free(pair.model)
-    size = max(1, MAX_SEQUENCES // (pair.n_batch * pair.model.cfg.n_heads))
+    size = max(1, MAX_SEQUENCES // (pair.n_batch * host_of(pair.model).n_heads))
     found = []
     for start in range(0, len(prefixes), size):
         part = prefixes[start : start + size]
@@ -64,15 +65,16 @@ def head_effects(
 def _stacked_effects(
     pair: Contrast, prefixes: Sequence[Prefix], denoise: bool
 ) -> Float[Tensor, "draw layer head batch"]:
-    model, n, n_heads = pair.model, len(prefixes), pair.model.cfg.n_heads
+    model, host, n = pair.model, host_of(pair.model), len(prefixes)
+    n_heads = host.n_heads
     names = prefixes[0].tensors
-    slots = to_keys_values(model, {k: torch.stack([p.tensors[k] for p in prefixes]) for k in names})
+    slots = host.keys_values({k: torch.stack([p.tensors[k] for p in prefixes]) for k in names})
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Hook:
         return name, lambda x, hook: seen.update({name: x})
 
-    layers = range(model.cfg.n_layers)
+    layers = range(host.n_layers)
     readers = [keep(site.at(i)) for i in layers for site in (Site.RESID_PRE, Site.Z)]
     hooks = [*mixture_hooks(model, slots), *readers]
     logits_on = _answers(pair, pair.tokens.repeat(n, 1), hooks, (n, -1))
@@ -88,10 +90,14 @@ def _stacked_effects(
     for layer in layers:
         if denoise:
             rows = pair.activation("off", Site.RESID_PRE, layer).repeat(n * n_heads, 1, 1)
-            given = seen[Site.Z.at(layer)].unflatten(0, (n, -1))
+            given = rearrange(seen[Site.Z.at(layer)], _BY_DRAW, draw=n)
         else:
-            rows = seen[Site.RESID_PRE.at(layer)].unflatten(0, (n, -1))
-            rows = _each(rows, n_heads).flatten(0, 1)
+            rows = repeat(
+                seen[Site.RESID_PRE.at(layer)],
+                "(draw batch) pos d_model -> (draw head batch) pos d_model",
+                draw=n,
+                head=n_heads,
+            )
             given = pair.activation("off", Site.Z, layer).expand(n, -1, -1, -1, -1)
         patched = [*hooks, _own_heads(layer, given)]
         logits = _answers(pair, rows, patched, (n, n_heads, -1), layer)
@@ -111,11 +117,12 @@ def _answers(
     """Return the logits at the outputs of tokens, or of residual streams before `layer`."""
     hooks = [*hooks, *answer_rows_hooks(pair.model, pair.n_out)]
     with pair.model.hooks(fwd_hooks=hooks):
-        return pair.model(rows, start_at_layer=layer)[:, -pair.n_out :].unflatten(0, stack)
+        logits = pair.model(rows) if layer is None else host_of(pair.model).run_from(layer, rows)
+    return logits[:, -pair.n_out :].unflatten(0, stack)
 
 
 def _each(x: Float[Tensor, "stack *rest"], times: int) -> Float[Tensor, "more *rest"]:
-    return x.repeat_interleave(times, dim=0)
+    return repeat(x, "stack ... -> (stack times) ...", times=times)
 
 
 def _own_heads(layer: int, given: Float[Tensor, "draw batch pos head d_head"]) -> Hook:
@@ -124,9 +131,12 @@ def _own_heads(layer: int, given: Float[Tensor, "draw batch pos head d_head"]) -
     heads = torch.arange(n_heads, device=given.device)
 
     def write(z: Float[Tensor, "stacked pos head d_head"], hook: object) -> Tensor:
-        z = z.unflatten(0, (n, n_heads, -1)).clone()
-        z[:, heads, :, :, heads] = given.permute(3, 0, 1, 2, 4)
-        return z.flatten(0, 2)
+        z = rearrange(z, "(draw head batch) ... -> draw head batch ...", draw=n, head=n_heads)
+        z = z.clone()
+        z[:, heads, :, :, heads] = rearrange(
+            given, "draw batch pos head d_head -> head draw batch pos d_head"
+        )
+        return rearrange(z, "draw head batch ... -> (draw head batch) ...")
 
     return Site.Z.at(layer), write
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
+from einops import einsum
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -33,7 +34,7 @@ from prefix_interp.attribution.grid import Direction
 from prefix_interp.attribution.metrics import Metric, choose_metric, ends, recovered
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.estimates import bootstrap_interval
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import NORM_SCALE
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.result_object import ResultObject
@@ -258,7 +259,7 @@ def head_elicitation(
     if pair.n_batch < 2:
         raise PrefixInterpError("n=1 example has no interval; give at least 2")
     drawn = random_prefixes(model, prefix, n_random, seed)
-    steps = 1 + model.cfg.n_layers + sum(map(len, drawn.values())) + len(named)
+    steps = 1 + host_of(model).n_layers + sum(map(len, drawn.values())) + len(named)
     with tqdm(total=steps, desc=f"eliciting, {direction}", disable=not progress) as bar:
         (effect,) = head_effects(pair, [prefix], direction, bar)
         parts = decompose_attention(pair.runs)
@@ -301,15 +302,23 @@ def bias_logit_attribution(
     Returns:
         Logits, mean over outputs.
     """
-    model, answers, n_out = pair.model, pair.target.answers, pair.n_out
+    host, answers, n_out = host_of(pair.model), pair.target.answers, pair.n_out
     with torch.no_grad():
-        read = model.W_U.T[answers] - model.W_U.mean(dim=-1)  # batch n_out d_model
-        read = _through_frozen(pair, getattr(model, "ln_final", None), read)
+        read = host.W_U.T[answers] - host.W_U.mean(dim=-1)  # batch n_out d_model
+        read = _through_frozen(pair, host.final_norm, read)
         found = []
-        for block, bias in zip(model.blocks, parts.bias, strict=True):
-            own = _through_frozen(pair, getattr(block, "ln1_post", None), read)
-            written = torch.einsum("bhqk,hkd->bhqd", bias[:, :, -n_out:], block.attn.W_O)
-            found.append(torch.einsum("bhqd,bqd->hbq", written, own).mean(dim=-1))
+        for layer, bias in enumerate(parts.bias):
+            attn = host.attention(layer)
+            own = _through_frozen(pair, attn.norm_behind, read)
+            written = einsum(
+                bias[:, :, -n_out:],
+                attn.W_O,
+                "batch head n_out d_head, head d_head d_model -> batch head n_out d_model",
+            )
+            raised = einsum(
+                written, own, "batch head n_out d_model, batch n_out d_model -> head batch n_out"
+            )
+            found.append(raised.mean(dim=-1))
         return torch.stack(found).double()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from prefix_interp.attribution.grid import Direction, PatchGrid
 from prefix_interp.attribution.metrics import Metrics
 from prefix_interp.attribution.patching import HEAD_SITES, donor_activation
 from prefix_interp.errors import PrefixInterpError, check_choice
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.prefix import Prefix
@@ -75,13 +76,14 @@ def attribution_patch(
     base, donor = ("off", "on") if direction == "denoise" else ("on", "off")
     with torch.inference_mode(False):
         pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metrics)
-        layers = range(model.cfg.n_layers)
+        host = host_of(model)
+        layers = range(host.n_layers)
         seen: dict[int, Tensor] = {}
         gates = None
         hooks: list[Hook] = []
         if site == "gate":
-            shape = (pair.n_batch, model.cfg.n_layers, model.cfg.n_heads, pair.n_slots)
-            gates = model.W_E.detach().new_full(shape, float(base == "on")).requires_grad_()
+            shape = (pair.n_batch, host.n_layers, host.n_heads, pair.n_slots)
+            gates = host.cast(torch.full(shape, float(base == "on"))).requires_grad_()
         else:
             place = Site.Z if site == "pattern" else HEAD_SITES[site]
             hooks = [(place.at(layer), _keeper(seen, layer)) for layer in layers]
@@ -94,12 +96,15 @@ def attribution_patch(
             slopes = metric_gradients(name, value, leaves)
             if gates is not None:
                 step = 1.0 if direction == "denoise" else -1.0
-                change = (slopes[0] * step).sum(-1).permute(1, 2, 0)
+                change = rearrange(
+                    (slopes[0] * step).sum(-1), "batch layer head -> layer head batch"
+                )
             else:
                 place = HEAD_SITES[site]
                 new = [donor_activation(pair, place, layer, base, donor) for layer in layers]
                 steps = torch.stack(new) - torch.stack(leaves).detach()
-                change = (steps * torch.stack(slopes)).sum(-1).permute(0, 3, 2, 1)
+                change = (steps * torch.stack(slopes)).sum(-1)
+                change = rearrange(change, "layer batch pos head -> layer head pos batch")
                 change = change if by_position else change.sum(2)
             values[name] = getattr(pair, base)[name] + change
     axes = ("layer", "head", "pos") if by_position else ("layer", "head")

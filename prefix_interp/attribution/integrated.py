@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import pandas as pd
 import torch
+from einops import rearrange, reduce, repeat
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -21,7 +22,7 @@ from prefix_interp.attribution.patching import Cell, patch_cells
 from prefix_interp.attribution.quadrature import PathIntegral, integrate_path
 from prefix_interp.errors import PrefixInterpError, check_choice, check_number, check_positive
 from prefix_interp.estimates import bootstrap_interval
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.prefix import Prefix
@@ -163,7 +164,7 @@ def integrated_gradients(
     (name,) = chosen = choose_metric(metric)
     with torch.inference_mode(False):
         pair = contrast(model, prefix, task, n=n, seed=seed, metrics=chosen)
-        layers = list(range(model.cfg.n_layers))
+        layers = list(range(host_of(model).n_layers))
         start, end = pair.off[name], pair.on[name]
         if over == "z":
             patched = patch_cells(pair, [Cell(Site.Z, i) for i in layers], "denoise", False)
@@ -201,14 +202,16 @@ def _gate_slopes(
     pair: Contrast, name: str, at: Float[Tensor, " stack"]
 ) -> tuple[Float[Tensor, "stack batch"], Float[Tensor, "stack layer head slot batch"]]:
     """Return the metric and its slope in each gate where all gates have the values `at`."""
-    cfg, like = pair.model.cfg, pair.model.W_E.detach()
-    shape = (cfg.n_layers, cfg.n_heads, pair.n_slots)
-    gates = at.to(like).repeat_interleave(pair.n_batch)[:, None, None, None]
-    gates = gates.expand(-1, *shape).clone().requires_grad_()
+    host = host_of(pair.model)
+    gates = repeat(
+        host.cast(at), "stack -> (stack batch) layer head slot", batch=pair.n_batch,
+        layer=host.n_layers, head=host.n_heads, slot=pair.n_slots,
+    ).clone().requires_grad_()  # fmt: skip
     with torch.enable_grad():
         value = pair.measure(pair.logits("off", len(at), [], gates=gates))[name]
     (slopes,) = metric_gradients(name, value, [gates])
-    return value.detach(), slopes.unflatten(0, (len(at), -1)).permute(0, 2, 3, 4, 1)
+    by_head = "(stack batch) layer head slot -> stack layer head slot batch"
+    return value.detach(), rearrange(slopes, by_head, stack=len(at))
 
 
 def _z_slopes(
@@ -218,13 +221,14 @@ def _z_slopes(
     off = torch.stack([pair.activation("off", Site.Z, i) for i in layers])
     moves = torch.stack([pair.activation("on", Site.Z, i) for i in layers]) - off
     points = off[:, None] + at.to(off)[:, None, None, None, None] * moves[:, None]
-    leaves = [x.flatten(0, 1).requires_grad_() for x in points]
+    leaves = [rearrange(x, "stack batch ... -> (stack batch) ...").requires_grad_() for x in points]
     hooks: list[Hook] = [
         (Site.Z.at(i), lambda *_, z=z, **__: z) for i, z in zip(layers, leaves, strict=True)
     ]
     with torch.enable_grad():
         logits = pair.logits("off", len(at), hooks, layer=layers[0], after_attention=True)
         value = pair.measure(logits)[name]
-    slopes = torch.stack(metric_gradients(name, value, leaves)).unflatten(1, (len(at), -1))
-    # layer stack batch pos head d_head
-    return value.detach(), (slopes * moves[:, None]).sum(dim=(3, 5)).permute(1, 0, 3, 2)
+    slopes = torch.stack(metric_gradients(name, value, leaves))
+    slopes = rearrange(slopes, "layer (stack batch) ... -> layer stack batch ...", stack=len(at))
+    by_head = "layer stack batch pos head d_head -> stack layer head batch"
+    return value.detach(), reduce(slopes * moves[:, None], by_head, "sum")

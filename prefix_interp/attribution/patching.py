@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -19,7 +20,7 @@ from prefix_interp.attribution.contrast import Contrast, State, Values, contrast
 from prefix_interp.attribution.grid import Direction, PatchGrid
 from prefix_interp.attribution.metrics import Metrics
 from prefix_interp.errors import PrefixInterpError, check_choice
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.prefix import Prefix
@@ -90,18 +91,19 @@ def patch_heads(
     check_choice("direction", direction, ("denoise", "noise"))
     pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metrics)
     place = HEAD_SITES[site]
-    n_heads = model.cfg.n_heads
+    host = host_of(model)
+    n_heads = host.n_heads
     if place in (Site.K, Site.V):
         n_heads = pair.activation("on", place, 0).shape[2]
     positions = range(pair.tokens.shape[1]) if by_position else [None]
     cells = [
         Cell(place, layer, head, pos)
-        for layer in range(model.cfg.n_layers)
+        for layer in range(host.n_layers)
         for head in range(n_heads)
         for pos in positions
     ]
     axes = ("layer", "head", "pos") if by_position else ("layer", "head")
-    shape = [model.cfg.n_layers, n_heads] + [len(positions)] * by_position
+    shape = [host.n_layers, n_heads] + [len(positions)] * by_position
     values = patch_cells(pair, cells, direction, progress)
     return _grid(pair, direction, f"{site} of a head", axes, shape, values)
 
@@ -154,15 +156,16 @@ def patch_sites(
     if sites is None:
         cache = pair.runs.on.cache_dict
         sites = [name for name, place in STREAM_SITES.items() if place.at(0) in cache]
+    n_layers = host_of(model).n_layers
     positions = range(pair.tokens.shape[1]) if by_position else [None]
     cells = [
         Cell(STREAM_SITES[name], layer, None, pos)
         for name in sites
-        for layer in range(model.cfg.n_layers)
+        for layer in range(n_layers)
         for pos in positions
     ]
     axes = ("site", "layer", "pos") if by_position else ("site", "layer")
-    shape = [len(sites), model.cfg.n_layers] + [len(positions)] * by_position
+    shape = [len(sites), n_layers] + [len(positions)] * by_position
     values = patch_cells(pair, cells, direction, progress)
     grid = _grid(pair, direction, "residual stream", axes, shape, values)
     return replace(grid, labels={"site": tuple(sites)})
@@ -211,19 +214,20 @@ def patch_slots(
         allowed = ", ".join(map(str, SLOT_AXES))
         raise PrefixInterpError(f"axes={axes!r} are unknown; choose one of {allowed}")
     pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metrics)
-    sizes = {"layer": model.cfg.n_layers, "head": model.cfg.n_heads, "slot": prefix.n_slots}
+    host = host_of(model)
+    sizes = {"layer": host.n_layers, "head": host.n_heads, "slot": prefix.n_slots}
     shape = [sizes[axis] for axis in axes]
     n_cells = torch.Size(shape).numel()
-    ones = torch.eye(n_cells).reshape(n_cells, *shape).to(model.W_E)
+    ones = host.cast(torch.eye(n_cells).unflatten(1, shape))
     for i, axis in enumerate(sizes, start=1):
         if axis not in axes:
-            ones = ones.unsqueeze(i).repeat_interleave(sizes[axis], dim=i)
+            ones = torch.stack([ones] * sizes[axis], dim=i)
     base = "off" if direction == "denoise" else "on"
     gates = ones if direction == "denoise" else 1 - ones
-    a_layer = n_cells // model.cfg.n_layers
+    a_layer = n_cells // host.n_layers
     parts: list[Values] = []
     with tqdm(total=n_cells, desc=f"patching slots, {direction}", disable=not progress) as bar:
-        for layer in range(model.cfg.n_layers):
+        for layer in range(host.n_layers):
             own = gates[layer * a_layer : (layer + 1) * a_layer]
             parts.append(pair.run(base, a_layer, lambda _: [], layer=layer, gates=own, bar=bar))
     values = {name: torch.cat([p[name] for p in parts]) for name in pair.metrics}
@@ -284,12 +288,14 @@ def _writer(given: Tensor, n_stack: int, stack: list[int], heads: list[int], pos
             return x  # a position that no output reads any more
         here = slice(None) if pos is None else slice(pos - before, pos - before + 1)
         new = given[:, before:][:, here].to(x)
-        x = x.unflatten(0, (n_stack, -1)).clone()
+        x = rearrange(x, "(stack batch) ... -> stack batch ...", stack=n_stack).clone()
         if heads:
-            x[stack, :, here, heads] = new[:, :, heads].permute(2, 0, 1, 3)
+            x[stack, :, here, heads] = rearrange(
+                new[:, :, heads], "batch pos head d -> head batch pos d"
+            )
         else:
             x[stack, :, here] = new
-        return x.flatten(0, 1)
+        return rearrange(x, "stack batch ... -> (stack batch) ...")
 
     return write
 
@@ -306,10 +312,10 @@ def donor_activation(
         return pair.activation(donor, site, layer)
     pattern = pair.activation(donor, Site.PATTERN, layer)
     values = pair.activation(base, Site.V, layer)
-    if pair.model.cfg.clip_qkv is not None:  # the model clips behind hook_v
-        values = values.clamp(-pair.model.cfg.clip_qkv, pair.model.cfg.clip_qkv)
-    values = values.repeat_interleave(pattern.shape[1] // values.shape[2], dim=2)
-    return torch.einsum("bhqk,bkhd->bqhd", pattern, values)
+    values = host_of(pair.model).attention(layer).weighed_values(values)
+    return einsum(
+        pattern, values, "batch head query key, batch key head d_head -> batch query head d_head"
+    )
 
 
 def _grid(

@@ -16,8 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_index, check_positive
-from prefix_interp.models.host import Model
-from prefix_interp.models.toy import ToyConfig, build_toy, model_id, to_dtype
+from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.model import model_id, to_dtype
+from prefix_interp.models.toy import ToyConfig, build_toy
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.seeds import derive_generator
 from prefix_interp.tasks import Batch
@@ -159,9 +160,9 @@ def _coordinates(**sizes: int) -> tuple[Places, int]:
 
 def _write_ends(model: Model, at: Places) -> None:
     """Tokens and positions as one-hot codes; logits read off, and the decoy's way into them."""
-    n_vocab = model.cfg.d_vocab
+    n_vocab = host_of(model).d_vocab
     model.embed.W_E[range(n_vocab), at["token"]] = 1
-    model.pos_embed.W_pos[range(model.cfg.n_ctx), at["pos"]] = 1
+    model.pos_embed.W_pos[range(host_of(model).n_ctx), at["pos"]] = 1
     model.unembed.W_U[at["logit"], range(n_vocab)] = 1
     # Away from the token that is never right: in favour of whatever is.
     model.unembed.W_U[at["decoy"], n_vocab - 1] = -1
@@ -239,17 +240,17 @@ def _hide(
     def rotation(size: int, *stack: int) -> Tensor:
         return torch.linalg.qr(torch.randn(*stack, size, size, generator=rng).double())[0]
 
-    cfg: Any = model.cfg
-    turn, places = rotation(cfg.d_model), []
+    host = host_of(model)
+    turn, places = rotation(host.d_model), []
     for w in (model.embed.W_E, model.pos_embed.W_pos):
         w.copy_(w @ turn)
     model.unembed.W_U.copy_(turn.T @ model.unembed.W_U)
     blocks: Any = model.blocks
     for block in blocks:
         attn, mlp = block.attn, block.mlp
-        place = torch.randperm(cfg.n_heads, generator=rng)
-        units = torch.randperm(cfg.d_mlp, generator=rng)
-        scores, values = rotation(cfg.d_head, cfg.n_heads), rotation(cfg.d_head, cfg.n_heads)
+        place = torch.randperm(host.n_heads, generator=rng)
+        units = torch.randperm(len(mlp.b_in), generator=rng)
+        scores, values = (rotation(host.d_head, host.n_heads) for _ in range(2))
         for w, inside in ((attn.W_Q, scores), (attn.W_K, scores), (attn.W_V, values)):
             w.copy_(turn.T @ w[place] @ inside)
         attn.W_O.copy_(values.mT @ attn.W_O[place] @ turn)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
@@ -70,7 +71,7 @@ def integrate_path(
         steps += u.numel()
         width = u[:, -1:] - u[:, :1]
         w = (weights * width * _POWER * u ** (_POWER - 1)).to(slope)
-        shares = torch.einsum("pt,pt...->p...", w, slope)
+        shares = einsum(w, slope, "piece point, piece point ... -> piece ...")
         change = value[:, -1] - value[:, 0]
         error = (shares.flatten(1, -2).sum(1) - change).abs()
         done += [_Piece(*todo[i], shares[i], error[i]) for i in range(len(todo))]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from prefix_interp.models.host import Model
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.layout import Hook
 
@@ -24,17 +22,3 @@ def around_mixture(hooks: Sequence[Hook]) -> tuple[list[Hook], list[Hook]]:
     for hook in hooks:
         (early if str(hook[0]).endswith(_READ_BY_MIXTURE) else late).append(hook)
     return early, late
-
-
-@contextmanager
-def attention_of_one_row(model: Model, layer: int | None) -> Iterator[None]:
-    """Give the attention of `layer` a single row, since what it returns is overwritten."""
-    if layer is None:
-        yield
-        return
-    norm = model.blocks[layer].ln1
-    handle = norm.register_forward_pre_hook(lambda _, args: (args[0][:1, :1], *args[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
 
 Hook = tuple[str, Callable[..., torch.Tensor]]
 
 
-def dropout_hooks(model: HookedTransformer, p: float, rng: torch.Generator) -> list[Hook]:
+def dropout_hooks(model: Model, p: float, rng: torch.Generator) -> list[Hook]:
     """Return hooks that drop with probability `p` where minGPT does.
 
     The places are the sum of token and position embedding, the attention pattern, and what
@@ -36,9 +36,10 @@ def dropout_hooks(model: HookedTransformer, p: float, rng: torch.Generator) -> l
         mask = torch.rand(x.shape, generator=rng) >= p
         return x * mask.to(x) / (1 - p)
 
-    layers = range(model.cfg.n_layers)
+    host = host_of(model)
+    layers = range(host.n_layers)
     names = [Site.RESID_PRE.at(0)]
     names += [Site.PATTERN.at(i) for i in layers] + [Site.ATTN_OUT.at(i) for i in layers]
-    if not model.cfg.attn_only:
+    if not host.attn_only:
         names += [Site.MLP_OUT.at(i) for i in layers]
     return [(name, drop) for name in names]

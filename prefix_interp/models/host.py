@@ -1,7 +1,324 @@
-"""What the library takes as a model."""
+"""The port through which the library asks a model: the one place that knows what kind it holds.
+
+Sizes, where slots and content stand, what a layer makes of an attention input, what its scores
+and its output make of that, and runs that begin at a layer. Nothing outside `models/` reads a
+model's configuration or the private parts of its attention. What it holds today is a
+HookedTransformer of TransformerLens.
+"""
 
 from __future__ import annotations
 
-from transformer_lens import HookedTransformer
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass
 
-Model = HookedTransformer
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+from prefix_interp.errors import PrefixInterpError
+from prefix_interp.models.attention import Attention
+from prefix_interp.models.model import Model as Model
+from prefix_interp.models.support import check_kind
+from prefix_interp.models.toy import Toy
+
+KeysValues = list[tuple[Tensor, Tensor]]
+
+
+def host_of(model: Model) -> Host:
+    """Return the port to `model`; it holds nothing of its own and costs nothing to make.
+
+    Raises:
+        PrefixInterpError: a kind of model that the library does not know.
+    """
+    check_kind(model)
+    return Host(model)
+
+
+@dataclass(frozen=True, eq=False)
+class Host:
+    """A model, asked in the library's words.
+
+    Attributes:
+        model: whose port this is.
+    """
+
+    model: Model
+
+    # Sizes and kinds
+
+    @property
+    def n_layers(self) -> int:
+        """Return the number of layers."""
+        return self.model.cfg.n_layers
+
+    @property
+    def n_heads(self) -> int:
+        """Return the number of heads of a layer."""
+        return self.model.cfg.n_heads
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Return the number of key-value heads (that of all heads without grouped queries)."""
+        return self.model.cfg.n_key_value_heads or self.n_heads
+
+    @property
+    def d_model(self) -> int:
+        """Return the width of the residual stream."""
+        return self.model.cfg.d_model
+
+    @property
+    def d_head(self) -> int:
+        """Return the width of a head."""
+        return self.model.cfg.d_head
+
+    @property
+    def d_mlp(self) -> int:
+        """Return the hidden width of the MLPs; 0 without any."""
+        return 0 if self.attn_only else self.model.cfg.d_mlp
+
+    @property
+    def d_vocab(self) -> int:
+        """Return the number of tokens."""
+        return self.model.cfg.d_vocab
+
+    @property
+    def n_ctx(self) -> int:
+        """Return the number of positions, those of slots included."""
+        return self.model.cfg.n_ctx
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the precision of the weights."""
+        return self.model.W_E.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the weights are."""
+        return self.model.W_E.device
+
+    @property
+    def causal(self) -> bool:
+        """Return whether no position attends to later ones."""
+        return self.model.cfg.attention_dir == "causal"
+
+    @property
+    def attn_only(self) -> bool:
+        """Return whether there are no MLPs."""
+        return self.model.cfg.attn_only
+
+    @property
+    def parallel(self) -> bool:
+        """Return whether attention and MLP of a layer read the same residual stream."""
+        return self.model.cfg.parallel_attn_mlp
+
+    @property
+    def has_resid_mid(self) -> bool:
+        """Return whether there is a residual stream between attention and MLP."""
+        return not (self.attn_only or self.parallel)
+
+    @property
+    def ungroups_heads(self) -> bool:
+        """Return whether grouped keys and values are expanded to all heads before `hook_k`."""
+        cfg = self.model.cfg
+        return bool(cfg.ungroup_grouped_query_attention and cfg.n_key_value_heads is not None)
+
+    @property
+    def pads_left(self) -> bool:
+        """Return whether a tokenizer on the model pads on the left."""
+        return getattr(self.model.tokenizer, "padding_side", None) == "left"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Return what the model is beside its weights, as text, wherever it runs."""
+        return {name: str(x) for name, x in vars(self.model.cfg).items() if name != "device"}
+
+    def cast(self, x: Tensor) -> Tensor:
+        """Return `x` in the model's precision and on its device."""
+        return x.to(self.device, self.dtype)
+
+    # Positions
+
+    @property
+    def n_reserved(self) -> int | None:
+        """Return the number of positions that a toy keeps for slots; None if it is not a toy."""
+        return self.model.toy_config.n_prefix if isinstance(self.model, Toy) else None
+
+    @property
+    def learned_positions(self) -> bool:
+        """Return whether each position has an embedding (otherwise keys and queries rotate)."""
+        return self.model.cfg.positional_embedding_type == "standard"
+
+    @property
+    def W_pos(self) -> Float[Tensor, "pos d_model"]:
+        """Return the learned position embeddings."""
+        return self.model.W_pos
+
+    def content_start(self, n_slots: int) -> int:
+        """Return the position of the first content token behind a prefix of `n_slots` slots.
+
+        It is `n_slots`, except in a toy, whose content stays where it was trained. Slots carry no
+        position, so a toy takes a prefix of any length.
+        """
+        return n_slots if self.n_reserved is None else self.n_reserved
+
+    def room(self, n_slots: int) -> int:
+        """Return how many content tokens the context holds behind `n_slots` slots."""
+        return self.n_ctx - self.content_start(n_slots)
+
+    def check_room(self, n_slots: int, n_content: int) -> None:
+        """Raise unless the context holds `n_content` tokens behind `n_slots` slots.
+
+        Raises:
+            PrefixInterpError: more content than that.
+        """
+        room = self.room(n_slots)
+        if n_content > room:
+            raise PrefixInterpError(
+                f"tokens have {n_content} positions, more than the context of {self.n_ctx} holds "
+                f"behind the slots; give at most {room}"
+            )
+
+    def slot_positions(self, n_slots: int) -> Float[Tensor, "slot d_model"]:
+        """Return the position embeddings of slots in front; beyond the reserved, the last again."""
+        last = self.content_start(n_slots) - 1
+        return self.W_pos[torch.arange(n_slots).clamp(max=last)]
+
+    def content_positions(self, n_slots: int, n_content: int) -> Float[Tensor, "pos d_model"]:
+        """Return the position embeddings of content behind `n_slots` slots.
+
+        Raises:
+            PrefixInterpError: more content than the context holds there.
+        """
+        self.check_room(n_slots, n_content)
+        start = self.content_start(n_slots)
+        return self.W_pos[start : start + n_content]
+
+    def position_rows(
+        self, n_slots: int, n_content: int, before: int = 0
+    ) -> Float[Tensor, "all_pos d_model"]:
+        """Return the position embeddings of slots and content, in the order of the sequence.
+
+        In a toy the content keeps its trained positions, slots in front hold the reserved ones
+        and slots further on none; in other models positions are counted through.
+
+        Args:
+            n_slots: rows that are not content.
+            n_content: content tokens.
+            before: content tokens in front of the slots.
+
+        Raises:
+            PrefixInterpError: more content than the context holds.
+        """
+        content = self.content_positions(n_slots, n_content)
+        if self.n_reserved is None:
+            return self.W_pos[: n_slots + n_content]
+        own = self.slot_positions(n_slots)
+        own = torch.zeros_like(own) if before else own
+        return torch.cat([content[:before], own, content[before:]])
+
+    # What stands in the residual stream, and what a layer makes of it
+
+    @property
+    def embedding(self) -> nn.Module:
+        """Return the module that every call with tokens goes through first."""
+        return self.model.embed
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """Return the modules of the layers, in order."""
+        return self.model.blocks
+
+    @property
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        """Return the embedding of each token, before any norm of the embedding's own."""
+        return self.model.W_E
+
+    def embed(self, tokens: Int[Tensor, "*any"]) -> Float[Tensor, "*any d_model"]:
+        """Return the rows of tokens as they stand at `hook_embed`; some models norm them."""
+        return self.model.embed(tokens.to(self.device))
+
+    def attention(self, layer: int) -> Attention:
+        """Return the port to the attention of a layer (0-based)."""
+        return Attention(self.model, layer)
+
+    def keys_values(self, tensors: Mapping[str, Tensor]) -> KeysValues:
+        """Return each layer's slot keys and values, as they stand at `hook_k` and `hook_v`.
+
+        Residual vectors pass through the layer's norm and its key and value projections, biases
+        included; free keys and values are taken as they are. Gradients flow to `tensors`, which
+        may have axes in front of the layer axis (a stack of prefixes).
+
+        Args:
+            tensors: ``vectors``, or ``keys`` and ``values``.
+        """
+        layers = range(self.n_layers)
+        if "keys" in tensors:
+            keys, values = tensors["keys"], tensors["values"]
+            return [(keys[..., i, :, :, :], values[..., i, :, :, :]) for i in layers]
+        inputs = [tensors["vectors"][..., i, :, :] for i in layers]
+        return [
+            (self.attention(i).project(x, "K"), self.attention(i).project(x, "V"))
+            for i, x in enumerate(inputs)
+        ]
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+        """Return the unembedding."""
+        return self.model.W_U
+
+    @property
+    def norms_embedding(self) -> bool:
+        """Return whether a norm stands behind the embedding, which `run_from` layer 0 skips."""
+        return bool(self.model.cfg.post_embedding_ln)
+
+    @property
+    def norms_attention_out(self) -> bool:
+        """Return whether a norm stands behind attention: what one head writes is not defined."""
+        return bool(getattr(self.model.cfg, "use_normalization_before_and_after", False))
+
+    @property
+    def final_norm(self) -> nn.Module | None:
+        """Return the norm in front of the unembedding, if there is one."""
+        return getattr(self.model, "ln_final", None)
+
+    # Runs
+
+    def run_from(
+        self,
+        layer: int,
+        resid: Float[Tensor, "batch pos d_model"],
+        *,
+        cache: TransformerLensKeyValueCache | None = None,
+        skip_attention: bool = False,
+    ) -> Float[Tensor, "batch rows d_vocab"]:
+        """Return the logits of a run that begins at a layer, under the hooks that stand.
+
+        Args:
+            layer: 0-based; earlier ones do not run.
+            resid: the residual stream in front of it.
+            cache: keys and values of the positions before, to which those of `resid` are added.
+            skip_attention: hooks write the heads' outputs of this layer: what its attention
+                computes is read by nobody, and a single row is given to it.
+        """
+        if not skip_attention:
+            return self.model(resid, start_at_layer=layer, past_kv_cache=cache)
+        norm = self.attention(layer).norm
+        handle = norm.register_forward_pre_hook(lambda _, args: (args[0][:1, :1], *args[1:]))
+        try:
+            return self.model(resid, start_at_layer=layer, past_kv_cache=cache)
+        finally:
+            handle.remove()
+
+    def empty_cache(self, batch_size: int) -> TransformerLensKeyValueCache:
+        """Return a key-value cache of TransformerLens that holds nothing yet.
+
+        Args:
+            batch_size: sequences in the batch to come.
+        """
+        cfg = self.model.cfg
+        if cfg.ungroup_grouped_query_attention:  # then keys come with a head for each query head
+            cfg = copy(cfg)
+            cfg.n_key_value_heads = None
+        return TransformerLensKeyValueCache.init_cache(cfg, self.device, batch_size)

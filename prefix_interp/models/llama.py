@@ -6,18 +6,19 @@ import copy
 from typing import Any
 
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens import HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
 from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
 from transformers import LlamaForCausalLM
 
 from prefix_interp.errors import PrefixInterpError, check_positive
+from prefix_interp.models.model import Model, bare_model
 
 _CHECKED = 16  # tokens
 _TOLERANCE = 1e-4  # of the largest logit, float32: SmolLM2 is at 1.5e-6
 
 
-def hook_llama(hf_model: Any, n_ctx: int = 256) -> HookedTransformer:
+def hook_llama(hf_model: Any, n_ctx: int = 256) -> Model:
     """Return a Hugging Face model of the Llama architecture as a HookedTransformer.
 
     Nothing is folded or centred, so that its residual stream and its embeddings are the model's
@@ -95,7 +96,7 @@ def hook_llama(hf_model: Any, n_ctx: int = 256) -> HookedTransformer:
         device=str(hf_model.device),
         init_weights=False,
     )
-    model = HookedTransformer(cfg)
+    model = bare_model(cfg)
     with torch.no_grad():
         weights = {k: v.detach().clone() for k, v in convert_llama_weights(hf_model, cfg).items()}
         # Buffers (masks, rotations) are the model's own.
@@ -111,7 +112,7 @@ def hook_llama(hf_model: Any, n_ctx: int = 256) -> HookedTransformer:
     return model.eval()
 
 
-def _check_same(hf_model: Any, model: HookedTransformer) -> None:
+def _check_same(hf_model: Any, model: Model) -> None:
     """Raise unless both give the same logits: modules may do more than the config says."""
     n = min(_CHECKED, model.cfg.n_ctx)
     tokens = torch.linspace(0, model.cfg.d_vocab - 1, n, device=model.W_E.device).long()[None]

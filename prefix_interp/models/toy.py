@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,6 +13,7 @@ from torch import nn
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_keys, check_positive
+from prefix_interp.models.model import Model, model_id, quiet_deprecation, to_dtype
 from prefix_interp.seeds import derive_generator
 from prefix_interp.storage import load_folder, save_folder
 
@@ -104,7 +102,25 @@ class ToyConfig:
         return cls(**record)
 
 
-def build_toy(cfg: ToyConfig, seed: int = 0) -> HookedTransformer:
+class Toy(HookedTransformer):
+    """A toy: a HookedTransformer that knows the config it was built from.
+
+    Attributes:
+        toy_config: the shape; its first `n_prefix` positions are kept for a prefix.
+    """
+
+    def __init__(self, cfg: ToyConfig) -> None:
+        with quiet_deprecation():
+            super().__init__(cfg.hooked())
+        if cfg.skip_ln1:
+            for block in self.blocks:
+                block.ln1 = nn.Identity()
+            self.setup()  # drops the removed norms' hook points from the model's list
+        self.unembed.b_U.requires_grad_(False)
+        self.toy_config = cfg
+
+
+def build_toy(cfg: ToyConfig, seed: int = 0) -> Toy:
     """Return a fresh toy with minGPT's initialisation, the same bits for the same seed.
 
     Weights and embeddings are N(0, 0.02); the projections that write into the residual
@@ -119,7 +135,7 @@ def build_toy(cfg: ToyConfig, seed: int = 0) -> HookedTransformer:
         >>> pi.build_toy(pi.ToyConfig(n_layers=2, d_model=64), seed=1).cfg.n_layers
         2
     """
-    model = _empty(cfg)
+    model = Toy(cfg)
     rng = derive_generator(seed, "init")
     residual_std = 0.02 / math.sqrt(2 * cfg.n_layers)
     with torch.no_grad():
@@ -135,77 +151,21 @@ def build_toy(cfg: ToyConfig, seed: int = 0) -> HookedTransformer:
     return model
 
 
-def _empty(cfg: ToyConfig) -> HookedTransformer:
-    with warnings.catch_warnings():
-        # TransformerLens 3.9 announces the removal of HookedTransformer in 4.0 at every call.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        model = HookedTransformer(cfg.hooked())
-    if cfg.skip_ln1:
-        for block in model.blocks:
-            block.ln1 = nn.Identity()
-        model.setup()  # drops the removed norms' hook points from the model's list
-    model.unembed.b_U.requires_grad_(False)
-    model.toy_config = cfg  # type: ignore[assignment]
-    return model
-
-
-def toy_config(model: HookedTransformer) -> ToyConfig:
+def toy_config(model: Model) -> ToyConfig:
     """Return the config a toy was built from.
 
     Raises:
         PrefixInterpError: `model` was not made by `build_toy` or `load_toy`.
     """
-    cfg = getattr(model, "toy_config", None)
-    if not isinstance(cfg, ToyConfig):
+    if not isinstance(model, Toy):
         raise PrefixInterpError(
-            f"model={type(model).__name__} is no toy of this package; make it with build_toy "
+            f"model={type(model).__name__} is not a toy of this package; make it with build_toy "
             "or load_toy"
         )
-    return cfg
+    return model.toy_config
 
 
-def reserved_slots(model: HookedTransformer) -> int | None:
-    """Return the position at which a toy's content starts; None if `model` is no toy."""
-    cfg = getattr(model, "toy_config", None)
-    return cfg.n_prefix if isinstance(cfg, ToyConfig) else None
-
-
-def to_dtype(model: HookedTransformer, dtype: torch.dtype) -> HookedTransformer:
-    """Return `model` itself, converted; its norms compute in `dtype` from then on too.
-
-    Example:
-        >>> pi.to_dtype(model, torch.float64).W_E.dtype
-        torch.float64
-    """
-    model.cfg.dtype = dtype  # TransformerLens casts to this, whatever the weights are
-    model.to(dtype, print_details=False)
-    return model
-
-
-def clone(model: HookedTransformer) -> HookedTransformer:
-    """Return an independent copy of `model` with the same weights and no added hooks."""
-    copied = copy.deepcopy(model)
-    copied.reset_hooks()
-    return copied
-
-
-def model_id(model: HookedTransformer) -> str:
-    """Return a short fingerprint of what a prefix of `model` depends on.
-
-    Large weights are sampled, which tells fine-tuned copies apart at little cost.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        flat = parameter.detach().reshape(-1)
-        step = max(1, flat.numel() // 4096)
-        digest.update(name.encode() + str(tuple(parameter.shape)).encode())
-        digest.update(flat[::step].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def save_toy(
-    model: HookedTransformer, path: str | Path, metadata: Mapping[str, Any] | None = None
-) -> Path:
+def save_toy(model: Model, path: str | Path, metadata: Mapping[str, Any] | None = None) -> Path:
     """Write a toy as `<path>/model.safetensors` and `<path>/model.json`; return the folder.
 
     Args:
@@ -225,7 +185,7 @@ def save_toy(
     return save_folder(path, STEM, dict(model.named_parameters()), record)
 
 
-def read_toy(path: str | Path) -> tuple[HookedTransformer, dict[str, Any]]:
+def read_toy(path: str | Path) -> tuple[Toy, dict[str, Any]]:
     """Return the toy in the folder `path` and the metadata it was saved with.
 
     Raises:
@@ -234,8 +194,8 @@ def read_toy(path: str | Path) -> tuple[HookedTransformer, dict[str, Any]]:
     tensors, record = load_folder(path, STEM)
     check_keys(f"{path}/{STEM}.json", record, ["format", "config", "model_id", "metadata"])
     if record.get("format") != 1 or not isinstance(record.get("config"), dict):
-        raise PrefixInterpError(f"path={str(path)!r} is no toy of format 1; save it again")
-    model = _empty(ToyConfig.from_dict(record["config"]))
+        raise PrefixInterpError(f"path={str(path)!r} is not a toy of format 1; save it again")
+    model = Toy(ToyConfig.from_dict(record["config"]))
     own = dict(model.named_parameters())
     wrong = {k for k in own if k not in tensors or tensors[k].shape != own[k].shape}
     if wrong or tensors.keys() - own.keys():

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformer_lens import HookedTransformer
-
 from prefix_interp.errors import PrefixInterpError, nearest
-from prefix_interp.models.toy import STEM, read_toy
+from prefix_interp.models.toy import STEM, Toy, read_toy
 
 ZOO = Path(__file__).parent / "trained"
 
@@ -40,7 +38,7 @@ def toy_folder(name_or_path: str | Path) -> Path:
     )
 
 
-def load_toy(name_or_path: str | Path) -> HookedTransformer:
+def load_toy(name_or_path: str | Path) -> Toy:
     """Return a trained toy from the zoo (`list_toys()` lists the names) or from a folder.
 
     Raises:

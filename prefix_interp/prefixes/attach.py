@@ -10,6 +10,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.models.host import host_of
 from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.gates import check_gates
 from prefix_interp.prefixes.guard import Guard, check_free
@@ -18,7 +19,6 @@ from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.prefixes.soft_inject import soft_hooks
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
-from prefix_interp.prefixes.support import to_keys_values
 
 
 @contextmanager
@@ -121,4 +121,4 @@ def stack_hooks(model: HookedTransformer, like: Context, stack: Mapping[str, Ten
     """
     if isinstance(like, SoftPrompt):
         return soft_hooks(model, stack["vectors"], like.position, like.layers, read=False)
-    return mixture_hooks(model, to_keys_values(model, stack))
+    return mixture_hooks(model, host_of(model).keys_values(stack))

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import ActivationCache, HookedTransformer
+from transformer_lens import ActivationCache
 
 from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
-from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.layout import (
     Hook,
     check_tokens,
-    content_start,
     layout_hooks,
     offset_hooks,
 )
@@ -56,7 +56,7 @@ class RunPair:
         (4, 19, 4, 64)
     """
 
-    model: HookedTransformer
+    model: Model
     prefix: Prefix
     tokens: Int[Tensor, "batch pos"]
     baseline: Baseline | str
@@ -72,7 +72,7 @@ class RunPair:
 
 
 def run_pair(
-    model: HookedTransformer,
+    model: Model,
     prefix: Prefix,
     tokens: Int[Tensor, "batch pos"],
     baseline: Baseline | str = "masked",
@@ -115,14 +115,14 @@ def run_pair(
         with model.hooks(fwd_hooks=[*masked_hooks(model, n), *_hold_inputs(model, on, n)]):
             _, cache = model.run_with_cache(tokens, return_cache_object=False)
         held = _content(model, cache, tokens.shape[1])
-    _check_masked(held, model.cfg.n_layers, n)
+    _check_masked(held, host_of(model).n_layers, n)
     logits_on, logits_off = cast(Tensor, logits_on), cast(Tensor, logits_off)
     logits_off = logits_off[:, -tokens.shape[1] :]
     return RunPair(model, prefix, tokens, baseline, on, off, held, logits_on, logits_off)
 
 
 def baseline_run(
-    model: HookedTransformer,
+    model: Model,
     n_slots: int,
     tokens: Int[Tensor, "batch pos"],
     baseline: Baseline | str,
@@ -142,14 +142,14 @@ def baseline_run(
     if baseline == "masked":
         return tokens, masked_hooks(model, n_slots)
     if baseline == "placeholder":
-        n_pads = content_start(model, n_slots)
+        n_pads = host_of(model).content_start(n_slots)
         pads = tokens.new_full((len(tokens), n_pads), PLACEHOLDER_TOKEN)
         return torch.cat([pads, tokens], dim=1), []
     return tokens, []
 
 
 def baseline_pattern(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], layer: int = 0
+    model: Model, tokens: Int[Tensor, "batch pos"], layer: int = 0
 ) -> Float[Tensor, "batch head query key"]:
     """Return each head's attention over the content without a prefix (masked baseline).
 
@@ -158,7 +158,7 @@ def baseline_pattern(
         tokens: content.
         layer: 0-based.
     """
-    slots = reserved_slots(model) or 0
+    slots = host_of(model).n_reserved or 0
     fed, hooks = baseline_run(model, slots, tokens, "masked")
     site, length = Site.PATTERN.at(layer), tokens.shape[1]
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):
@@ -167,7 +167,7 @@ def baseline_pattern(
 
 
 def fast_baseline(
-    model: HookedTransformer,
+    model: Model,
     n_slots: int,
     tokens: Int[Tensor, "batch pos"],
     baseline: Baseline | str,
@@ -178,7 +178,7 @@ def fast_baseline(
     return baseline_run(model, n_slots, tokens, baseline)
 
 
-def masked_hooks(model: HookedTransformer, n_slots: int) -> list[Hook]:
+def masked_hooks(model: Model, n_slots: int) -> list[Hook]:
     """Return hooks that reserve `n_slots` slots which no content attends to."""
 
     def mask(scores: Float[Tensor, "batch head query key"], hook: object) -> Tensor:
@@ -187,23 +187,21 @@ def masked_hooks(model: HookedTransformer, n_slots: int) -> list[Hook]:
         scores[:, :, n_slots:, :n_slots] = -torch.inf
         return scores
 
-    layers = range(model.cfg.n_layers)
+    layers = range(host_of(model).n_layers)
     return [*layout_hooks(model, n_slots), *((Site.ATTN_SCORES.at(i), mask) for i in layers)]
 
 
-def _hold_inputs(model: HookedTransformer, on: ActivationCache, n_slots: int) -> list[Hook]:
+def _hold_inputs(model: Model, on: ActivationCache, n_slots: int) -> list[Hook]:
     def hold(layer: int) -> Hook:
         def write(resid: Tensor, hook: object) -> Tensor:
             return torch.cat([resid[:, :n_slots], on[Site.RESID_PRE.at(layer)]], dim=1)
 
         return Site.RESID_PRE.at(layer), write
 
-    return [hold(layer) for layer in range(model.cfg.n_layers)]
+    return [hold(layer) for layer in range(host_of(model).n_layers)]
 
 
-def _content(
-    model: HookedTransformer, cache: Mapping[str, Tensor], n_content: int
-) -> ActivationCache:
+def _content(model: Model, cache: Mapping[str, Tensor], n_content: int) -> ActivationCache:
     """Return the cache with its position axes cut to the content, the last `n_content` rows."""
     square = {s.value.rsplit(".", 1)[-1] for s in (Site.ATTN_SCORES, Site.PATTERN)}
     cut = {}
@@ -211,8 +209,11 @@ def _content(
         axis = 2 if name.rsplit(".", 1)[-1] in square else 1
         if ".q_norm." in name or ".k_norm." in name:  # batch, position and head on one axis
             n_batch, n_rows = cache[Site.RESID_PRE.at(0)].shape[:2]
-            rows = x.unflatten(0, (n_batch, n_rows, -1))[:, -n_content:]
-            cut[name] = rows.flatten(0, 2)
+            rows = rearrange(
+                x, "(batch pos head) ... -> batch pos head ...", batch=n_batch, pos=n_rows
+            )
+            rows = rows[:, -n_content:]
+            cut[name] = rearrange(rows, "batch pos head ... -> (batch pos head) ...")
             continue
         start = max(x.shape[axis] - n_content, 0)
         cut[name] = x.narrow(axis, start, x.shape[axis] - start)

@@ -13,8 +13,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_keys, check_positive
-from prefix_interp.models.toy import model_id
-from prefix_interp.prefixes.support import check_supported
+from prefix_interp.models.host import host_of
+from prefix_interp.models.model import model_id
+from prefix_interp.models.support import check_supported
 from prefix_interp.seeds import derive_seed
 from prefix_interp.storage import load_folder, save_folder
 
@@ -85,7 +86,7 @@ class Context(ABC):
                 tuned for a model with other weights.
         """
         check_supported(model)
-        w, expected = model.W_E, self.shapes(model)
+        host, expected = host_of(model), self.shapes(model)
         for name, tensor in self.tensors.items():
             check_finite(name, tensor)  # again: tensors can be written into
             if tuple(tensor.shape) != expected[name]:
@@ -93,10 +94,10 @@ class Context(ABC):
                     f"{self.STEM}.{name} has shape {tuple(tensor.shape)} but this model needs "
                     f"{expected[name]}; use the model it was tuned for"
                 )
-            if tensor.dtype != w.dtype or tensor.device.type != w.device.type:
+            if tensor.dtype != host.dtype or tensor.device.type != host.device.type:
                 raise PrefixInterpError(
                     f"{self.STEM}.{name} is {tensor.dtype} on {tensor.device} but the model is "
-                    f"{w.dtype} on {w.device}; convert it with {self.STEM}.to(model)"
+                    f"{host.dtype} on {host.device}; convert it with {self.STEM}.to(model)"
                 )
         if self.model_id is not None and self.model_id != model_id(model):
             raise PrefixInterpError(
@@ -107,8 +108,7 @@ class Context(ABC):
 
     def to(self: Self, model: HookedTransformer) -> Self:
         """Return the same context in the dtype and on the device of `model`."""
-        w = model.W_E
-        return replace(self, **{k: v.to(w.device, w.dtype) for k, v in self.tensors.items()})
+        return replace(self, **{k: host_of(model).cast(v) for k, v in self.tensors.items()})
 
     def for_any_model(self: Self) -> Self:
         """Return the same vectors without `model_id`, to attach them to another model."""

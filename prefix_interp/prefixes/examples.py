@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.models.toy import reserved_slots
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.layout import check_vocabulary
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
 
 
-def examples_prompt(model: HookedTransformer, examples: Int[Tensor, "example pos"]) -> SoftPrompt:
+def examples_prompt(model: Model, examples: Int[Tensor, "example pos"]) -> SoftPrompt:
     """Return solved sequences as a prompt: inputs and all answers, one example after the other.
 
     In a toy each example stands at the positions that its content was trained at (the last answer,
@@ -28,21 +28,21 @@ def examples_prompt(model: HookedTransformer, examples: Int[Tensor, "example pos
         PrefixInterpError: no examples, tokens outside the vocabulary, or more positions than the
             context holds.
     """
-    start = reserved_slots(model)
-    room = model.cfg.n_ctx - (start or 0) + 1  # the last answer is never fed
+    host = host_of(model)
+    room = host.room(0) + 1  # the last answer is never fed
     if examples.ndim != 2 or examples.shape[1] > room:
         raise PrefixInterpError(
             f"examples have shape {tuple(examples.shape)}; give two axes, example and pos, of at "
             f"most {room} positions"
         )
     check_vocabulary(model, examples)
-    whole = examples.to(model.W_E.device)
     with torch.no_grad():
-        rows = model.embed(whole)
-        if start is not None:
-            length = whole.shape[1]
-            position = (start + torch.arange(length)).clamp(max=model.cfg.n_ctx - 1)
+        rows = host.embed(examples)  # example pos d_model
+        if host.n_reserved is not None:
+            length = examples.shape[1]
+            position = (host.n_reserved + torch.arange(length)).clamp(max=host.n_ctx - 1)
             # What the layout adds to slots in front is taken off again.
-            slot = torch.arange(len(whole) * length).clamp(max=start - 1)
-            rows = rows + model.W_pos[position] - model.W_pos[slot].unflatten(0, (-1, length))
-    return SoftPrompt(rows.flatten(0, 1)[None])
+            added = host.slot_positions(examples.numel())
+            added = rearrange(added, "(example pos) d_model -> example pos d_model", pos=length)
+            rows = rows + host.W_pos[position] - added
+    return SoftPrompt(rearrange(rows, "example pos d_model -> 1 (example pos) d_model"))

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.models.host import Model, host_of
 
 
 def check_gates(
-    model: HookedTransformer, n_slots: int, gates: Float[Tensor, "*axes"] | None
+    model: Model, n_slots: int, gates: Float[Tensor, "*axes"] | None
 ) -> Float[Tensor, "layer head slot"] | None:
     """Return gates for every layer, head and slot, on the device of `model`; None stays None.
 
@@ -27,7 +27,8 @@ def check_gates(
     """
     if gates is None:
         return None
-    heads = (model.cfg.n_layers, model.cfg.n_heads)
+    host = host_of(model)
+    heads = (host.n_layers, host.n_heads)
     if not isinstance(gates, Tensor):
         raise PrefixInterpError(f"gates={gates!r} must be a tensor with axes layer, head[, slot]")
     if tuple(gates.shape) not in (heads, (*heads, n_slots)):
@@ -35,7 +36,7 @@ def check_gates(
             f"gates have shape {tuple(gates.shape)}; give {heads} (layer, head) or "
             f"{(*heads, n_slots)} (layer, head, slot)"
         )
-    gates = gates.to(model.W_E)
+    gates = host.cast(gates)
     if not bool(((gates >= 0) & (gates <= 1)).all()):
         raise PrefixInterpError("gates must lie between 0 (dropped) and 1 (kept)")
     return gates[..., None].expand(*heads, n_slots) if gates.ndim == 2 else gates

@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.layout import NOT_EMBEDDED, Hook, check_tokens
 
 _ATTACHED = "_prefix_interp_attached"
 
 
-def check_free(model: HookedTransformer) -> None:
+def check_free(model: Model) -> None:
     """Raise if `model` has a prefix attached.
 
     Raises:
@@ -28,7 +28,7 @@ def check_free(model: HookedTransformer) -> None:
         )
 
 
-def check_bare(model: HookedTransformer) -> None:
+def check_bare(model: Model) -> None:
     """Raise if hooks stand on `model`: a resumed run would act through them twice.
 
     Raises:
@@ -47,7 +47,7 @@ class Guard:
 
     def __init__(
         self,
-        model: HookedTransformer,
+        model: Model,
         n_slots: int,
         extra_rows: int,
         *,
@@ -77,8 +77,9 @@ class Guard:
             delattr(self.model, _ATTACHED)
 
     def _arm(self) -> None:
-        self.handles.append(self.model.embed.register_forward_pre_hook(self._check_input))
-        for layer, block in enumerate(self.model.blocks):
+        host = host_of(self.model)
+        self.handles.append(host.embedding.register_forward_pre_hook(self._check_input))
+        for layer, block in enumerate(host.blocks):
             self.handles += [
                 block.register_forward_pre_hook(self._check_arguments, with_kwargs=True),
                 block.register_forward_hook(self._check_effect(layer)),

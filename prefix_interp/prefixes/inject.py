@@ -10,24 +10,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 from typing import Literal, get_args
 
 import torch
+from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-from transformer_lens.utilities.activation_functions import apply_softcap
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
+from prefix_interp.models.attention import expand_heads
+from prefix_interp.models.host import KeysValues, host_of
 from prefix_interp.models.sites import Site
-from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.gates import check_gates, gate_scores, shared_softmax
 from prefix_interp.prefixes.guard import check_free
-from prefix_interp.prefixes.layout import Hook, content_start, layout_hooks, offset_hooks
+from prefix_interp.prefixes.layout import Hook, layout_hooks, offset_hooks
 from prefix_interp.prefixes.prefix import Prefix
-from prefix_interp.prefixes.support import KeysValues, without_hooks
 
 Method = Literal["slots", "mixture"]
 Gates = Float[Tensor, "layer head"] | Float[Tensor, "layer head slot"] | None
@@ -51,7 +50,7 @@ def slot_hooks(
 
     def overwrite(layer: int, which: int) -> Callable[..., Tensor]:
         def write(x: Float[Tensor, "batch pos kv_head d_head"], hook: object) -> Tensor:
-            rows = _expand_heads(slots[layer][which], x.shape[2])
+            rows = expand_heads(slots[layer][which], x.shape[2])
             written(layer)
             rows = rows.expand(len(x), *rows.shape[-3:])
             return torch.cat([rows, x[:, n_slots:]], dim=1)
@@ -59,17 +58,12 @@ def slot_hooks(
         return write
 
     hooks = layout_hooks(model, n_slots)
-    for layer in range(model.cfg.n_layers):
+    for layer in range(host_of(model).n_layers):
         hooks.append((Site.K.at(layer), overwrite(layer, 0)))
         hooks.append((Site.V.at(layer), overwrite(layer, 1)))
         if gates is not None:
             hooks.append((Site.ATTN_SCORES.at(layer), gate_scores(gates[layer])))
     return hooks
-
-
-def _expand_heads(x: Tensor, n_heads: int) -> Tensor:
-    """Repeat key-value heads for grouped queries, as TransformerLens does."""
-    return x if x.shape[-2] == n_heads else x.repeat_interleave(n_heads // x.shape[-2], dim=-2)
 
 
 def mixture_hooks(
@@ -92,7 +86,7 @@ def mixture_hooks(
     """
     n_slots = slots[0][0].shape[-3]
     hooks = offset_hooks(model, n_slots)
-    for layer in range(model.cfg.n_layers):
+    for layer in range(host_of(model).n_layers):
         own = None if gates is None else gates[..., layer, :, :]
         hooks += _mixture_at(model, layer, *slots[layer], written, own)
     return hooks
@@ -106,13 +100,14 @@ def _mixture_at(
     written: Callable[[int], None],
     gates: Float[Tensor, "*stack head slot"] | None,
 ) -> list[Hook]:
-    cfg, attn = model.cfg, model.blocks[layer].attn
+    host = host_of(model)
+    attn = host.attention(layer)
     n_slots, seen = keys.shape[-3], {}
     gates = None if gates is None else gates.reshape(-1, *gates.shape[-2:])
     n_stack = max(1 if keys.ndim == 3 else len(keys), 1 if gates is None else len(gates))
 
     def head_form(x: Tensor) -> Float[Tensor, "stack slot head d_head"]:
-        x = _expand_heads(x if x.ndim == 4 else x[None], cfg.n_heads)
+        x = expand_heads(x if x.ndim == 4 else x[None], host.n_heads)
         return x.expand(n_stack, *x.shape[1:])
 
     def read_q(q: Tensor, hook: object) -> None:
@@ -122,21 +117,9 @@ def _mixture_at(
         seen["content"] = scores.logsumexp(dim=-1)  # batch head query
 
     def mix(z: Float[Tensor, "batch pos head d_head"], hook: object) -> Tensor:
-        q, k = seen.pop("q"), head_form(keys)
-        if attn.q_norm is not None and attn.k_norm is not None:
-            q = attn._apply_qk_norm(q, attn.q_norm)
-            with without_hooks(attn.k_norm):
-                k = attn._apply_qk_norm(k, attn.k_norm)
-        v = head_form(values)
-        if cfg.clip_qkv is not None:
-            q, k, v = (x.clamp(-cfg.clip_qkv, cfg.clip_qkv) for x in (q, k, v))
-        if cfg.positional_embedding_type == "rotary":
-            q, k = attn.apply_rotary(q, n_slots), attn.apply_rotary(k, 0)
-        stacked = q.unflatten(0, (n_stack, -1))
-        scores = torch.einsum("tbqhd,tshd->tbhqs", stacked, k) / attn.attn_scale
-        # Masses need more digits than half precision has: a gate near 1 leaves little beside it.
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        scores = apply_softcap(scores, cfg.attn_scores_soft_cap)
+        q = attn.scored_queries(seen.pop("q"), start=n_slots)
+        k, v = attn.scored_keys(head_form(keys)), attn.weighed_values(head_form(values))
+        scores = attn.slot_scores(q.unflatten(0, (n_stack, -1)), k)
         content = seen.pop("content").to(scores.dtype).unflatten(0, (n_stack, -1))
         mass, keep = shared_softmax(
             content, scores, None if gates is None else gates[:, None, :, None, :].to(scores)
@@ -203,44 +186,26 @@ def prefix_cache(
     """
     check_positive("batch_size", batch_size)
     slots = prefix.keys_values(model)
-    if content_start(model, prefix.n_slots) != prefix.n_slots:
+    host = host_of(model)
+    if host.content_start(prefix.n_slots) != prefix.n_slots:
         raise PrefixInterpError(
             f"prefix.n_slots={prefix.n_slots} cannot go into a cache: TransformerLens puts the "
-            f"content at that position, this toy has it at {reserved_slots(model)}; use attach"
+            f"content at that position, this toy has it at {host.n_reserved}; use attach"
         )
-    if model.cfg.ungroup_grouped_query_attention and model.cfg.n_key_value_heads is not None:
+    if host.ungroups_heads:
         raise PrefixInterpError(
             "model.cfg.ungroup_grouped_query_attention=True is not supported by the cache of "
             "TransformerLens, which holds grouped heads; use attach, or set it to False"
         )
-    cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.W_E.device, batch_size)
+    cache = host.empty_cache(batch_size)
     for layer, (keys, values) in enumerate(slots):
-        attn = model.blocks[layer].attn
-        k = keys.expand(batch_size, *keys.shape)
-        v = values.expand(batch_size, *values.shape)
-        if attn.k_norm is not None:  # the cache holds keys after this norm, before rotation
-            with without_hooks(attn.k_norm):
-                k = attn._apply_qk_norm(k, attn.k_norm)
-        if model.cfg.clip_qkv is not None:
-            k, v = (x.clamp(-model.cfg.clip_qkv, model.cfg.clip_qkv) for x in (k, v))
-        cache.entries[layer].past_keys = k
-        cache.entries[layer].past_values = v
+        attn = host.attention(layer)
+        k = repeat(keys, "slot kv_head d_head -> batch slot kv_head d_head", batch=batch_size)
+        v = repeat(values, "slot kv_head d_head -> batch slot kv_head d_head", batch=batch_size)
+        cache.entries[layer].past_keys = attn.cached_keys(k)
+        cache.entries[layer].past_values = attn.cached_values(v)
     cache.previous_attention_mask = torch.ones(
-        batch_size, prefix.n_slots, dtype=torch.int, device=model.W_E.device
+        batch_size, prefix.n_slots, dtype=torch.int, device=host.device
     )
     cache.freeze()
     return cache
-
-
-def empty_cache(model: HookedTransformer, batch_size: int) -> TransformerLensKeyValueCache:
-    """Return a key-value cache of TransformerLens that holds nothing yet.
-
-    Args:
-        model: a supported HookedTransformer.
-        batch_size: sequences in the batch to come.
-    """
-    cfg = model.cfg
-    if cfg.ungroup_grouped_query_attention:  # then keys come with a head for each query head
-        cfg = copy(cfg)
-        cfg.n_key_value_heads = None
-    return TransformerLensKeyValueCache.init_cache(cfg, model.W_E.device, batch_size)

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
-from prefix_interp.models.toy import reserved_slots
 
 # TransformerLens's own type: a name, or a test of names, and what is called there.
 Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
@@ -23,18 +22,8 @@ NOT_EMBEDDED = (
 )
 
 
-def content_start(model: HookedTransformer, n_slots: int) -> int:
-    """Return the position of the first content token behind a prefix of `n_slots` slots.
-
-    It is `n_slots`, except in a toy, whose content stays where it was trained. Slots carry no
-    position, so a toy takes a prefix of any length.
-    """
-    reserved = reserved_slots(model)
-    return n_slots if reserved is None else reserved
-
-
 def check_tokens(
-    model: HookedTransformer,
+    model: Model,
     tokens: Int[Tensor, "batch pos"],
     n_slots: int,
     *,
@@ -50,15 +39,10 @@ def check_tokens(
         )
     if tokens.numel():
         check_vocabulary(model, tokens)
-    room = model.cfg.n_ctx - content_start(model, n_slots)
-    if tokens.shape[1] > room:
-        raise PrefixInterpError(
-            f"tokens have {tokens.shape[1]} positions, more than the context of "
-            f"{model.cfg.n_ctx} holds behind the slots; give at most {room}"
-        )
+    host_of(model).check_room(n_slots, tokens.shape[1])
 
 
-def check_vocabulary(model: HookedTransformer, tokens: Int[Tensor, "*any"]) -> None:
+def check_vocabulary(model: Model, tokens: Int[Tensor, "*any"]) -> None:
     """Raise unless all `tokens`, at least one, are integers in the vocabulary of `model`."""
     # Other integer types index embeddings as masks do, or not at all.
     if tokens.dtype not in (torch.int64, torch.int32) or not tokens.numel():
@@ -66,38 +50,39 @@ def check_vocabulary(model: HookedTransformer, tokens: Int[Tensor, "*any"]) -> N
             f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}; give at least one, "
             "as torch.int64"
         )
+    d_vocab = host_of(model).d_vocab
     low, high = int(tokens.min()), int(tokens.max())
-    if low < 0 or high >= model.cfg.d_vocab:
+    if low < 0 or high >= d_vocab:
         raise PrefixInterpError(
-            f"tokens hold {low if low < 0 else high}, outside the vocabulary of "
-            f"{model.cfg.d_vocab}; allowed are 0 to {model.cfg.d_vocab - 1}"
+            f"tokens hold {low if low < 0 else high}, outside the vocabulary of {d_vocab}; "
+            f"allowed are 0 to {d_vocab - 1}"
         )
 
 
-def offset_hooks(model: HookedTransformer, n_slots: int) -> list[Hook]:
+def offset_hooks(model: Model, n_slots: int) -> list[Hook]:
     """Return hooks that put the content where it stands behind `n_slots` slots, without slots.
 
     On the content this is the masked baseline, without the slots' rows. Rotary positions need
     no hook, since only differences of positions count.
     """
-    if model.cfg.positional_embedding_type != "standard":
+    host = host_of(model)
+    if not host.learned_positions:
         return []
-    start = content_start(model, n_slots)
 
     def move(pos: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
-        return _content_positions(model, start, pos.shape[1]).expand(len(pos), -1, -1)
+        return host.content_positions(n_slots, pos.shape[1]).expand(len(pos), -1, -1)
 
     return [(Site.POS_EMBED.at(), move)]
 
 
-def layout_hooks(model: HookedTransformer, n_slots: int) -> list[Hook]:
+def layout_hooks(model: Model, n_slots: int) -> list[Hook]:
     """Return hooks that reserve `n_slots` leading rows, content behind them.
 
     Rows of zeros are put in front at the embedding, positions run on over slots and content,
     and the slot rows are dropped at the last `hook_resid_post`, so that logits are those of
     the content.
     """
-    start = content_start(model, n_slots)
+    host = host_of(model)
     grown: list[bool] = []
 
     def grow(embed: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
@@ -108,40 +93,29 @@ def layout_hooks(model: HookedTransformer, n_slots: int) -> list[Hook]:
         if not grown:
             raise PrefixInterpError(NOT_EMBEDDED)
         grown.clear()
-        slots = model.W_pos[torch.arange(n_slots).clamp(max=start - 1)]
-        content = _content_positions(model, start, pos.shape[1])
-        return torch.cat([slots, content]).expand(len(pos), -1, -1)
+        return host.position_rows(n_slots, pos.shape[1]).expand(len(pos), -1, -1)
 
     def drop(resid: Float[Tensor, "batch all_pos d_model"], hook: object) -> Tensor:
         return resid[:, n_slots:]
 
     hooks: list[Hook] = [(Site.EMBED.at(), grow)]
-    if model.cfg.positional_embedding_type == "standard":
+    if host.learned_positions:
         hooks.append((Site.POS_EMBED.at(), place))
-    return [*hooks, (Site.RESID_POST.at(model.cfg.n_layers - 1), drop)]
+    return [*hooks, (Site.RESID_POST.at(host.n_layers - 1), drop)]
 
 
-def answer_rows_hooks(model: HookedTransformer, n_out: int) -> list[Hook]:
+def answer_rows_hooks(model: Model, n_out: int) -> list[Hook]:
     """Return hooks that spare the last MLP all positions but the last `n_out`.
 
     Behind them `hook_mlp_out`, `hook_resid_post` and the logits have `n_out` rows. Models without
     a place between attention and MLP get no hooks.
     """
-    if model.cfg.attn_only or model.cfg.parallel_attn_mlp:
+    host = host_of(model)
+    if not host.has_resid_mid:
         return []
 
     def cut(resid: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
         # TransformerLens views the rows as a matrix; a model without norms passes them on as cut.
         return resid[:, -n_out:].contiguous()
 
-    return [(Site.RESID_MID.at(model.cfg.n_layers - 1), cut)]
-
-
-def _content_positions(model: HookedTransformer, start: int, length: int) -> Tensor:
-    rows = model.W_pos[start : start + length]
-    if len(rows) < length:
-        raise PrefixInterpError(
-            f"tokens have {length} positions, more than the context of {model.cfg.n_ctx} holds "
-            f"behind the slots; give at most {model.cfg.n_ctx - start}"
-        )
-    return rows
+    return [(Site.RESID_MID.at(host.n_layers - 1), cut)]

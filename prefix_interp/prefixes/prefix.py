@@ -12,9 +12,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
+from prefix_interp.models.host import host_of
+from prefix_interp.models.support import check_supported
 from prefix_interp.models.zoo import toy_folder
 from prefix_interp.prefixes.context import Context, check_finite, start_seeds
-from prefix_interp.prefixes.support import check_supported, kv_heads, to_keys_values
 from prefix_interp.seeds import derive_generator
 
 Parameterization = Literal["residual", "kv"]
@@ -109,9 +110,9 @@ class Prefix(Context):
         check_supported(model)
         shapes = prefix_shapes(model, n_slots, parameterization)
         rng = derive_generator(seed, "prefix", parameterization)
-        device, dtype = model.W_E.device, model.W_E.dtype
+        host = host_of(model)
         draws: dict[str, Any] = {
-            k: torch.randn(s, generator=rng).to(device, dtype) * std for k, s in shapes.items()
+            k: host.cast(torch.randn(s, generator=rng)) * std for k, s in shapes.items()
         }
         return cls(parameterization, **draws)
 
@@ -150,7 +151,7 @@ class Prefix(Context):
             PrefixInterpError: the prefix does not fit `model` (see `check_fits`).
         """
         self.check_fits(model)
-        return to_keys_values(model, self.tensors)
+        return host_of(model).keys_values(self.tensors)
 
     def shapes(self, model: HookedTransformer) -> dict[str, tuple[int, ...]]:
         """Return the shape that each of the tensors needs in `model`."""
@@ -182,8 +183,8 @@ def prefix_shapes(
     model: HookedTransformer, n_slots: int, parameterization: Parameterization | str
 ) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor of a prefix with `n_slots` slots for `model`."""
-    cfg = model.cfg
+    host = host_of(model)
     if parameterization == "residual":
-        return {"vectors": (cfg.n_layers, n_slots, cfg.d_model)}
-    shape = (cfg.n_layers, n_slots, kv_heads(model), cfg.d_head)
+        return {"vectors": (host.n_layers, n_slots, host.d_model)}
+    shape = (host.n_layers, n_slots, host.n_kv_heads, host.d_head)
     return {"keys": shape, "values": shape}

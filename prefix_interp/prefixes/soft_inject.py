@@ -11,11 +11,11 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.models.attention import expand_heads
+from prefix_interp.models.host import host_of
 from prefix_interp.models.sites import Site
-from prefix_interp.models.toy import reserved_slots
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.soft_prompt import Layers, check_position
-from prefix_interp.prefixes.support import project
 
 _WRITTEN = (("Q", Site.Q), ("K", Site.K), ("V", Site.V))
 
@@ -58,7 +58,7 @@ def soft_hooks(
             f"predict_first=True does not go with position={position}: content stands before the "
             "slots; leave predict_first out"
         )
-    n_slots = vectors.shape[-2]
+    host, n_slots = host_of(model), vectors.shape[-2]
     stack = vectors if vectors.ndim == 4 else vectors[None]
 
     def insert(x: Tensor, rows: Tensor) -> Tensor:
@@ -81,18 +81,17 @@ def soft_hooks(
         _check_padding(model)  # a call may set another side
         if layers == "all":
             return insert(embed, embed.new_zeros(len(embed), n_slots, embed.shape[2]))
-        for layer in range(model.cfg.n_layers):  # every layer has what becomes of them
+        for layer in range(host.n_layers):  # every layer has what becomes of them
             written(layer)
         return insert(embed, rows_for(embed, stack[:, 0]))
 
     def place(pos: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
-        return position_rows(model, n_slots, pos.shape[1], position).expand(len(pos), -1, -1)
+        return host.position_rows(n_slots, pos.shape[1], position).expand(len(pos), -1, -1)
 
     def overwrite(layer: int, what: str) -> Callable[..., Tensor]:
         def write(x: Float[Tensor, "batch pos any_head d_head"], hook: object) -> Tensor:
-            rows = project(model, layer, stack[:, layer], what)
-            if rows.shape[2] != x.shape[2]:  # grouped heads that TransformerLens expanded
-                rows = rows.repeat_interleave(x.shape[2] // rows.shape[2], dim=2)
+            rows = host.attention(layer).project(stack[:, layer], what)
+            rows = expand_heads(rows, x.shape[2])
             written(layer)
             behind = x[:, position + n_slots :]
             return torch.cat([x[:, :position], rows_for(x, rows), behind], dim=1)
@@ -106,34 +105,14 @@ def soft_hooks(
         return torch.cat([resid[:, : max(position - 1, 0)], behind], dim=1)
 
     hooks: list[Hook] = [(Site.EMBED.at(), grow)]
-    if model.cfg.positional_embedding_type == "standard":
+    if host.learned_positions:
         hooks.append((Site.POS_EMBED.at(), place))
     if layers == "all":
-        for layer in range(model.cfg.n_layers):
+        for layer in range(host.n_layers):
             hooks += [(site.at(layer), overwrite(layer, what)) for what, site in _WRITTEN]
     if read:
-        hooks.append((Site.RESID_POST.at(model.cfg.n_layers - 1), keep))
+        hooks.append((Site.RESID_POST.at(host.n_layers - 1), keep))
     return hooks
-
-
-def position_rows(
-    model: HookedTransformer, n_slots: int, n_content: int, position: int = 0
-) -> Float[Tensor, "pos d_model"]:
-    """Return the learned position embeddings of slots and content, as `soft_hooks` sets them.
-
-    Args:
-        model: one with learned positions.
-        n_slots: rows that are not content.
-        n_content: content tokens.
-        position: content tokens before the slots.
-    """
-    start = reserved_slots(model)
-    if start is None:
-        return model.W_pos[: n_content + n_slots]
-    content = model.W_pos[start : start + n_content]
-    own = model.W_pos[torch.arange(n_slots).clamp(max=start - 1)]
-    own = own if position == 0 else torch.zeros_like(own)
-    return torch.cat([content[:position], own, content[position:]])
 
 
 def _check_vectors(
@@ -141,23 +120,24 @@ def _check_vectors(
 ) -> None:
     check_choice("layers", layers, get_args(Layers))
     check_position(position)
-    n_layers = 1 if layers == "embedding" else model.cfg.n_layers
+    host = host_of(model)
+    n_layers = 1 if layers == "embedding" else host.n_layers
     shape = tuple(vectors.shape)
     fits = vectors.ndim in (3, 4) and 0 not in shape
-    if not fits or (shape[-3], shape[-1]) != (n_layers, model.cfg.d_model):
+    if not fits or (shape[-3], shape[-1]) != (n_layers, host.d_model):
         raise PrefixInterpError(
             f"vectors have shape {shape}; layers={layers!r} needs [stack,] layer, slot, d_model "
             f"with {n_layers} layer{'' if n_layers == 1 else 's'} and d_model of "
-            f"{model.cfg.d_model}"
+            f"{host.d_model}"
         )
-    if vectors.dtype != model.W_E.dtype:
+    if vectors.dtype != host.dtype:
         raise PrefixInterpError(
-            f"vectors are {vectors.dtype} but the model is {model.W_E.dtype}; convert them"
+            f"vectors are {vectors.dtype} but the model is {host.dtype}; convert them"
         )
 
 
 def _check_padding(model: HookedTransformer) -> None:
-    if getattr(model.tokenizer, "padding_side", None) == "left":
+    if host_of(model).pads_left:
         raise PrefixInterpError(
             "model.tokenizer.padding_side='left' makes TransformerLens mask tokens equal to its "
             "padding token, by a mask without the slots; set it to 'right'"

@@ -11,9 +11,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_keys, check_positive
+from prefix_interp.models.host import host_of
+from prefix_interp.models.support import check_supported
 from prefix_interp.prefixes.context import Context, check_finite, start_seeds
 from prefix_interp.prefixes.layout import check_vocabulary
-from prefix_interp.prefixes.support import check_supported
 from prefix_interp.seeds import derive_generator
 
 Layers = Literal["embedding", "all"]
@@ -106,7 +107,7 @@ class SoftPrompt(Context):
         check_supported(model)
         rng = derive_generator(seed, "soft-prompt", _LAYERS_1[layers])
         noise = torch.randn(_shape(model, n_slots, layers), generator=rng)
-        return cls(noise.to(model.W_E.device, model.W_E.dtype) * std, position, layers)
+        return cls(host_of(model).cast(noise) * std, position, layers)
 
     @classmethod
     def random_starts(
@@ -159,7 +160,7 @@ class SoftPrompt(Context):
             raise PrefixInterpError(f"tokens have shape {tuple(tokens.shape)}; give one axis: slot")
         check_vocabulary(model, tokens)
         with torch.no_grad():  # the embedding may hold a norm of its own
-            return cls(model.embed(tokens.to(model.W_E.device)[None]), position)
+            return cls(host_of(model).embed(tokens[None]), position)
 
     def shapes(self, model: HookedTransformer) -> dict[str, tuple[int, ...]]:
         """Return the shape that the vectors need in `model`."""
@@ -189,4 +190,5 @@ def check_position(position: object) -> None:
 
 
 def _shape(model: HookedTransformer, n_slots: int, layers: Layers | str) -> tuple[int, int, int]:
-    return (1 if layers == "embedding" else model.cfg.n_layers, n_slots, model.cfg.d_model)
+    host = host_of(model)
+    return (1 if layers == "embedding" else host.n_layers, n_slots, host.d_model)

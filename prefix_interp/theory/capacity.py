@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from prefix_interp.errors import PrefixInterpError, check_number, check_positive
-from prefix_interp.models.host import Model
-from prefix_interp.models.toy import reserved_slots
+from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.support import check_supported
 from prefix_interp.prefixes.context import check_finite
 from prefix_interp.prefixes.guard import check_free
-from prefix_interp.prefixes.inject import empty_cache
 from prefix_interp.prefixes.layout import check_vocabulary
-from prefix_interp.prefixes.soft_inject import position_rows, soft_hooks
-from prefix_interp.prefixes.support import check_supported
+from prefix_interp.prefixes.soft_inject import soft_hooks
 from prefix_interp.result_object import ResultObject
 from prefix_interp.seeds import derive_generator
 
@@ -110,12 +109,13 @@ def hard_continuations(
     Raises:
         PrefixInterpError: tokens outside the vocabulary, or more outputs than the context holds.
     """
-    every = torch.arange(model.cfg.d_vocab) if tokens is None else tokens
+    host = host_of(model)
+    every = torch.arange(host.d_vocab) if tokens is None else tokens
     if every.ndim != 1:
         raise PrefixInterpError(f"tokens have shape {tuple(every.shape)}; give one axis: prompt")
     check_vocabulary(model, every)
     with torch.no_grad():
-        vectors = model.embed(every.to(model.W_E.device)[:, None])
+        vectors = host.embed(rearrange(every, "prompt -> prompt 1"))
     return soft_continuations(model, vectors, n_out)
 
 
@@ -132,17 +132,17 @@ def soft_continuations(
     Raises:
         PrefixInterpError: another shape, NaN or infinity, or more outputs than the context holds.
     """
-    shape = tuple(vectors.shape)
-    if len(shape) != 3 or 0 in shape or shape[2] != model.cfg.d_model:
+    host, shape = host_of(model), tuple(vectors.shape)
+    if len(shape) != 3 or 0 in shape or shape[2] != host.d_model:
         raise PrefixInterpError(
             f"vectors have shape {shape}; give 3 axes of at least 1, prompt, slot and d_model of "
-            f"{model.cfg.d_model}"
+            f"{host.d_model}"
         )
     check_finite("vectors", vectors)
     _check(model, n_out, shape[1])
     decode = _greedy_cached if _can_cache(model) else _greedy_recomputed
     with torch.no_grad():
-        parts = vectors.to(model.W_E).split(_SEQUENCES)
+        parts = host.cast(vectors).split(_SEQUENCES)
         return torch.cat([decode(model, part, n_out).cpu() for part in parts])
 
 
@@ -151,8 +151,9 @@ def _can_cache(model: Model) -> bool:
 
     With a cache the embedding is skipped, and a hook sees one token at a time.
     """
-    cfg, hooked = model.cfg, any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    return not hooked and cfg.attention_dir == "causal" and not cfg.post_embedding_ln
+    host = host_of(model)
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    return not hooked and host.causal and not host.norms_embedding
 
 
 def _greedy_recomputed(
@@ -170,17 +171,17 @@ def _greedy_cached(
     model: Model, vectors: Float[Tensor, "prompt slot d_model"], n_out: int
 ) -> Int[Tensor, "prompt n_out"]:
     """Return the same without running what stands in the cache again."""
-    cache, rows, emitted = empty_cache(model, len(vectors)), vectors, []
-    n_slots, learned = vectors.shape[1], model.cfg.positional_embedding_type == "standard"
-    places = position_rows(model, n_slots, n_out - 1) if learned else None
+    host, rows, emitted = host_of(model), vectors, []
+    cache, n_slots = host.empty_cache(len(vectors)), vectors.shape[1]
+    places = host.position_rows(n_slots, n_out - 1) if host.learned_positions else None
     done = 0
     for _ in range(n_out):
         if places is not None:
             rows = rows + places[done : done + rows.shape[1]]
         done += rows.shape[1]
-        logits = model(rows, start_at_layer=0, past_kv_cache=cache)
+        logits = host.run_from(0, rows, cache=cache)
         emitted.append(logits[:, -1:].argmax(dim=-1))
-        rows = model.embed(emitted[-1])
+        rows = host.embed(emitted[-1])
     return torch.cat(emitted, dim=1)
 
 
@@ -227,13 +228,14 @@ def search_soft_tokens(
     targets = targets.long().clone()
     _check(model, targets.shape[1], n_slots)
     rng = derive_generator(seed, "soft-search", n_slots)
-    start = torch.randn(len(targets), n_slots, model.cfg.d_model, generator=rng) * init_std
+    host = host_of(model)
+    start = torch.randn(len(targets), n_slots, host.d_model, generator=rng) * init_std
     found, losses = [], []
     for part in torch.arange(len(targets)).split(_SEQUENCES):
         vectors, loss = _optimise(
             model,
-            start[part].to(model.W_E),
-            targets[part].to(model.W_E.device),
+            host.cast(start[part]),
+            targets[part].to(host.device),
             steps,
             lr,
             progress,
@@ -277,11 +279,10 @@ def _check(model: Model, n_out: int, n_slots: int) -> None:
     check_supported(model)
     check_free(model)
     check_positive("n_out", n_out)
-    start = reserved_slots(model)
     # The last token that is emitted is never fed.
-    room = model.cfg.n_ctx - (n_slots if start is None else start) + 1
+    room = host_of(model).room(n_slots) + 1
     if n_out > room:
         raise PrefixInterpError(
-            f"n_out={n_out!r} is more than the context of {model.cfg.n_ctx} holds behind the "
+            f"n_out={n_out!r} is more than the context of {host_of(model).n_ctx} holds behind the "
             f"slots; give at most {room}"
         )

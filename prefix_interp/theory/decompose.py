@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
+from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from prefix_interp.models.host import host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair
 from prefix_interp.result_object import ResultObject
@@ -138,7 +140,8 @@ def decompose_attention(pair: RunPair) -> Decomposition:
         >>> max(parts.max_errors().values()) < 1e-4  # in float32
         True
     """
-    layers = range(pair.model.cfg.n_layers)
+    host = host_of(pair.model)
+    layers = range(host.n_layers)
     n = pair.prefix.n_slots
     slots = pair.prefix.keys_values(pair.model)
 
@@ -150,14 +153,15 @@ def decompose_attention(pair: RunPair) -> Decomposition:
         pattern = heads("on", Site.PATTERN)  # layer batch head query slots+key
         mass, content = pattern[..., :n], pattern[..., n:]
         gate = mass.sum(-1)
-        values = torch.stack([v for _, v in slots])
-        if pair.model.cfg.clip_qkv is not None:  # the model clips behind hook_v
-            values = values.clamp(-pair.model.cfg.clip_qkv, pair.model.cfg.clip_qkv)
-        groups = pair.model.cfg.n_heads // values.shape[2]
-        values = values.repeat_interleave(groups, dim=2)
-        bias = torch.einsum("lbhqs,lshd->lbhqd", mass, values)
-        base = heads("held", Site.Z).transpose(2, 3)
-        output = heads("on", Site.Z).transpose(2, 3)
+        values = [host.attention(i).weighed_values(v) for i, (_, v) in enumerate(slots)]
+        bias = einsum(
+            mass,
+            torch.stack(values),
+            "layer batch head query slot, layer slot head d_head -> layer batch head query d_head",
+        )
+        by_head = "layer batch query head d_head -> layer batch head query d_head"
+        base = rearrange(heads("held", Site.Z), by_head)
+        output = rearrange(heads("on", Site.Z), by_head)
         base_pattern = heads("held", Site.PATTERN)[..., n:]
         left = content.sum(-1, keepdim=True)
         return Decomposition(
@@ -169,5 +173,5 @@ def decompose_attention(pair: RunPair) -> Decomposition:
             content_pattern=content / left.clamp_min(torch.finfo(content.dtype).tiny),
             base_pattern=base_pattern,
             pattern_residual=content - (1 - gate[..., None]) * base_pattern,
-            propagated=base - heads("off", Site.Z).transpose(2, 3),
+            propagated=base - rearrange(heads("off", Site.Z), by_head),
         )

@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import ActivationCache
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_index
-from prefix_interp.models.host import Model
+from prefix_interp.models.attention import expand_heads
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.prefix import Prefix
@@ -82,7 +84,7 @@ def projection_hooks(
         seen: dict[str, Tensor] = {}
         if prefix is not None:
             hooks += _bias_hooks(model, prefix, layer, seen)
-        held = None if plain is None else plain[site.at(layer)].to(model.W_E)
+        held = None if plain is None else host_of(model).cast(plain[site.at(layer)])
         hooks.append((site.at(layer), _remover(model, layer, own, remove, held, seen)))
     return hooks
 
@@ -96,19 +98,22 @@ def _remover(
     seen: dict[str, Tensor],
 ) -> Callable[..., Tensor]:
     """Return the hook of one layer; `seen` holds the bias when that alone is removed."""
-    attn, heads = model.blocks[layer].attn, spaces[0].level == "head"
-    onto = torch.stack([space.basis.T @ space.basis for space in spaces]).to(model.W_E)
+    host, heads = host_of(model), spaces[0].level == "head"
+    attn = host.attention(layer)
+    onto = host.cast(torch.stack([space.basis.T @ space.basis for space in spaces]))
     if heads:  # 0 where a head keeps all it writes
-        every = onto.new_zeros(model.cfg.n_heads, *onto.shape[1:])
+        every = onto.new_zeros(host.n_heads, *onto.shape[1:])
         onto = every.index_copy(0, torch.tensor([s.head for s in spaces]).to(onto.device), onto)
 
     def inside(x: Tensor) -> Tensor:
-        return torch.einsum("bqhd,hde->bqhe", x, onto) if heads else x @ onto[0]
+        if not heads:
+            return x @ onto[0]
+        return einsum(x, onto, "batch pos head d, head d to -> batch pos head to")
 
     def write(x: Tensor, hook: object) -> Tensor:
         if remove == "bias":
             bias = seen.pop("bias")
-            return x - inside(bias if heads else torch.einsum("bqhd,hdm->bqm", bias, attn.W_O))
+            return x - inside(bias if heads else attn.written(bias))
         if plain is None:
             return x - inside(x if heads else x - attn.b_O)
         if len(plain) != len(x) or plain.shape[1] > x.shape[1]:
@@ -127,22 +132,23 @@ def _remover(
 def _bias_hooks(model: Model, prefix: Prefix, layer: int, seen: dict[str, Tensor]) -> list[Hook]:
     """Return hooks that leave the bias of a layer's heads in `seen`, before `hook_z` is called."""
     _, values = prefix.keys_values(model)[layer]
-    n, n_heads = prefix.n_slots, model.cfg.n_heads
-    values = values.detach().repeat_interleave(n_heads // values.shape[1], dim=1)
+    n, values = prefix.n_slots, values.detach()
+    written = host_of(model).attention(layer).weighed_values(values)
 
     def check(v: Float[Tensor, "batch pos kv_head d_head"], hook: object) -> None:
         # The bias is read off the pattern's first columns: they must be this prefix's slots.
-        found = v[:, :n].repeat_interleave(n_heads // v.shape[2], dim=2)
-        if found.shape[1] != n or not torch.equal(found, values.expand_as(found)):
+        found, own = v[:, :n], expand_heads(values, v.shape[2])
+        if found.shape[1] != n or not torch.equal(found, own.expand_as(found)):
             raise PrefixInterpError(
                 f"prefix is not in the slots of layer {layer}; add hooks with remove='bias' "
                 "inside attach(model, prefix, method='slots')"
             )
 
     def read(pattern: Float[Tensor, "batch head query key"], hook: object) -> None:
-        limit = model.cfg.clip_qkv  # the model clips behind hook_v
-        written = values if limit is None else values.clamp(-limit, limit)
-        seen["bias"] = torch.einsum("bhqs,shd->bqhd", pattern[..., :n], written)
+        mass = pattern[..., :n]
+        seen["bias"] = einsum(
+            mass, written, "batch head query slot, slot head d_head -> batch query head d_head"
+        )
 
     return [(Site.V.at(layer), check), (Site.PATTERN.at(layer), read)]
 
@@ -150,18 +156,19 @@ def _bias_hooks(model: Model, prefix: Prefix, layer: int, seen: dict[str, Tensor
 def _check_spaces(model: Model, spaces: Sequence[BiasSubspace]) -> None:
     if not spaces:
         raise PrefixInterpError("spaces=() is empty; give at least one subspace")
+    host = host_of(model)
     places: set[tuple[int, int | None]] = set()
     for space in spaces:
         check_choice("level", space.level, ("head", "layer"))
-        check_index("layer", space.layer, model.cfg.n_layers)
+        check_index("layer", space.layer, host.n_layers)
         if space.level == "head":
-            check_index("head", space.head, model.cfg.n_heads)
-        elif getattr(model.cfg, "use_normalization_before_and_after", False):
+            check_index("head", space.head, host.n_heads)
+        elif host.norms_attention_out:
             raise PrefixInterpError(
                 "spaces hold a layer's, but this model has a norm behind its attention, before "
                 "hook_attn_out; give subspaces of heads"
             )
-        dim = model.cfg.d_head if space.level == "head" else model.cfg.d_model
+        dim = host.d_head if space.level == "head" else host.d_model
         basis = space.basis
         if basis.shape[1] != dim:
             raise PrefixInterpError(
@@ -215,10 +222,11 @@ def through_output(model: Model, space: BiasSubspace) -> BiasSubspace:
     """
     check_choice("level", space.level, ("head",))
     _check_spaces(model, [space])
-    w_o = model.blocks[space.layer].attn.W_O[space.head].detach().to(space.directions)
+    host = host_of(model)
+    w_o = host.attention(space.layer).W_O[space.head].detach().to(space.directions)
     weighted = space.singular_values[: space.rank, None] * space.basis
     _, s, vh = torch.linalg.svd(weighted @ w_o, full_matrices=False)
     if not len(s):
-        s, vh = s.new_zeros(1), vh.new_zeros(1, model.cfg.d_model)
-    bound = min(space.bound, model.cfg.d_model)
+        s, vh = s.new_zeros(1), vh.new_zeros(1, host.d_model)
+    bound = min(space.bound, host.d_model)
     return BiasSubspace("layer", space.layer, space.head, bound, s, vh, space.n_rows)

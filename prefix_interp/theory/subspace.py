@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_index
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.result_object import ResultObject
@@ -166,7 +167,7 @@ def bias_subspace(
         4
     """
     if head is not None:
-        check_index("head", head, model.cfg.n_heads)
+        check_index("head", head, host_of(model).n_heads)
     parts = _measured(model, prefix, tokens, layer)
     if head is None:
         return _of_layer(parts, model, prefix.n_slots, layer)
@@ -204,17 +205,17 @@ def subspaces_of(
         n_slots: slots, for the bounds.
         layer: 0-based.
     """
-    heads = _of_heads(parts, n_slots, layer, range(model.cfg.n_heads))
+    heads = _of_heads(parts, n_slots, layer, range(host_of(model).n_heads))
     return [*heads, _of_layer(parts, model, n_slots, layer)]
 
 
 def _measured(
     model: Model, prefix: Prefix, tokens: Int[Tensor, "batch pos"], layer: int
 ) -> Decomposition:
-    check_index("layer", layer, model.cfg.n_layers)
-    if model.W_E.dtype not in (torch.float32, torch.float64):
+    check_index("layer", layer, host_of(model).n_layers)
+    if (dtype := host_of(model).dtype) not in (torch.float32, torch.float64):
         raise PrefixInterpError(
-            f"model is {model.W_E.dtype}, too coarse for a rank; convert it with "
+            f"model is {dtype}, too coarse for a rank; convert it with "
             "to_dtype(model, torch.float32) or torch.float64"
         )
     return decompose_attention(run_pair(model, prefix, tokens))
@@ -223,7 +224,10 @@ def _measured(
 def _of_heads(
     parts: Decomposition, n_slots: int, layer: int, heads: Sequence[int]
 ) -> list[BiasSubspace]:
-    moved, whole = (x.flatten(1, 2)[list(heads)] for x in _moved_and_whole(parts, layer))
+    moved, whole = (
+        rearrange(x, "batch query head d_head -> head (batch query) d_head")[list(heads)]
+        for x in _moved_and_whole(parts, layer)
+    )
     _, s, vh = torch.linalg.svd(moved, full_matrices=False)
     scales = torch.linalg.matrix_norm(whole, 2).tolist()
     bound = min(moved.shape[-1], n_slots)
@@ -234,19 +238,21 @@ def _of_heads(
 
 
 def _of_layer(parts: Decomposition, model: Model, n_slots: int, layer: int) -> BiasSubspace:
-    w_o = model.blocks[layer].attn.W_O.detach()
+    attn = host_of(model).attention(layer)
     moved, whole = (
-        torch.einsum("hbqd,hdm->bqm", x, w_o).flatten(0, 1) for x in _moved_and_whole(parts, layer)
+        rearrange(attn.written(x).detach(), "batch query d_model -> (batch query) d_model")
+        for x in _moved_and_whole(parts, layer)
     )
     _, s, vh = torch.linalg.svd(moved, full_matrices=False)
-    bound = min(model.cfg.d_model, n_slots * model.cfg.n_heads)
+    bound = min(host_of(model).d_model, n_slots * host_of(model).n_heads)
     scale = float(torch.linalg.matrix_norm(whole, 2))
     return BiasSubspace("layer", layer, None, bound, s, vh, len(moved), scale)
 
 
 def _moved_and_whole(
     parts: Decomposition, layer: int
-) -> tuple[Float[Tensor, "head batch query d_head"], Float[Tensor, "head batch query d_head"]]:
+) -> tuple[Float[Tensor, "batch query head d_head"], Float[Tensor, "batch query head d_head"]]:
     """Return z_pt - (1 - g) t, and z_pt itself."""
     moved, whole = parts.output - parts.scaled_base, parts.output
-    return moved[layer].transpose(0, 1), whole[layer].transpose(0, 1)
+    as_written = "batch head query d_head -> batch query head d_head"
+    return rearrange(moved[layer], as_written), rearrange(whole[layer], as_written)

@@ -29,9 +29,10 @@ from prefix_interp.errors import (
     check_number,
     check_positive,
 )
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.model import model_id, to_dtype
 from prefix_interp.models.sites import Site
-from prefix_interp.models.toy import ToyConfig, build_toy, model_id, to_dtype
+from prefix_interp.models.toy import ToyConfig, build_toy
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.seeds import derive_generator
@@ -99,7 +100,7 @@ class KernelHead:
         unused = keys.new_zeros(n, self.dim + 1)  # slots are no points
         vectors = torch.cat([unused, keys, offsets[:, None], values], dim=1)[None]
         own = model_id(self.model)
-        return Prefix("residual", vectors.to(self.model.W_E.dtype), model_id=own)
+        return Prefix("residual", vectors.to(host_of(self.model).dtype), model_id=own)
 
     @contextmanager
     def feed(

@@ -16,8 +16,8 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_index
-from prefix_interp.models.host import Model
-from prefix_interp.models.toy import model_id, reserved_slots
+from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.model import model_id
 from prefix_interp.prefixes.attach import stack_hooks
 from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.guard import check_free
@@ -251,7 +251,7 @@ def sweep(
     own_id, kind = model_id(model), first.STEM.replace("_", " ")
     identity = {
         "model": own_id,
-        "content_start": reserved_slots(model),
+        "content_start": host_of(model).n_reserved,
         "context": {"kind": kind, **first.settings},
         "starts": [_checksum(start.tensors) for start in starts],
     }

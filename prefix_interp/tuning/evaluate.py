@@ -14,8 +14,7 @@ from torch import Tensor
 
 from prefix_interp.errors import check_positive
 from prefix_interp.estimates import Estimate, mean_interval, wilson
-from prefix_interp.models.host import Model
-from prefix_interp.models.toy import reserved_slots
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.baselines import Baseline, fast_baseline
 from prefix_interp.prefixes.context import Context
@@ -189,7 +188,7 @@ def answer_logits(
         stack.enter_context(torch.no_grad())
         if context is None:
             check_free(model)
-            n_slots = reserved_slots(model) or 0
+            n_slots = host_of(model).n_reserved or 0
             check_tokens(model, tokens, n_slots)
             tokens, hooks = fast_baseline(model, n_slots, tokens, baseline)
             stack.enter_context(model.hooks(fwd_hooks=hooks))

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prefix_interp.errors import check_index, check_positive
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.layout import check_vocabulary
 from prefix_interp.prefixes.soft_inject import soft_hooks
@@ -109,7 +109,7 @@ def search_hard_prompt(
     check_room(model, task, n_slots)
     check_positive("max_exhaustive", max_exhaustive)
     check_index("position", position, task.length + 1)
-    d_vocab = model.cfg.d_vocab
+    d_vocab = host_of(model).d_vocab
     batch = task.sample(n, split="train", seed=seed)
     if d_vocab**n_slots <= max_exhaustive:
         search: Search = "exhaustive"
@@ -149,7 +149,7 @@ def prompt_losses(
     losses = []
     with torch.no_grad():
         for part in prompts.split(max(1, _SEQUENCES // len(batch.tokens))):
-            vectors = model.embed(part.to(model.W_E.device))[:, None]  # stack layer slot d_model
+            vectors = host_of(model).embed(part)[:, None]  # stack layer slot d_model
             repeated = Batch(*(x.repeat(len(part), *[1] * (x.ndim - 1)) for x in batch))
             hooks = soft_hooks(model, vectors, position, read=False)
             each = sequence_losses(model, task, repeated, recipe, hooks)
@@ -165,8 +165,9 @@ def _descend(
     while True:
         before = loss
         for i in range(len(tokens)):
-            candidates = tokens.repeat(model.cfg.d_vocab, 1)
-            candidates[:, i] = torch.arange(model.cfg.d_vocab)
+            d_vocab = host_of(model).d_vocab
+            candidates = tokens.repeat(d_vocab, 1)
+            candidates[:, i] = torch.arange(d_vocab)
             losses = prompt_losses(model, task, candidates, batch, position)
             tried += len(candidates)
             if float(losses.min()) < loss:

@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.models.host import Model
-from prefix_interp.models.toy import reserved_slots
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.layout import Hook, answer_rows_hooks
 from prefix_interp.tasks import Batch, Task
 from prefix_interp.tuning.recipes import Recipe
@@ -29,7 +28,7 @@ def sequence_losses(
         recipe: its precision is used where the processor has it.
         hooks: what puts the prefix or the baseline into the model.
     """
-    device = model.W_E.device.type
+    device = host_of(model).device.type
     half = recipe.precision == "bfloat16" and (device != "cpu" or has_fast_bfloat16())
     with model.hooks(fwd_hooks=[*hooks, *answer_rows_hooks(model, task.length)]):
         with torch.autocast(device, torch.bfloat16, enabled=half):
@@ -46,14 +45,14 @@ def has_fast_bfloat16() -> bool:
 
 
 def check_room(model: Model, task: Task, n_slots: int = 0) -> None:
-    """Raise unless vocabulary and context of `model` hold `task`, behind `n_slots` in no toy."""
-    if task.d_vocab > model.cfg.d_vocab:
+    """Raise unless vocabulary and context of `model` hold `task` behind `n_slots` slots."""
+    host = host_of(model)
+    if task.d_vocab > host.d_vocab:
         raise PrefixInterpError(
             f"task={task.name!r} needs {task.d_vocab} tokens but the model has "
-            f"{model.cfg.d_vocab}; build it with d_vocab={task.d_vocab} or more"
+            f"{host.d_vocab}; build it with d_vocab={task.d_vocab} or more"
         )
-    reserved = reserved_slots(model)
-    room = model.cfg.n_ctx - (n_slots if reserved is None else reserved)
+    room = host.room(n_slots)
     if task.n_content > room:
         raise PrefixInterpError(
             f"task={task.name!r} needs {task.n_content} content positions but the model has "

@@ -11,16 +11,9 @@ from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.dropout import dropout_hooks
-from prefix_interp.models.host import Model
-from prefix_interp.models.toy import (
-    ToyConfig,
-    build_toy,
-    clone,
-    model_id,
-    read_toy,
-    reserved_slots,
-    save_toy,
-)
+from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.model import clone, model_id
+from prefix_interp.models.toy import ToyConfig, build_toy, read_toy, save_toy
 from prefix_interp.prefixes.baselines import fast_baseline
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.result_object import ResultObject
@@ -65,9 +58,9 @@ class ModelFit(ResultObject):
 
     def caption(self) -> str:
         """Return the size of the model, how long it was trained, and how good it is."""
-        cfg = self.model.cfg
+        host = host_of(self.model)
         return (
-            f"{cfg.n_layers} x {cfg.n_heads} heads, d_model {cfg.d_model}; {self.recipe.steps} "
+            f"{host.n_layers} x {host.n_heads} heads, d_model {host.d_model}; {self.recipe.steps} "
             f"steps at lr {self.recipe.lr:g}; {self.evaluation.caption()}"
         )
 
@@ -199,7 +192,7 @@ def _train_weights(
     def loss(batch: Batch, step: int) -> Tensor:
         rng = derive_generator(seed, "dropout", what, step)
         hooks = dropout_hooks(model, recipe.dropout, rng)
-        n_slots = reserved_slots(model) or 0
+        n_slots = host_of(model).n_reserved or 0
         tokens, placing = fast_baseline(model, n_slots, batch.tokens, recipe.baseline)
         batch = batch._replace(tokens=tokens)
         return sequence_losses(model, task, batch, recipe, [*placing, *hooks]).mean()[None]
@@ -211,7 +204,7 @@ def _train_weights(
         task,
         recipe,
         seed=seed,
-        identity={"what": what, "model": start, "content_start": reserved_slots(model)},
+        identity={"what": what, "model": start, "content_start": host_of(model).n_reserved},
         checkpoint=checkpoint,
         progress=progress,
         description=f"{what} {task.name}",

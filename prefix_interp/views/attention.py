@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_index
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair, baseline_pattern
 from prefix_interp.views.style import CONTENT_COLOURS, SLOT_COLOURS, look
@@ -75,7 +75,7 @@ def attention_view(
     """
     tokens = _labels(pair.tokens, sequence, labels)
     n = pair.prefix.n_slots
-    layers = range(pair.model.cfg.n_layers)
+    layers = range(host_of(pair.model).n_layers)
     pattern = torch.stack([pair.on[Site.PATTERN.at(i)][sequence] for i in layers]).cpu()
     content = pattern[..., n:]
     left = content.sum(-1, keepdim=True).clamp_min(torch.finfo(content.dtype).tiny)
@@ -103,7 +103,7 @@ def plain_attention_view(
     """
     shown = _labels(tokens, sequence, labels)
     one = tokens[sequence : sequence + 1]
-    layers = range(model.cfg.n_layers)
+    layers = range(host_of(model).n_layers)
     content = torch.stack([baseline_pattern(model, one, i)[0] for i in layers]).cpu()
     return AttentionView(name, shown, content[..., :0], content)
 

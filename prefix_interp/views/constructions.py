@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from prefix_interp.models.host import host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.theory.constructions import Construction
@@ -91,8 +92,8 @@ def trace(
     reading = list(range(len(labels) - len(wanted), len(labels)))
     spans = made.coordinates
     final = (
-        cache[Site.RESID_MID.at(model.cfg.n_layers - 1)]
-        + cache[Site.MLP_OUT.at(model.cfg.n_layers - 1)]
+        cache[Site.RESID_MID.at(host_of(model).n_layers - 1)]
+        + cache[Site.MLP_OUT.at(host_of(model).n_layers - 1)]
     )
     pattern = cache[Site.PATTERN.at(0)][0]
     view = AttentionView(made.name, labels, pattern[None, ..., :0], pattern[None])

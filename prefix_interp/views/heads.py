@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_index
+from prefix_interp.models.host import host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair
 from prefix_interp.seeds import derive_generator
@@ -129,7 +130,7 @@ def layer_outputs(
                 f"pairs[{name!r}] has other tokens up to position {pos}; run all on one batch"
             )
     rng = derive_generator(seed, "raw dimensions")
-    a, b = torch.randperm(first.model.cfg.d_model, generator=rng)[:2].tolist()
+    a, b = torch.randperm(host_of(first.model).d_model, generator=rng)[:2].tolist()
     site = Site.ATTN_OUT.at(layer)
     on = {name: pair.on[site][:, pos].cpu() for name, pair in pairs.items()}
     return LayerOutputs(layer, first.off[site][:, pos].cpu(), on, (a, b))

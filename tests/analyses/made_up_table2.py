@@ -8,7 +8,8 @@ import torch
 import prefix_interp as pi
 from analyses.kept import Kept
 from analyses.table2.models import NAME, PREFIXES, STARTS, start_name, variant
-from prefix_interp.models.toy import model_id, save_toy
+from prefix_interp.models.model import model_id
+from prefix_interp.models.toy import save_toy
 from prefix_interp.tasks import FOUR_SKILLS
 from tests.helpers import toy
 

@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 
@@ -7,7 +8,9 @@ from torch import nn
 
 import prefix_interp as pi
 from prefix_interp.models import toy as toy_module
-from prefix_interp.models.toy import clone, model_id, read_toy, reserved_slots, save_toy, toy_config
+from prefix_interp.models.host import host_of
+from prefix_interp.models.model import model_id
+from prefix_interp.models.toy import Toy, read_toy, save_toy, toy_config
 from prefix_interp.models.zoo import list_toys
 from prefix_interp.storage import load_folder, save_folder
 from tests.helpers import assert_close, assert_far, raw_model, tokens_for, toy
@@ -119,43 +122,17 @@ def test_a_config_that_makes_no_toy_is_refused(bad):
 def test_what_is_no_toy_is_refused_and_toys_are_known():
     with pytest.raises(pi.PrefixInterpError, match="build_toy"):
         toy_config(raw_model())
-    assert reserved_slots(raw_model()) is None and reserved_slots(toy(n_prefix=4)) == 4
+    assert host_of(raw_model()).n_reserved is None and host_of(toy(n_prefix=4)).n_reserved == 4
 
 
-def test_clone_is_independent():
-    model = toy()
-    model.add_hook(pi.Site.Z.at(0), lambda z, hook: z * 0)
-    copy, tokens = clone(model), tokens_for(model)
-    assert toy_config(copy) == toy_config(model)
-    assert not torch.equal(copy(tokens), model(tokens))  # the hook stays behind
-    model.reset_hooks()
-    assert torch.equal(copy(tokens), model(tokens))
-    with torch.no_grad():
-        copy.embed.W_E += 1
-    assert not torch.equal(copy(tokens), model(tokens))
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_to_dtype_converts_the_norms_too(dtype):
-    model = pi.to_dtype(pi.build_toy(pi.ToyConfig(d_model=8)), dtype)
-    _, cache = model.run_with_cache(tokens_for(model))
-    for site in (pi.Site.RESID_PRE, pi.Site.Q, pi.Site.Z, pi.Site.RESID_POST):
-        assert cache[site.at(0)].dtype == dtype
-    assert model(tokens_for(model)).dtype == dtype
-
-
-def test_model_id_sees_every_parameter_and_nothing_else():
-    model = toy()
-    before = model_id(model)
-    model(tokens_for(model))
-    model.add_hook(pi.Site.Z.at(0), lambda z, hook: None)
-    assert model_id(model) == before == model_id(clone(model))
-    for p in model.parameters():
-        with torch.no_grad():
-            p.view(-1)[0] += 1e-3
-        after = model_id(model)
-        assert after != before
-        before = after
+def test_a_copy_of_a_toy_is_one_and_a_foreign_attribute_makes_none():
+    copied = copy.deepcopy(toy(n_prefix=3))
+    assert isinstance(copied, Toy) and toy_config(copied) == toy_config(toy(n_prefix=3))
+    foreign = raw_model()
+    foreign.toy_config = toy_config(copied)
+    assert host_of(foreign).n_reserved is None
+    with pytest.raises(pi.PrefixInterpError, match="not a toy"):
+        toy_config(foreign)
 
 
 @pytest.mark.parametrize("settings", [{}, dict(skip_ln1=True), dict(normalization="RMS")])

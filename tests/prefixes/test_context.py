@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prefix_interp as pi
-from prefix_interp.models.toy import model_id
+from prefix_interp.models.model import model_id
 from prefix_interp.prefixes.context import Context
 from prefix_interp.seeds import derive_seed
 from prefix_interp.storage import save_folder

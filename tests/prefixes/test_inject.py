@@ -7,14 +7,8 @@ import torch
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 import prefix_interp as pi
-from prefix_interp.prefixes.inject import (
-    content_start,
-    mixture_hooks,
-    offset_hooks,
-    prefix_cache,
-    slot_hooks,
-)
-from prefix_interp.prefixes.support import to_keys_values
+from prefix_interp.models.host import host_of
+from prefix_interp.prefixes.inject import mixture_hooks, offset_hooks, prefix_cache, slot_hooks
 from tests.helpers import assert_close, assert_far, forward_hooks, raw_model, tokens_for, toy
 
 Site = pi.Site
@@ -101,7 +95,7 @@ def test_one_layer_by_hand(parameterization, method):
 def test_a_stack_of_prefixes_is_each_of_them_on_its_own_block_of_the_batch(model):
     prefixes = [pi.Prefix.random(model, 3, seed=s) for s in range(3)]
     tokens = tokens_for(model, batch=6)
-    stack = to_keys_values(model, {"vectors": torch.stack([p.vectors for p in prefixes])})
+    stack = host_of(model).keys_values({"vectors": torch.stack([p.vectors for p in prefixes])})
     logits = model.run_with_hooks(tokens, fwd_hooks=mixture_hooks(model, stack))
     for i, prefix in enumerate(prefixes):
         assert_close(logits[2 * i : 2 * i + 2], attached(model, prefix, tokens[2 * i : 2 * i + 2]))
@@ -114,7 +108,7 @@ def test_the_gradient_is_that_of_finite_differences(hooks):
 
     def f(v):
         return model.run_with_hooks(
-            tokens, fwd_hooks=hooks(model, to_keys_values(model, {"vectors": v}))
+            tokens, fwd_hooks=hooks(model, host_of(model).keys_values({"vectors": v}))
         )
 
     assert torch.autograd.gradcheck(f, (vectors.clone().requires_grad_(),), atol=1e-7, rtol=1e-6)
@@ -425,7 +419,7 @@ def test_a_toy_takes_a_prefix_of_any_length(n, method):
     model = toy(n_prefix=2)
     tokens = tokens_for(model, length=7)
     prefix = pi.Prefix.random(model, n, seed=1)
-    assert content_start(model, n) == 2
+    assert host_of(model).content_start(n) == 2
     with pi.attach(model, prefix, method):
         logits, cache = model.run_with_cache(tokens)
     positions = cache[Site.POS_EMBED.at()][0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import prefix_interp as pi
-from prefix_interp.models.toy import to_dtype
+from prefix_interp.models.model import to_dtype
 from prefix_interp.theory.constructions import (
     any_map,
     any_map_to_sequences,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import prefix_interp as pi
-from prefix_interp.models.toy import clone
+from prefix_interp.models.model import clone
 from prefix_interp.seeds import derive_generator
 from prefix_interp.theory.sphere import (
     concentration,

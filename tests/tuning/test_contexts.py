@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import prefix_interp as pi
-from prefix_interp.models.toy import model_id
+from prefix_interp.models.model import model_id
 from prefix_interp.seeds import derive_generator
 from prefix_interp.tuning.contexts import frozen
 from prefix_interp.tuning.evaluate import answer_scores

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.model import to_dtype
 from prefix_interp.models.sites import Site
-from prefix_interp.models.toy import to_dtype
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.soft_inject import soft_hooks
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
@@ -91,9 +91,8 @@ class Construction:
             PrefixInterpError: another shape, or codes outside the vocabulary.
         """
         self._check_codes("behaviours", behaviours, tuple(self.hardest.shape))
-        vectors = self.model.W_E.new_zeros(
-            len(behaviours), 1, self.n_slots, self.model.cfg.d_model, requires_grad=False
-        )
+        host = host_of(self.model)
+        vectors = host.cast(torch.zeros(len(behaviours), 1, self.n_slots, host.d_model))
         vectors[:, 0, :, list(self.coordinates["token"])] = self.pack(behaviours).to(vectors)
         return vectors
 
@@ -193,9 +192,9 @@ class Construction:
     ) -> Iterator[tuple[tuple[slice, slice], list[Hook], Tensor]]:
         """Yield blocks of behaviours and inputs that fit in memory, with hooks and tokens."""
         inputs = self.inputs() if inputs is None else inputs
-        cfg = self.model.cfg
-        widest = max(cfg.d_model, cfg.n_heads * cfg.d_head, cfg.d_mlp or 0, cfg.d_vocab)
-        room = max(1, _NUMBERS // (cfg.n_ctx * widest))
+        host = host_of(self.model)
+        widest = max(host.d_model, host.n_heads * host.d_head, host.d_mlp, host.d_vocab)
+        room = max(1, _NUMBERS // (host.n_ctx * widest))
         n_inputs = min(room, len(inputs))
         n_stack = room // n_inputs
         for i in range(0, len(behaviours), n_stack):
@@ -244,6 +243,6 @@ def finish(
         )
     spans = {key: range(int(x[0]), int(x[-1]) + 1) for key, x in at.items()}
     return Construction(
-        name, model, model.cfg.d_vocab, n_in, n_slots, temperature, smallest_temperature,
+        name, model, host_of(model).d_vocab, n_in, n_slots, temperature, smallest_temperature,
         hardest, heads, spans, pack,
     )  # fmt: skip

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.theory.constructions.construction import Construction, finish
 from prefix_interp.theory.constructions.precision import check_vocabulary_fits
 from prefix_interp.theory.constructions.weights import (
@@ -123,7 +123,7 @@ def _write_digits(model: Model, at: Places, digit: int, ramp: float) -> None:
     ReLU(y_k - j), the second counts 1 - ReLU(1 - ReLU(y_k - j) / (ramp u)): that is exactly 0 at
     or below j and exactly 1 past the ramp, so that digits are integers and do not round.
     """
-    n_tokens = model.cfg.d_vocab
+    n_tokens = host_of(model).d_vocab
     steps, unit = n_tokens - 1, float(n_tokens) ** (digit + 1 - n_tokens)
     rest, above = at[f"rest {digit}"], at[f"above {digit}"]
     blocks: Any = model.blocks

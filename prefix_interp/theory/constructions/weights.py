@@ -6,7 +6,6 @@ before, so that what a later part reads holds nothing else.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -14,9 +13,10 @@ from typing import Any, Literal, get_args
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_number, check_positive
+from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.model import zero_model
 
 Decoder = Literal["parabola", "distance"]
 Places = Mapping[str, Int[Tensor, " coordinate"]]
@@ -65,7 +65,7 @@ def write_model(
     n_tokens: int,
     n_blocks: int,
     decoder: Decoder | str,
-) -> tuple[HookedTransformer, Places]:
+) -> tuple[Model, Places]:
     """Return a model in float64 with positions, heads and decoder, and its coordinates by name.
 
     Positions are one-hot in ``position``. The heads of block 0 write into ``selected``, as wide
@@ -90,29 +90,15 @@ def write_model(
     in_block = 4 * len(heads) * total * d_head + 2 * total * d_mlp
     _check_room(n_tokens, (n_blocks + far) * in_block + 2 * n_tokens * total)
     at = dict(zip(names, torch.arange(total).split(list(names.values())), strict=True))
-    with warnings.catch_warnings():
-        # TransformerLens 3.9 announces the removal of HookedTransformer in 4.0 at every call.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        model = HookedTransformer(
-            HookedTransformerConfig(
-                n_layers=n_blocks + far,
-                n_heads=len(heads),
-                d_model=total,
-                d_head=d_head,
-                d_mlp=d_mlp,
-                n_ctx=n_ctx,
-                d_vocab=n_tokens,
-                act_fn="relu",
-                normalization_type=None,
-                use_attn_scale=False,  # scores are products of queries and keys: T is in W_Q
-                init_weights=False,
-                default_prepend_bos=False,
-                device="cpu",
-                dtype=torch.float64,
-            )
-        )
-    for parameter in model.parameters():
-        torch.nn.init.zeros_(parameter)
+    model = zero_model(  # its scores are plain products of queries and keys: T is in W_Q
+        n_layers=n_blocks + far,
+        n_heads=len(heads),
+        d_model=total,
+        d_head=d_head,
+        d_mlp=d_mlp,
+        n_ctx=n_ctx,
+        d_vocab=n_tokens,
+    )
     with torch.no_grad():
         model.pos_embed.W_pos[range(n_ctx), at["position"]] = 1
         _write_heads(model, at, heads, temperature)
@@ -129,9 +115,7 @@ def _check_room(n_tokens: int, n_weights: int) -> None:
         )
 
 
-def _write_heads(
-    model: HookedTransformer, at: Places, heads: Sequence[Head], temperature: float
-) -> None:
+def _write_heads(model: Model, at: Places, heads: Sequence[Head], temperature: float) -> None:
     attn, position = model.blocks[0].attn, at["position"]
     for index, head in enumerate(heads):
         wide = len(at[head.brings])
@@ -143,7 +127,7 @@ def _write_heads(
 
 
 def write_selection(
-    model: HookedTransformer,
+    model: Model,
     block: int,
     reads: Sequence[tuple[Int[Tensor, " coordinate"], float]],
     into: int,
@@ -169,21 +153,21 @@ def write_selection(
         mlp.W_out[:wide, into] = gain
 
 
-def _write_parabola(model: HookedTransformer, at: Places) -> None:
+def _write_parabola(model: Model, at: Places) -> None:
     """The paper's: logit i is ``(2 c_i - 1) z + 1/4 - c_i^2`` with ``c_i = i / V``.
 
     That is ``(z - 1/2)^2 - (z - c_i)^2``, so that the nearest c_i wins. Neighbours differ by
     1 / V^2, which rounding drowns for V near 1 / sqrt(machine epsilon).
     """
-    n_tokens = model.cfg.d_vocab
+    n_tokens = host_of(model).d_vocab
     grid = torch.arange(n_tokens, dtype=torch.float64) / n_tokens
     model.unembed.W_U[at["number"][0]] = 2 * grid - 1
     model.unembed.b_U[:] = 1 / 4 - grid.square()
 
 
-def _write_distance(model: HookedTransformer, at: Places) -> None:
+def _write_distance(model: Model, at: Places) -> None:
     """Logit i is ``-|V z - i|``, from two hidden units each; neighbours differ by 1."""
-    n_tokens = model.cfg.d_vocab
+    n_tokens = host_of(model).d_vocab
     mlp: Any = model.blocks[-1].mlp
     codes = torch.arange(n_tokens, dtype=torch.float64)
     for sign, units in ((1, slice(0, n_tokens)), (-1, slice(n_tokens, 2 * n_tokens))):

@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from prefix_interp.experiments.ladder_summary import (
-    METRICS,
-    VERDICTS,
-    ladder_rows,
-    suffix_rows,
-)
-from prefix_interp.results import Result
-from prefix_interp.views.ladder import (
+from analyses.ladder.figures import (
     TASK_WORDS,
     ladder_figure,
     layers,
     suffix_figure,
     tuning_length_figure,
 )
-from prefix_interp.views.sections import Section, Words, picture, records, spread_frame
-from prefix_interp.views.tables import frame_table, percent
+from analyses.ladder.protocol import BLIND, TUNED
+from analyses.ladder.tables import METRICS, verdict_counts
+from analyses.report.evidence import Evidence
+from analyses.report.sections import Section, Words, picture, records, spread_frame
+from analyses.report.tables import frame_table, markdown, percent
 
 _COMPARED = ("suffix", "front", "peer", "blind")
 _SPREADS = tuple(f"{who}_{metric}" for metric in METRICS for who in _COMPARED)
 
 
-def ladder_section(result: Result) -> Section:
+def section(evidence: Evidence) -> Section:
     """Return what each kind of context makes the same toys do, suffixes apart.
 
     Args:
-        result: from `ladder`.
+        evidence: with the result of the study.
     """
-    frame = spread_frame(ladder_rows(result), tuple(METRICS))
-    suffixes = suffix_rows(result)
-    table = spread_frame(suffixes, _SPREADS)
+    result, rows = evidence.result("ladder"), evidence.tables("ladder")["ladder"]
+    assert result is not None
+    suffixes = evidence.tables("ladder")["suffixes"]
+    frame, table = spread_frame(rows, tuple(METRICS)), spread_frame(suffixes, _SPREADS)
     n, own = len(result.seeds), frame["method"] == "context"
     sizes = result.settings["protocol"]
     shown = frame[own].drop(columns=["method"])
@@ -46,7 +42,7 @@ def ladder_section(result: Result) -> Section:
     parts = [
         picture(
             "ladder",
-            ladder_figure(result),
+            ladder_figure(rows),
             "Heat maps of exact match, one for each depth: contexts from none over hard prompts, "
             "examples and soft prompts to prefixes and suffixes, by task.",
             "Exact match in percent on unseen inputs, whole model, mean over "
@@ -59,7 +55,7 @@ def ladder_section(result: Result) -> Section:
         ),
         picture(
             "suffixes",
-            suffix_figure(result),
+            suffix_figure(rows),
             "Exact match of prefixes and suffixes against depth, one panel a task, with intervals.",
             "Contexts in front of the input and behind it, all with the most slots that were "
             f"tuned, {sizes['steps']:,} steps each; bars are 95% t intervals over {seeds}, dotted "
@@ -71,7 +67,7 @@ def ladder_section(result: Result) -> Section:
         ),
         picture(
             "suffixes-first",
-            suffix_figure(result, "first_output"),
+            suffix_figure(rows, "first_output"),
             "Share of right first outputs, by depth, one panel a task.",
             "The same contexts: right answers at output 0. Behind the input it is read at the last "
             "slot, whose query is free. Descending mostly begins with one and the same digit, "
@@ -80,7 +76,7 @@ def ladder_section(result: Result) -> Section:
         ),
         picture(
             "suffixes-later",
-            suffix_figure(result, "later_outputs"),
+            suffix_figure(rows, "later_outputs"),
             "Share of right outputs behind the first, by depth, one panel a task.",
             "The same contexts: right answers at outputs 1 to 9, under teacher forcing, which "
             "leaves out the one output that a suffix's own slot predicts. In one layer a suffix at "
@@ -89,9 +85,9 @@ def ladder_section(result: Result) -> Section:
         ),
         picture(
             "longer",
-            tuning_length_figure(result),
-            "Loss of each tuned context after a shorter and a longer tuning, a panel a depth and "
-            "task.",
+            tuning_length_figure(rows),
+            "Loss of each tuned context after a shorter and a longer tuning, one panel for each "
+            "depth and task.",
             f"Tuned for {sizes['steps']:,} and, from the same start, {sizes['long_steps']:,} "
             "steps: mean cross-entropy on unseen inputs, 95% t intervals over seeds, dotted lines "
             "the blind rule. A line that still falls had not come to rest.",
@@ -120,7 +116,7 @@ def _outputs(frame: pd.DataFrame, which: str) -> pd.DataFrame:
 
 
 def suffix_findings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what suffixes do on new tasks: a sentence over all, then one a depth.
+    """Return what suffixes do on new tasks: a sentence over all, then one for each depth.
 
     Args:
         rows: from `suffix_rows`.
@@ -147,8 +143,7 @@ def suffix_findings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _verdicts(rows: Sequence[Mapping[str, Any]], key: str) -> str:
     """Return how often each verdict was given, as ``better in 1, no difference shown in 5``."""
-    counts = Counter(r[key] for r in rows)
-    return ", ".join(f"{verdict} in {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
+    return ", ".join(f"{verdict} in {n}" for verdict, n in verdict_counts(rows, key).items())
 
 
 def _best_suffix(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -169,3 +164,40 @@ def _best_suffix(rows: Sequence[Mapping[str, Any]]) -> str:
 def _listed(numbers: Sequence[int]) -> str:
     *most, last = map(str, numbers)
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def readme(evidence: Evidence) -> str:
+    """Return tuned contexts and the blind rule on new tasks, with intervals, in Markdown.
+
+    Args:
+        evidence: with the result of the study.
+    """
+    rows = [r for r in evidence.tables("ladder")["ladder"]
+            if r["method"] == "context" and r["asks_for"] == "new"]  # fmt: skip
+    tasks = list(dict.fromkeys(r["task"] for r in rows))
+    lines = [["layers, steps", "context"]]
+    for task in tasks:
+        lines[0] += [TASK_WORDS[task], "first output", "loss"]
+    for depth in sorted({r["depth"] for r in rows}):
+        longest = max(r["steps"] or 0 for r in rows if r["depth"] == depth)
+        for context in (BLIND, *TUNED):
+            own = {
+                r["task"]: r for r in rows
+                if (r["depth"], r["context"]) == (depth, context)
+                and r["steps"] in (None, longest)
+            }  # fmt: skip
+            cells = [f"{depth}, {longest:,}", context]
+            for task in tasks:
+                cells += [_with_interval(own[task], m) for m in ("exact_match", "first_output")]
+                cells += [f"{own[task]['loss']['mean']:.2f}"]
+            lines.append(cells)
+    return markdown(lines)
+
+
+def _with_interval(row: Mapping[str, Any], metric: str) -> str:
+    """Return a mean over seeds in percent with its 95% t interval; of the blind rule the mean."""
+    spread = {key: 100 * row[metric][key] for key in ("mean", "low", "high")}
+    words = f"{spread['mean']:.1f}"
+    if row["context"] == BLIND:
+        return words
+    return f"{words} ({spread['low']:.0f} to {spread['high']:.0f})"

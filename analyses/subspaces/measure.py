@@ -2,7 +2,7 @@
 
 On the models and prefixes of Table 2: rank and effective rank of each task's bias at every head
 and layer; principal angles between tasks, starts, parameterizations and heads; and what is left
-of the skill when the subspace is taken out (`projecting_out`).
+of the skill when the subspace is taken out (`removals`).
 """
 
 from __future__ import annotations
@@ -10,26 +10,23 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from analyses.study import Job, Rows, Tables
+from analyses.subspaces.angles import Measured, angle_rows
+from analyses.subspaces.removals import removal_rows, removals
+from analyses.table2.models import NAME, PREFIXES, STARTS
 from prefix_interp.errors import check_choice
-from prefix_interp.experiments.projecting_out import removal_rows, removals
-from prefix_interp.experiments.seed_runs import Rows, finished_seed, measure_seeds, seed_folder
-from prefix_interp.experiments.subspace_angles import Measured, angle_rows
-from prefix_interp.experiments.table2 import NAME, table2_toy
-from prefix_interp.models.host import Model
-from prefix_interp.models.toy import clone, to_dtype
+from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.model import clone, to_dtype
 from prefix_interp.models.zoo import load_toy
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.prefix import Prefix, load_prefixes
 from prefix_interp.results import Result
 from prefix_interp.seeds import derive_generator
-from prefix_interp.storage import read_json
 from prefix_interp.tasks import Batch, get_task, list_tasks
 from prefix_interp.theory.decompose import Decomposition, decompose_attention
 from prefix_interp.theory.subspace import BiasSubspace, subspaces_of
@@ -44,7 +41,7 @@ class Protocol:
         n_test: sequences of the test split that a removal is scored on.
         draws: random subspaces that stand beside each removal.
         chance_draws: pairs of random subspaces that stand beside each angle.
-        kinds: which of Table 2's prefixes, by what their folders end in.
+        kinds: which of Table 2's prefixes, by what their names end in.
     """
 
     n_space: int = 64
@@ -58,119 +55,69 @@ PROTOCOLS = {
     "fast": Protocol(),
     "smoke": Protocol(n_space=8, n_test=16, draws=2, chance_draws=20),
 }
-# For a toy in the report: the same rows in a fraction of the time.
+# For a toy of your own: the same tables in a fraction of the time.
 LIGHT = Protocol(n_space=32, n_test=128, draws=5)
 
 
-def subspaces(
-    preset: str = "fast",
-    seeds: Sequence[int] = range(10),
-    *,
-    work: str | Path | None = None,
-    table2_work: str | Path | None = None,
-    n_jobs: int | None = None,
-    progress: bool = True,
-) -> Result:
-    """Return what the biases of Table 2's prefixes span, over `seeds`.
+def measure(job: Job) -> Tables:
+    """Return what the biases of one seed's prefixes of Table 2 span.
 
-    ``part`` tells three kinds of records apart:
-
-    - ``"spectrum"``: ``rank``, ``effective_rank``, ``bound`` and ``singular_values`` (as many as
+    - ``spectrum``: ``rank``, ``effective_rank``, ``bound`` and ``singular_values`` (as many as
       the bound) of a ``task``'s prefix at a ``level``, ``layer`` and ``head``; ``method`` is
       ``prefix`` or a control, ``random prefix`` (untuned) or ``norm-matched prefix``.
-    - ``"angle"``: two subspaces ``a`` and ``b``, with their principal ``angles`` (radians), their
+    - ``angle``: two subspaces ``a`` and ``b``, with their principal ``angles`` (radians), their
       mean, the ``overlap`` (mean squared cosine, 0 to 1), and what two random subspaces of equal
       rank have in their place (``chance_angle`` with its 95% range, ``chance_overlap``).
       ``comparison`` says what differs: ``tasks``, ``starts`` (random starts of one tuning),
       ``parameterizations`` or ``heads``. Models of different seeds share no basis, so that angles
       between them would say nothing. Heads are compared where they write, behind W_O.
-    - ``"removal"``: see `removal_rows` and `removals`.
+    - ``removal``: see `removal_rows` and `removals`.
 
     Args:
-        preset: ``"fast"`` or ``"smoke"``; which Table 2 to take the prefixes from.
-        seeds: each a model of its own; all must be in the work folder of Table 2.
-        work: folder for finished seeds; None keeps nothing.
-        table2_work: what `table2` was given as `work`; by default ``work/table2-<preset>``.
-        n_jobs: processes; by default one a core.
-        progress: show a bar.
-
-    Raises:
-        PrefixInterpError: an unknown preset, or a seed that Table 2 has not finished.
+        job: one seed's work, with what the same seed of Table 2 keeps.
     """
-    check_choice("preset", preset, PROTOCOLS)
-    for seed in seeds:
-        table2_toy(seed, preset, table2_work)
-    run_seed = partial(subspaces_seed, preset=preset, work=work, table2_work=table2_work)
-    return measure_seeds(
-        "subspaces", preset, seeds, run_seed, _settings(preset), n_jobs=n_jobs, progress=progress
+    kept, kinds = job.needs["table2"], job.protocol.kinds
+    best, starts = (
+        [p for name, p in kept.contexts(group).items() if any(f"-{k}" in name for k in kinds)]
+        for group in (PREFIXES, STARTS)
     )
-
-
-def _settings(preset: str) -> dict[str, Any]:
-    protocol = asdict(PROTOCOLS[preset])
-    return {"toy": NAME, "protocol": protocol | {"kinds": list(protocol["kinds"])}}
-
-
-def subspaces_seed(
-    seed: int,
-    preset: str = "fast",
-    work: str | Path | None = None,
-    table2_work: str | Path | None = None,
-) -> dict[str, Any]:
-    """Return one seed's records and its seconds; finished work in `work` is taken from there."""
-    toy, protocol = table2_toy(seed, preset, table2_work), PROTOCOLS[preset]
-    files = sorted(
-        file
-        for kind in protocol.kinds
-        for folder in (toy / "prefixes", toy.parent / "starts")
-        for file in folder.glob(f"*-{kind}*/prefix.json")
-    )
-    # Other weights make other work: their checksums are part of the key.
-    sums = {str(f.parent.relative_to(toy.parent)): read_json(f)["sha256"] for f in files}
-    key = _settings(preset) | {"model": read_json(toy / "model.json")["sha256"], "files": sums}
-
-    def run() -> Rows:
-        found = [(f.parent, Prefix.load(f.parent)) for f in files]
-        best = [prefix for path, prefix in found if path.parent.name == "prefixes"]
-        starts = [prefix for path, prefix in found if path.parent.name == "starts"]
-        return subspace_records(load_toy(toy), best, starts, protocol=protocol, seed=seed)
-
-    return finished_seed(seed_folder(work, seed), key, run)
+    model = kept.toy(NAME)
+    model.to(job.device, print_details=False)
+    return subspace_tables(model, best, starts, protocol=job.protocol, seed=job.seed)
 
 
 def toy_subspaces(
     name_or_path: str | Path = NAME, *, protocol: Protocol = LIGHT, preset: str = "fast",
     seed: int = 0,
 ) -> Result:  # fmt: skip
-    """Return the same records for one toy of the zoo and its prefixes, without starts.
+    """Return the same tables for one toy and the prefixes beside it, without starts.
 
     Args:
-        name_or_path: as for `load_toy`.
+        name_or_path: of the zoo, or a folder of your own, as for `load_toy`.
         protocol: sizes.
         preset: that the toy was trained with, to label the result.
         seed: of the toy; also chooses controls and sequences.
     """
     began = time.perf_counter()
     found = list(load_prefixes(name_or_path).values())
-    records = subspace_records(load_toy(name_or_path), found, protocol=protocol, seed=seed)
-    sizes = asdict(protocol) | {"kinds": list(protocol.kinds)}
-    settings = {"toy": str(name_or_path), "protocol": sizes}
+    tables = subspace_tables(load_toy(name_or_path), found, protocol=protocol, seed=seed)
+    settings = {"toy": str(name_or_path), "protocol": asdict(protocol)}
     timing = {"wall_s": round(time.perf_counter() - began, 1)}
-    return Result("subspaces", preset, [seed], settings, records, timing=timing)
+    return Result("subspaces", preset, [seed], settings, tables, timing=timing)
 
 
-def subspace_records(
+def subspace_tables(
     model: Model,
     prefixes: Sequence[Prefix],
     starts: Sequence[Prefix] = (),
     *,
     protocol: Protocol = LIGHT,
     seed: int = 0,
-) -> Rows:
-    """Return the records of one model and its tuned prefixes (see `subspaces`).
+) -> Tables:
+    """Return the tables of one model and its tuned prefixes (see `measure`).
 
     Args:
-        model: a supported HookedTransformer, in float32 or float64.
+        model: a supported model, in float32 or float64.
         prefixes: the best of each task and variant, with their task in the metadata.
         starts: prefixes of the same tunings from several random starts, to compare.
         protocol: sizes.
@@ -183,18 +130,20 @@ def subspace_records(
     exact.to("cpu", print_details=False)  # some accelerators have no float64
     to_dtype(exact, torch.float64)  # faint directions drown in float32
 
-    def measure(prefix: Prefix, task: str | None = None) -> Measured:
+    def measured(prefix: Prefix, task: str | None = None) -> Measured:
         task = str(prefix.metadata.get("task")) if task is None else task
         check_choice("prefix.metadata['task']", task, list_tasks())
         tokens = get_task(task).sample(protocol.n_space, split="train", seed=seed).tokens
         prefix = prefix.to(exact)
         parts = decompose_attention(run_pair(exact, prefix, tokens))
-        layers = [subspaces_of(parts, exact, prefix.n_slots, i) for i in range(exact.cfg.n_layers)]
+        layers = [
+            subspaces_of(parts, exact, prefix.n_slots, i) for i in range(host_of(exact).n_layers)
+        ]
         return Measured(prefix, task, layers, _content(parts, layers))
 
-    best = [measure(prefix) for prefix in prefixes]
-    others = [measure(prefix) for prefix in starts]
-    rows: Rows = []
+    best = [measured(prefix) for prefix in prefixes]
+    others = [measured(prefix) for prefix in starts]
+    spectrum: Rows = []
     for own in best:
         controls = {
             "random prefix": Prefix.random(
@@ -206,22 +155,21 @@ def subspace_records(
                 derive_generator(seed, "subspaces", own.task, own.prefix.parameterization),
             ).for_any_model(),
         }  # fmt: skip
-        rows += _spectrum_rows(own, "prefix", seed)
+        spectrum += _spectrum_rows(own, "prefix", seed)
         for method, prefix in controls.items():
-            rows += _spectrum_rows(measure(prefix, own.task), method, seed)
-    rows += [
-        {"seed": seed, "part": "angle", **row}
-        for row in angle_rows(exact, best, others, protocol.chance_draws)
+            spectrum += _spectrum_rows(measured(prefix, own.task), method, seed)
+    angles = [
+        {"seed": seed, **row} for row in angle_rows(exact, best, others, protocol.chance_draws)
     ]
+    removed: Rows = []
     for own in best:
         rivals = [o.all for o in best if o.about == own.about | {"task": o.task} and o is not own]
         batch = get_task(own.task).sample(protocol.n_test, split="test", seed=0)
-        batch = Batch(*(x.to(model.W_E.device) for x in batch))
+        batch = Batch(*(x.to(host_of(model).device) for x in batch))
         chosen = removals(own.all, rivals, own.content, protocol.draws, seed)
-        rows += removal_rows(
-            {"seed": seed, **own.about}, model, own.prefix.to(model), batch, chosen
-        )
-    return rows
+        about = {"seed": seed, **own.about}
+        removed += removal_rows(about, model, own.prefix.to(model), batch, chosen)
+    return {"spectrum": spectrum, "angle": angles, "removal": removed}
 
 
 def _content(parts: Decomposition, layers: list[list[BiasSubspace]]) -> list[BiasSubspace]:
@@ -243,7 +191,6 @@ def _spectrum_rows(own: Measured, method: str, seed: int) -> Rows:
     return [
         {
             "seed": seed,
-            "part": "spectrum",
             "method": method,
             **own.about,
             "level": space.level,

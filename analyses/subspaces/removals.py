@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from analyses.study import Rows
 from prefix_interp.estimates import mean_interval, wilson
-from prefix_interp.experiments.seed_runs import Rows
 from prefix_interp.models.host import Model
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.baselines import RunPair, run_pair
@@ -27,7 +27,7 @@ Spaces = Sequence[BiasSubspace]
 
 
 class Removal(NamedTuple):
-    """One row to measure: subspaces, a set a draw, and what is done with them.
+    """One row to measure: one set of subspaces per draw, and what is done with them.
 
     Attributes:
         run: ``"on"`` with the prefix, ``"off"`` without it (masked baseline).
@@ -49,7 +49,7 @@ def removals(
 ) -> Iterator[Removal]:
     """Yield every removal of the study.
 
-    Spaces: the bias's own; random ones of equal rank; those of the prefixes for other tasks (a
+    Spaces: the bias's own; random ones of equal rank; those of the prefixes for other tasks (one
     draw each); and ``"content"``, as many of the strongest directions of what the pretrained
     heads write. The last three are controls: for the rank, for the task, for the size of what
     goes. In the run without prefix the same removals show what of the pretrained computation
@@ -92,7 +92,7 @@ def removal_rows(
     batch: Batch,
     chosen: Iterator[Removal],
 ) -> Rows:
-    """Return a row a removal: exact match, token accuracy and loss on one batch.
+    """Return one row per removal: exact match, token accuracy and loss on one batch.
 
     Each metric has ``value``, its 95% interval over sequences ``low`` and ``high``, and, of more
     than one draw, ``min`` and ``max`` over draws. ``late_token_accuracy`` is that of the second
@@ -101,7 +101,7 @@ def removal_rows(
 
     Args:
         about: what every row says of itself.
-        model: a supported HookedTransformer.
+        model: a supported model.
         prefix: a prefix that fits it.
         batch: unseen sequences.
         chosen: from `removals`.
@@ -112,7 +112,6 @@ def removal_rows(
         rows.append(
             {
                 **about,
-                "part": "removal",
                 "run": one.run,
                 "level": one.level,
                 "space": one.space,

@@ -5,42 +5,32 @@ import pytest
 import torch
 
 import prefix_interp as pi
-from prefix_interp.experiments.long_prefixes import (
-    PROTOCOLS,
-    long_prefixes,
-    long_prefixes_seed,
-    slot_attention,
-    slot_range,
-)
-from prefix_interp.experiments.subspace_summary import long_prefix_rows
-from prefix_interp.experiments.table2 import table2_toy
-from prefix_interp.tasks import FOUR_SKILLS
-from tests.experiments.made_up_table2 import made_up_table2
+from analyses.kept import Kept
+from analyses.long_prefixes.measure import PROTOCOLS, measure, slot_attention, slot_range
+from analyses.long_prefixes.tables import tables
+from analyses.study import Job
+from analyses.table2.models import NAME
+from prefix_interp.results import Result
+from tests.analyses.made_up_table2 import made_up_table2
 from tests.helpers import assert_close, raw_model, tokens_for
 
 
 @pytest.fixture(scope="module")
-def table2_work(tmp_path_factory):
-    return made_up_table2(tmp_path_factory.mktemp("table2"), tasks=FOUR_SKILLS[:1])
+def job(tmp_path_factory):
+    (skills,) = made_up_table2(tmp_path_factory.mktemp("skills"), tasks=()).values()
+    keeps = Kept(tmp_path_factory.mktemp("work"))
+    return Job(0, "smoke", PROTOCOLS["smoke"], needs={"table2": skills}, keeps=keeps)
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    return tmp_path_factory.mktemp("work")
-
-
-@pytest.fixture(scope="module")
-def result(table2_work, work):
-    return long_prefixes(
-        "smoke", (0,), work=work, table2_work=table2_work, n_jobs=1, progress=False
-    )
+def result(job):
+    return Result("long-prefixes", "smoke", [0], {}, measure(job))
 
 
 def test_every_row_is_there_and_within_its_bound(result):
-    json.dumps(result.records, allow_nan=False)
+    json.dumps(result.tables, allow_nan=False)
     variants = 4 * 2 * len(PROTOCOLS["smoke"].n_prefixes)
-    tunings = [r for r in result.records if r["part"] == "tuning"]
-    biases = [r for r in result.records if r["part"] == "bias"]
+    tunings, biases = result.rows("tuning"), result.rows("bias")
     assert len(tunings) == variants and len(biases) == variants * 3 * 3
     for row in biases:
         heads, n = (2 if row["level"] == "layer" else 1), row["n_slots"]
@@ -56,14 +46,14 @@ def test_every_row_is_there_and_within_its_bound(result):
             assert row["slot_range"] == 0 and row["top_slot"] == 1
 
 
-def test_rows_are_those_of_the_prefix_that_was_kept(result, table2_work, work):
-    model = pi.load_toy(table2_toy(0, "smoke", table2_work))
-    prefix = pi.Prefix.load(work / "seed-0" / "prefixes" / "add_one-residual-3")
+def test_rows_are_those_of_the_prefix_that_was_kept(result, job):
+    model = job.needs["table2"].toy(NAME)
+    prefix = job.keeps.context("prefixes", "add_one-residual-3")
     assert prefix.n_slots == 3 and prefix.metadata["task"] == "add_one"
     task = pi.get_task("add_one")
     (row,) = [
-        r for r in result.records
-        if r["part"] == "bias" and r["method"] == "prefix" and r["task"] == "add_one"
+        r for r in result.rows("bias")
+        if r["method"] == "prefix" and r["task"] == "add_one"
         and r["parameterization"] == "residual" and r["n_slots"] == 3 and r["head"] == 1
     ]  # fmt: skip
     tokens = task.sample(PROTOCOLS["smoke"].n_space, seed=0).tokens
@@ -78,9 +68,8 @@ def test_rows_are_those_of_the_prefix_that_was_kept(result, table2_work, work):
     assert row["slot_range"] == pytest.approx(np.mean(ranges), rel=1e-4)
     assert row["top_slot"] == pytest.approx(shares.max(axis=1).mean(), rel=1e-5)
     (tuning,) = [
-        r for r in result.records
-        if r["part"] == "tuning" and r["task"] == "add_one" and r["n_slots"] == 3
-        and r["parameterization"] == "residual"
+        r for r in result.rows("tuning")
+        if (r["task"], r["n_slots"], r["parameterization"]) == ("add_one", 3, "residual")
     ]  # fmt: skip
     score = pi.evaluate(model, "add_one", prefix, seed=0)
     assert tuning["evaluation"]["loss"]["value"] == pytest.approx(score.loss.value, rel=1e-5)
@@ -103,44 +92,25 @@ def test_slot_range_of_known_shares():
     assert slot_range(mass.double()).tolist() == pytest.approx([0.98, 0.0])
 
 
-def test_a_finished_seed_is_taken_from_the_work_folder(result, work, table2_work):
-    again = long_prefixes_seed(0, "smoke", str(work), str(table2_work))
-    assert again["records"] == result.records
-    assert again["seconds"] == pytest.approx(result.timing["core_s"], abs=0.051)
-    (work / "seed-0" / "records.json").unlink()
-    redone = long_prefixes_seed(0, "smoke", str(work), str(table2_work))  # from checkpoints
-    assert redone["records"] == result.records
+def test_an_interrupted_seed_goes_on_from_its_checkpoints(result, job):
+    assert measure(job) == {name: result.rows(name) for name in ("tuning", "bias")}
 
 
 def test_summary_is_the_mean_over_heads_and_tasks(result):
-    rows = long_prefix_rows(result)
-    (row,) = [
-        r for r in rows
-        if r["part"] == "bias" and r["level"] == "head" and r["task"] is None
-        and r["method"] == "norm-matched prefix" and r["parameterization"] == "kv"
-        and r["n_slots"] == 3
-    ]  # fmt: skip
-    own = [
-        r for r in result.records
-        if r["part"] == "bias" and r["level"] == "head" and r["method"] == "norm-matched prefix"
-        and r["parameterization"] == "kv" and r["n_slots"] == 3
-    ]  # fmt: skip
+    def one(rows, **where):
+        (row,) = [r for r in rows if all(r[key] == value for key, value in where.items())]
+        return row
+
+    found, kv = tables(result), {"parameterization": "kv", "n_slots": 3}
+    controls = {"level": "head", "method": "norm-matched prefix", **kv}
+    row = one(found["bias"], task=None, **controls)
+    own = [r for r in result.rows("bias") if controls.items() <= r.items()]
     assert len(own) == 4 * 2 and row["n_seeds"] == 1
     for metric in ("effective_rank", "n_99", "slot_range"):
         assert row[metric]["mean"] == pytest.approx(np.mean([r[metric] for r in own]))
-    (layer,) = [
-        r for r in rows
-        if r["part"] == "bias" and r["level"] == "layer" and r["task"] == "add_one"
-        and r["method"] == "prefix" and r["parameterization"] == "kv" and r["n_slots"] == 3
-    ]  # fmt: skip
+    layer = one(found["bias"], task="add_one", level="layer", method="prefix", **kv)
     assert "slot_range" not in layer and layer["bound"]["mean"] == 6
-    (tuned,) = [r for r in rows if r["part"] == "tuning" and r["task"] == "add_two"
-                and r["parameterization"] == "kv" and r["n_slots"] == 1]  # fmt: skip
-    assert 0 <= tuned["exact_match"]["mean"] <= 1
-
-
-def test_missing_seeds_and_presets_are_one_line(table2_work):
-    with pytest.raises(pi.PrefixInterpError, match="no finished seed 4"):
-        long_prefixes("smoke", (4,), table2_work=table2_work)
-    with pytest.raises(pi.PrefixInterpError, match="preset='paper' is unknown"):
-        long_prefixes("paper", (0,), table2_work=table2_work)
+    scores = [
+        r["evaluation"]["loss"]["value"] for r in result.rows("tuning") if kv.items() <= r.items()
+    ]
+    assert one(found["tuning"], task=None, **kv)["loss"]["mean"] == pytest.approx(np.mean(scores))

@@ -36,8 +36,8 @@ class Protocol:
         long_depths: layers of these toys.
         long_asks_for: which tasks, by what they ask of the toy.
         lrs: each tuned context is tuned at all of them, the lowest training loss counts.
-        hard_slots: real tokens a prompt.
-        n_examples: in-context examples a prompt.
+        hard_slots: real tokens of each prompt.
+        n_examples: in-context examples in each prompt.
         draws: of examples.
         n_test: test sequences.
     """
@@ -65,3 +65,12 @@ PROTOCOLS = {
         n_examples=(1,), draws=1, n_test=50,
     ),
 }  # fmt: skip
+
+
+def toy_name(depth: int) -> str:
+    """Return the name of a toy of the ladder, as it is kept.
+
+    Args:
+        depth: its layers.
+    """
+    return f"three-skills-{depth}l4h"

@@ -11,11 +11,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analyses.ladder.protocol import BLIND, CONTEXTS, TASKS, TUNED
+from analyses.ladder.tables import METRICS, ladder_rows
 from prefix_interp.errors import PrefixInterpError, check_choice
-from prefix_interp.experiments.ladder_protocol import BLIND, CONTEXTS, TASKS, TUNED
-from prefix_interp.experiments.ladder_summary import METRICS, ladder_rows
 from prefix_interp.results import Result
-from prefix_interp.views.style import COLOURS, CONTENT_COLOURS, MARKERS, look
+from prefix_interp.views.style import COLOURS, CONTENT_COLOURS, MARKERS, legend_below, look
 
 TASK_WORDS = {
     "sort_ascending": "ascending",
@@ -23,23 +23,40 @@ TASK_WORDS = {
     "sort_descending": "descending",
     "double_histogram": "histogram",
 }
-_UNITS = {"loss": "nats an output"}
+_UNITS = {"loss": "nats per output"}
+
+Rows = Sequence[Mapping[str, Any]]
 
 
-def ladder_figure(result: Result) -> Figure:
-    """Return heat maps of exact match, contexts down and tasks across, one a depth.
+def figures(result: Result) -> Mapping[str, Figure]:
+    """Return the figures of a result, by the end of their file's stem.
+
+    Args:
+        result: of the study.
+    """
+    rows = ladder_rows(result.rows())
+    return {
+        "": ladder_figure(rows),
+        "-suffixes": suffix_figure(rows),
+        "-first-output": suffix_figure(rows, "first_output"),
+        "-longer": tuning_length_figure(rows),
+    }
+
+
+def ladder_figure(rows: Rows) -> Figure:
+    """Return heat maps of exact match, contexts down and tasks across, one for each depth.
 
     Empty cells were not measured: some contexts are tuned longer on some tasks alone.
 
     Args:
-        result: from `ladder`.
+        rows: from `ladder_rows`.
 
     Raises:
-        PrefixInterpError: the result has no contexts.
+        PrefixInterpError: there are no contexts.
     """
-    rows = [r for r in ladder_rows(result) if r["method"] == "context"]
+    rows = [r for r in rows if r["method"] == "context"]
     if not rows:
-        raise PrefixInterpError("result has no contexts; give one of ladder")
+        raise PrefixInterpError("rows=[] has nothing to draw; give ladder_rows(result.rows())")
     depths = sorted({r["depth"] for r in rows})
     rungs = sorted({_rung(r) for r in rows})
     with look():
@@ -91,17 +108,17 @@ def layers(depth: int) -> str:
     return f"{depth} layer{'' if depth == 1 else 's'}"
 
 
-def suffix_figure(result: Result, metric: str = "exact_match") -> Figure:
-    """Return each tuned context by depth, a panel a task, with 95% intervals over seeds.
+def suffix_figure(rows: Rows, metric: str = "exact_match") -> Figure:
+    """Return each tuned context by depth, one panel for each task, with 95% intervals over seeds.
 
     Contexts are those of the shorter tuning, which all depths have. Dotted: the blind rule.
 
     Args:
-        result: from `ladder`.
+        rows: from `ladder_rows`.
         metric: one of `METRICS`.
     """
     check_choice("metric", metric, METRICS)
-    rows = _most_slots(result)
+    rows = _most_slots(rows)
     steps = min(r["steps"] for r in rows if r["steps"])
     depths = sorted({r["depth"] for r in rows})
     scale = _scale(metric)
@@ -122,24 +139,24 @@ def suffix_figure(result: Result, metric: str = "exact_match") -> Figure:
     return figure
 
 
-def tuning_length_figure(result: Result, metric: str = "loss") -> Figure:
-    """Return each tuned context by the steps of its tuning, a panel a depth and task.
+def tuning_length_figure(rows: Rows, metric: str = "loss") -> Figure:
+    """Return each tuned context by the steps of its tuning, one panel for each depth and task.
 
     Only depths and tasks that were tuned for more than one number of steps. Bars are 95% t
     intervals over seeds, dotted lines the blind rule.
 
     Args:
-        result: from `ladder`.
+        rows: from `ladder_rows`.
         metric: one of `METRICS`.
 
     Raises:
         PrefixInterpError: nothing was tuned for more than one number of steps.
     """
     check_choice("metric", metric, METRICS)
-    rows = _most_slots(result)
+    rows = _most_slots(rows)
     steps = sorted({r["steps"] for r in rows if r["steps"]})
     if len(steps) < 2:
-        raise PrefixInterpError(f"result has tunings of {steps} steps; two lengths are needed")
+        raise PrefixInterpError(f"rows have tunings of {steps} steps; two lengths are needed")
     longest = [r for r in rows if r["steps"] == steps[-1]]
     depths = sorted({r["depth"] for r in longest})
     tasks = sorted({r["task"] for r in longest}, key=list(TASKS).index)
@@ -161,9 +178,9 @@ def tuning_length_figure(result: Result, metric: str = "loss") -> Figure:
     return figure
 
 
-def _most_slots(result: Result) -> list[dict[str, Any]]:
+def _most_slots(rows: Rows) -> Rows:
     """Return the rows of the blind rule and of contexts with the most slots that were tuned."""
-    rows = [r for r in ladder_rows(result) if r["method"] == "context"]
+    rows = [r for r in rows if r["method"] == "context"]
     most = max(r["n_slots"] for r in rows if r["context"] in TUNED)
     return [
         r for r in rows
@@ -193,7 +210,7 @@ def _points(
     )  # fmt: skip
 
 
-def _blind_line(ax: Axes, rows: Sequence[Mapping[str, Any]], metric: str) -> None:
+def _blind_line(ax: Axes, rows: Rows, metric: str) -> None:
     """Draw the blind rule, the same at all depths."""
     floor = next(r[metric]["mean"] for r in rows if r["context"] == BLIND)
     ax.axhline(_scale(metric) * floor, color="0.35", linestyle=":", linewidth=1, label=BLIND)
@@ -206,5 +223,4 @@ def _finish(figure: Figure, left: Sequence[Axes], metric: str) -> None:
         ax.set_ylabel(f"{words} ({_UNITS.get(metric, '%')})")
         if metric not in _UNITS:
             ax.set_ylim(-4, 104)
-    handles, labels = left[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    legend_below(figure, left[0], 3)

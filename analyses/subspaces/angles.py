@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefix_interp.experiments.seed_runs import Rows
-from prefix_interp.models.host import Model
+from analyses.study import Rows
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.seeds import derive_generator
 from prefix_interp.theory.projection import through_output
@@ -49,11 +49,11 @@ class Measured(NamedTuple):
 def angle_rows(
     model: Model, best: Sequence[Measured], starts: Sequence[Measured], draws: int
 ) -> Rows:
-    """Return a row a pair of subspaces that differ in one thing (see `subspaces`).
+    """Return one row per pair of subspaces that differ in one thing (see `measure`).
 
     Args:
         model: whose W_O leads from heads to d_model.
-        best: one prefix a task and variant.
+        best: one prefix for each task and variant.
         starts: prefixes of one tuning from several starts, their start in the metadata.
         draws: random pairs.
     """
@@ -78,7 +78,7 @@ def angle_rows(
 
 
 def _between(a: Measured, b: Measured, about: dict[str, Any], draws: int) -> Rows:
-    """Return a row a head and layer, for two prefixes of one model."""
+    """Return one row per head, and one per layer, for two prefixes of one model."""
     rows = []
     for one, two in zip(a.all, b.all, strict=True):
         if not one.rank or not two.rank:
@@ -93,9 +93,9 @@ def _between(a: Measured, b: Measured, about: dict[str, Any], draws: int) -> Row
 def _between_heads(
     model: Model, own: Measured, draws: int, chances: dict[tuple[int, ...], Any]
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row a pair of heads of one layer, compared where they write."""
+    """Yield one row per pair of heads of one layer, compared where they write."""
     for layer, spaces in enumerate(own.layers):
-        w_o = model.blocks[layer].attn.W_O.detach().double()
+        w_o = host_of(model).attention(layer).W_O.detach().double()
         for one, two in combinations([s for s in spaces[:-1] if s.rank], 2):
             key = (layer, int(one.head or 0), int(two.head or 0), one.rank, two.rank)
             if key not in chances:

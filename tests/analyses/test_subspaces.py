@@ -1,53 +1,49 @@
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import prefix_interp as pi
-from prefix_interp.experiments.grouping import over_seeds
-from prefix_interp.experiments.projecting_out import Removal, removal_rows
-from prefix_interp.experiments.subspace_angles import _isotropic_chance
-from prefix_interp.experiments.subspace_summary import subspace_rows
-from prefix_interp.experiments.subspaces import (
-    PROTOCOLS,
-    subspace_records,
-    subspaces,
-    subspaces_seed,
-    toy_subspaces,
-)
-from prefix_interp.experiments.table2 import NAME, table2_toy
+from analyses.study import Job
+from analyses.subspaces.angles import _isotropic_chance
+from analyses.subspaces.measure import PROTOCOLS, measure, subspace_tables, toy_subspaces
+from analyses.subspaces.removals import Removal, removal_rows
+from analyses.subspaces.tables import tables
+from analyses.summaries import over_seeds
+from analyses.table2.models import NAME, PREFIXES, variant
+from prefix_interp.results import Result
 from prefix_interp.tuning.evaluate import answer_logits
-from tests.experiments.made_up_table2 import made_up_table2
+from tests.analyses.made_up_table2 import made_up_table2
 from tests.helpers import toy
 
 TASKS = ("sort_descending", "add_one")
 
 
-@pytest.fixture(scope="module")
-def table2_work(tmp_path_factory):
-    return made_up_table2(tmp_path_factory.mktemp("table2"), seeds=(0, 1), tasks=TASKS)
+def measured(kept, seed=0):
+    return measure(Job(seed, "smoke", PROTOCOLS["smoke"], needs={"table2": kept}))
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    return tmp_path_factory.mktemp("work")
+def skills(tmp_path_factory):
+    """What two seeds of Table 2 keep."""
+    return made_up_table2(tmp_path_factory.mktemp("skills"), (0, 1), TASKS)
 
 
 @pytest.fixture(scope="module")
-def result(table2_work, work):
-    return subspaces("smoke", (0, 1), work=work, table2_work=table2_work, n_jobs=1, progress=False)
+def result(skills):
+    seeds = [measured(kept, seed) for seed, kept in skills.items()]
+    found = {name: [row for one in seeds for row in one[name]] for name in seeds[0]}
+    return Result("subspaces", "smoke", [0, 1], {}, found)
 
 
 def part(result, name, **where):
-    rows = [r for r in result.records if r["part"] == name]
-    return [r for r in rows if all(r[k] == v for k, v in where.items())]
+    return [r for r in result.rows(name) if all(r[k] == v for k, v in where.items())]
 
 
-def test_every_part_has_every_row(result):
-    json.dumps(result.records, allow_nan=False)
+def test_every_table_has_every_row(result):
+    json.dumps(result.tables, allow_nan=False)
     kinds, places = ("residual", "kv"), 3  # two heads and the layer
     for seed in (0, 1):
         assert len(part(result, "spectrum", seed=seed)) == 2 * len(kinds) * 3 * places
@@ -65,7 +61,7 @@ def test_every_part_has_every_row(result):
                 assert len(own) == 2 + 9 + 1 + 9 + 2 * 2 + 3
 
 
-def test_ranks_are_those_of_the_values(result, table2_work):
+def test_ranks_are_those_of_the_values(result):
     for row in part(result, "spectrum", seed=1, method="prefix"):
         assert row["rank"] == row["bound"] == (1 if row["level"] == "head" else 2)
         assert len(row["singular_values"]) == row["bound"]
@@ -73,10 +69,9 @@ def test_ranks_are_those_of_the_values(result, table2_work):
         assert row["effective_rank"] == pytest.approx(math.exp(-(p * np.log(p)).sum()))
 
 
-def test_angles_are_those_between_the_slots_values(result, table2_work):
+def test_angles_are_those_between_the_slots_values(result, skills):
     """With one slot a head's bias points along the slot's value, whatever the content."""
-    model = pi.load_toy(table2_toy(0, "smoke", table2_work))
-    prefixes = pi.load_prefixes(table2_toy(0, "smoke", table2_work))
+    model, prefixes = skills[0].toy(NAME), skills[0].contexts(PREFIXES)
     values = {n: p.keys_values(model)[0][1][0].detach() for n, p in prefixes.items()}
 
     def angle(a, b):
@@ -87,12 +82,12 @@ def test_angles_are_those_between_the_slots_values(result, table2_work):
         if row["level"] == "layer" or row["comparison"] == "starts":
             continue
         if row["comparison"] == "tasks":
-            names = [f"{row[x]}-{row['parameterization']}-std-0.1" for x in "ab"]
+            names = [variant(row[x], row["parameterization"]) for x in "ab"]
         elif row["comparison"] == "parameterizations":
-            names = [f"{row['task']}-{row[x]}-std-0.1" for x in "ab"]
+            names = [variant(row["task"], row[x]) for x in "ab"]
         else:
             w_o = model.blocks[0].attn.W_O.detach()
-            own = values[f"{row['task']}-{row['parameterization']}-std-0.1"]
+            own = values[variant(row["task"], row["parameterization"])]
             expected = angle(*(own[row[x]] @ w_o[row[x]] for x in "ab"))
             names = None
         if names is not None:
@@ -122,12 +117,10 @@ def test_two_random_lines_by_quadrature():
     assert found["chance_angle"]["high"] == pytest.approx(high, abs=0.05)
 
 
-def test_untouched_runs_are_the_models_own(result, table2_work):
-    model = pi.load_toy(table2_toy(0, "smoke", table2_work))
+def test_untouched_runs_are_the_models_own(result, skills):
+    model = skills[0].toy(NAME)
     for task in TASKS:
-        prefix = pi.Prefix.load(
-            table2_toy(0, "smoke", table2_work) / "prefixes" / f"{task}-kv-std-0.1"
-        )
+        prefix = skills[0].context(PREFIXES, variant(task, "kv"))
         for run, given in (("on", prefix), ("off", None)):
             score = pi.evaluate(model, task, given, n=PROTOCOLS["smoke"].n_test)
             (row,) = part(
@@ -179,36 +172,27 @@ def test_restoring_and_isolating_differ_from_dropping(result):
     assert len(set(values.values())) == len(values)
 
 
-def test_finished_work_is_taken_unless_the_prefixes_changed(result, table2_work, work):
-    first = subspaces_seed(1, "smoke", str(work), str(table2_work))
-    assert first["records"] == [r for r in result.records if r["seed"] == 1]
-    # Another prefix in the folder of Table 2 is other work.
-    folder = table2_toy(1, "smoke", table2_work) / "prefixes" / "add_one-kv-std-0.1"
-    kept = pi.Prefix.load(folder)
-    replace(kept, keys=kept.keys + 1).save(folder)
-    try:
-        again = subspaces_seed(1, "smoke", str(work), str(table2_work))
-    finally:
-        kept.save(folder)
-    pairs = list(zip(again["records"], first["records"], strict=True))
-    assert any(one != two for one, two in pairs)
-    # What has nothing to do with that prefix comes out the same, made again.
-    assert all(a == b for a, b in pairs if a.get("parameterization") == "residual")
-
-
-def test_a_toy_alone_gives_the_same_rows_but_for_starts_and_other_tasks(tmp_path):
-    root = made_up_table2(tmp_path, tasks=TASKS[:1])
-    alone = toy_subspaces(root / "seed-0" / NAME, protocol=PROTOCOLS["smoke"], preset="smoke")
-    assert {r["part"] for r in alone.records} == {"spectrum", "angle", "removal"}
-    assert {r["comparison"] for r in part(alone, "angle")} == {"parameterizations", "heads"}
+def test_a_toy_alone_gives_the_same_rows_but_for_starts(tmp_path):
+    (kept,) = made_up_table2(tmp_path, tasks=TASKS[:1]).values()
+    for name, prefix in kept.contexts(PREFIXES).items():
+        prefix.save(kept.toy_folder(NAME) / "prefixes" / name)
+    # Table 2 also has prefixes of other trials, which are left out.
+    other = variant("add_one", "residual", 1.0)
+    kept.save_context(PREFIXES, other, kept.context(PREFIXES, variant(TASKS[0], "residual")))
+    whole = Result("subspaces", "smoke", [0], {}, measured(kept))
+    alone = toy_subspaces(kept.toy_folder(NAME), protocol=PROTOCOLS["smoke"], preset="smoke")
+    for name in ("spectrum", "removal"):
+        assert alone.rows(name) == whole.rows(name)
+    starts = part(whole, "angle", comparison="starts")
+    assert starts and alone.rows("angle") == [r for r in whole.rows("angle") if r not in starts]
     assert {r["space"] for r in part(alone, "removal")} == {"none", "own", "random", "content"}
+    assert set(tables(alone)) == {"spectrum", "angle", "removal"}
 
 
 def test_summary_counts_a_seed_once(result):
-    rows = subspace_rows(result)
-    (row,) = [r for r in rows if r["part"] == "removal" and r["task"] is None
-              and (r["run"], r["level"], r["space"], r["remove"]) == ("on", "head", "own", "output")
-              and r["parameterization"] == "kv"]  # fmt: skip
+    own = ("on", "head", "own", "output", "kv", None)
+    keys = ("run", "level", "space", "remove", "parameterization", "task")
+    (row,) = [r for r in tables(result)["removal"] if tuple(r[k] for k in keys) == own]
     means = []
     for seed in (0, 1):
         own = part(result, "removal", seed=seed, run="on", level="head", space="own",
@@ -225,17 +209,7 @@ def test_summary_counts_a_seed_once(result):
     assert one["mean"] == one["low"] == one["high"] == 1.5 and one["sd"] is None
 
 
-def test_missing_seeds_and_presets_are_one_line(table2_work, tmp_path):
-    with pytest.raises(pi.PrefixInterpError, match="no finished seed 7; make it with"):
-        subspaces("smoke", (0, 7), table2_work=table2_work)
-    with pytest.raises(pi.PrefixInterpError, match=r"work/table2-smoke|table2_work="):
-        table2_toy(0, "smoke", tmp_path)
-    with pytest.raises(pi.PrefixInterpError, match="preset='paper' is unknown"):
-        subspaces("paper", (0,), table2_work=table2_work)
-    assert table2_toy(0, "smoke", table2_work).name == NAME
-
-
 def test_a_prefix_without_its_task_is_refused():
     model = toy(0, torch.float32, n_layers=1, n_prefix=1, n_content=19)
     with pytest.raises(pi.PrefixInterpError, match=r"metadata\['task'\]='None' is unknown"):
-        subspace_records(model, [pi.Prefix.random(model, 1)], protocol=PROTOCOLS["smoke"])
+        subspace_tables(model, [pi.Prefix.random(model, 1)], protocol=PROTOCOLS["smoke"])

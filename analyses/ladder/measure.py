@@ -8,56 +8,31 @@ The toys know three skills; two tasks are new to them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from prefix_interp.errors import PrefixInterpError, check_choice
-from prefix_interp.experiments.content_blind import content_blind_log_probs
-from prefix_interp.experiments.ladder_protocol import (
-    BLIND,
-    PROTOCOLS,
-    SKILLS,
-    TASKS,
-    TUNED,
-    Protocol,
-)
-from prefix_interp.experiments.seed_runs import (
-    Rows,
-    finished_seed,
-    keep_toy,
-    measure_seeds,
-    score_rows,
-    seed_folder,
-    shares,
-)
+from analyses.ladder.protocol import BLIND, SKILLS, TASKS, TUNED, Protocol, toy_name
+from analyses.scores import score_rows, shares
+from analyses.study import Job, Rows, Tables
 from prefix_interp.models.host import Model
 from prefix_interp.models.toy import ToyConfig
+from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.examples import examples_prompt
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
-from prefix_interp.results import Result
 from prefix_interp.seeds import derive_generator, derive_seed
 from prefix_interp.tasks import Task, get_task
+from prefix_interp.tuning.content_blind import content_blind_log_probs
 from prefix_interp.tuning.contexts import sweep
 from prefix_interp.tuning.evaluate import marked, scored
 from prefix_interp.tuning.hard_prompts import search_hard_prompt
-from prefix_interp.tuning.recipes import Recipe, preset_settings
+from prefix_interp.tuning.recipes import Recipe
 from prefix_interp.tuning.train import pretrain
 
 
-def ladder(
-    preset: str = "fast",
-    seeds: Sequence[int] = range(3),
-    *,
-    work: str | Path | None = None,
-    n_jobs: int | None = None,
-    progress: bool = True,
-) -> Result:
+def measure(job: Job) -> Tables:
     """Return how well the same toys do each task with each kind of context.
 
     Each record has ``seed``, ``depth``, ``context`` (one of `CONTEXTS`), ``n_slots`` (rows),
@@ -66,27 +41,15 @@ def ladder(
     ``random``, the untuned start, and ``norm-matched``, random directions with the tuned norms),
     ``lr``, ``chosen`` (the lowest training loss of its sweep), ``train_loss``, ``evaluation``, and
     ``by_output``: the share of right answers at each output, which tells the first output, read at
-    the last slot of a suffix, from the others. Contexts that were chosen are tested on all tasks,
-    others on their own alone. The blind rule (`content_blind_log_probs`) has no model; it stands
-    at every depth so that rows can be compared.
+    the last slot of a suffix, from the others. A prefix has ``parameterization``, any other
+    context ``position`` and ``layers``. Contexts that were chosen are tested on all tasks, others
+    on their own alone. The blind rule (`content_blind_log_probs`) has no model; it stands at every
+    depth so that rows can be compared.
 
     Args:
-        preset: ``"fast"`` or ``"smoke"``.
-        seeds: each a set of toys of its own.
-        work: folder for checkpoints, toys and finished seeds, to resume after an interruption.
-        n_jobs: processes; by default one a core.
-        progress: show a bar.
-
-    Raises:
-        PrefixInterpError: an unknown preset.
+        job: one seed's work.
     """
-    check_choice("preset", preset, PROTOCOLS)
-    run_seed = partial(ladder_seed, preset=preset, work=work)
-    result = measure_seeds(
-        "ladder", preset, seeds, run_seed, _settings(preset), n_jobs=n_jobs, progress=progress
-    )
-    blind = [row for seed in seeds for row in blind_rows(seed, PROTOCOLS[preset])]
-    return replace(result, records=[*blind, *result.records])
+    return {"rows": [*blind_rows(job.seed, job.protocol), *_Seed(job).run()]}
 
 
 def blind_rows(seed: int, protocol: Protocol) -> Rows:
@@ -112,25 +75,11 @@ def blind_rows(seed: int, protocol: Protocol) -> Rows:
     return rows
 
 
-def _settings(preset: str) -> dict[str, Any]:
-    sizes = asdict(PROTOCOLS[preset])
-    protocol = {k: list(v) if isinstance(v, tuple) else v for k, v in sizes.items()}
-    return {"skills": list(SKILLS.rules), "tasks": TASKS, "protocol": protocol,
-            "preset": preset_settings(preset)}  # fmt: skip
-
-
-def ladder_seed(seed: int, preset: str = "fast", work: str | Path | None = None) -> dict[str, Any]:
-    """Return one seed's records and its seconds; finished work in `work` is taken from there."""
-    folder = seed_folder(work, seed)
-    return finished_seed(folder, _settings(preset), _Seed(seed, preset, folder).run)
-
-
 class _Seed:
     """One seed's toys, contexts in order, and the rows they give."""
 
-    def __init__(self, seed: int, preset: str, folder: Path | None) -> None:
-        self.seed, self.preset, self.folder = seed, preset, folder
-        self.protocol = PROTOCOLS[preset]
+    def __init__(self, job: Job) -> None:
+        self.job, self.seed, self.protocol = job, job.seed, job.protocol
         self.rows: Rows = []
 
     def run(self) -> Rows:
@@ -148,15 +97,19 @@ class _Seed:
 
     def _toy(self, depth: int) -> Model:
         cfg = ToyConfig(n_layers=depth, n_heads=4, d_model=self.protocol.d_model)
-        recipe = Recipe.from_preset(self.preset, "pretrain", steps=self.protocol.pretrain_steps)
+        steps = self.protocol.pretrain_steps
         fit = pretrain(
-            cfg, SKILLS, recipe=recipe, seed=self.seed,
-            checkpoint=self._file(f"{depth}-layers-pretrain"), progress=False,
+            cfg, SKILLS, recipe=Recipe.from_preset(self.job.preset, "pretrain", steps=steps),
+            seed=self.seed, checkpoint=self.job.checkpoint(f"{depth}-layers-pretrain"),
+            progress=self.job.progress,
         )  # fmt: skip
         rows = self._score(fit.model, list(TASKS), None, depth=depth, context="none", n_slots=0,
                            train_loss=float(fit.history["loss"].iloc[-1]))  # fmt: skip
-        if self.folder is not None:
-            keep_toy(self.folder / toy_name(depth), fit, SKILLS.name, self.preset, self.seed, rows)
+        if self.job.keeps is not None:
+            self.job.keeps.save_toy(
+                toy_name(depth), fit, task=SKILLS.name, preset=self.job.preset, seed=self.seed,
+                evaluation=[row["evaluation"] for row in rows],
+            )  # fmt: skip
         return fit.model
 
     def _real_tokens(self, model: Model, depth: int, task: str) -> None:
@@ -189,9 +142,9 @@ class _Seed:
         name = f"{depth}-layers-{task}-{context.replace(', ', '-').replace(' ', '-')}-{n_slots}"
         name += "" if steps == self.protocol.steps else f"-{steps}-steps"
         fits = sweep(
-            model, task, [_start(context, model, get_task(task), n_slots, self.seed)],
-            self.protocol.lrs, recipe=Recipe.from_preset(self.preset, "prefix", steps=steps),
-            seed=self.seed, checkpoint=self._file(name), progress=False,
+            model, task, [random_context(context, model, get_task(task), n_slots, self.seed)],
+            self.protocol.lrs, recipe=Recipe.from_preset(self.job.preset, "prefix", steps=steps),
+            seed=self.seed, checkpoint=self.job.checkpoint(name), progress=self.job.progress,
         )  # fmt: skip
         best = min(fits, key=lambda fit: fit.train_loss)
         own: dict[str, Any] = {
@@ -207,19 +160,19 @@ class _Seed:
                 lr=fit.recipe.lr, chosen=fit is best, train_loss=fit.train_loss,
             )  # fmt: skip
         tuned = best.context
-        if self.folder is not None:
-            tuned.save(self.folder / toy_name(depth) / "contexts" / name)
+        if self.job.keeps is not None:
+            self.job.keeps.save_context(toy_name(depth), name, tuned)
         rng = derive_generator(self.seed, "norm-matched", name)
         self._score(model, [task], norm_matched(tuned, rng), **own, method="norm-matched")
         seed = derive_seed(self.seed, "random", task)
-        random = _start(context, model, get_task(task), n_slots, seed)
+        random = random_context(context, model, get_task(task), n_slots, seed)
         self._score(model, [task], random, **own, method="random")
 
     def _score(
         self,
         model: Model,
         tasks: Sequence[str],
-        context_vectors: Prefix | SoftPrompt | None,
+        vectors: Context | None,
         *,
         depth: int,
         context: str,
@@ -238,46 +191,26 @@ class _Seed:
             "draw": draw,
         }  # fmt: skip
         rows = score_rows(
-            about, model, tasks, context_vectors, baseline="masked", n=self.protocol.n_test,
+            about, model, tasks, vectors, baseline="masked", n=self.protocol.n_test,
             train_loss=train_loss, by_output=True,
         )  # fmt: skip
         self.rows += rows
         return rows
 
-    def _file(self, name: str) -> Path | None:
-        return None if self.folder is None else self.folder / "checkpoints" / f"{name}.safetensors"
 
-
-def ladder_toys(seed: int, preset: str, ladder_work: str | Path | None = None) -> dict[int, Path]:
-    """Return the folders of one seed's toys by depth.
+def random_context(kind: str, model: Model, task: Task, n_slots: int, seed: int) -> Context:
+    """Return a context of noise, as a tuning starts from it.
 
     Args:
-        seed: which one.
-        preset: of the ladder.
-        ladder_work: what `ladder` was given as `work`; by default ``work/ladder-<preset>``.
-
-    Raises:
-        PrefixInterpError: that seed is not finished there.
+        kind: one of `TUNED`.
+        model: that it is for.
+        task: whose input stands in front of a suffix.
+        n_slots: rows.
+        seed: of the noise.
     """
-    root = Path("work") / f"ladder-{preset}" if ladder_work is None else Path(ladder_work)
-    if not (root / f"seed-{seed}" / "records.json").exists():
-        raise PrefixInterpError(
-            f"ladder_work={str(root)!r} holds no finished seed {seed}; make it with prefix-interp "
-            f"reproduce ladder --preset {preset}, or name the folder that has it"
-        )
-    return {d: root / f"seed-{seed}" / toy_name(d) for d in PROTOCOLS[preset].depths}
-
-
-def toy_name(depth: int) -> str:
-    """Return the folder name of a ladder toy."""
-    return f"three-skills-{depth}l4h"
-
-
-def _start(context: str, model: Model, task: Task, n_slots: int, seed: int) -> Prefix | SoftPrompt:
-    """Return a context of this kind, of noise."""
-    kind, _, detail = context.partition(", ")
-    if kind == "prefix":
+    name, _, detail = kind.partition(", ")
+    if name == "prefix":
         return Prefix.random(model, n_slots, seed, detail)
-    position = 0 if context == "soft prompt" else task.length
-    layers = "all" if context == "suffix at every layer" else "embedding"
+    position = 0 if kind == "soft prompt" else task.length
+    layers = "all" if kind == "suffix at every layer" else "embedding"
     return SoftPrompt.random(model, n_slots, seed, position=position, layers=layers)

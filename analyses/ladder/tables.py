@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analyses.ladder.protocol import BLIND, TASKS, TUNED
+from analyses.study import Rows, Tables
+from analyses.summaries import summarise
 from prefix_interp.estimates import wilson
-from prefix_interp.experiments.grouping import summarise
-from prefix_interp.experiments.ladder_protocol import BLIND, TASKS, TUNED
 from prefix_interp.results import Result
 
 METRICS = {
@@ -24,12 +25,21 @@ VERDICTS = ("better", "worse", "no difference shown", "too few seeds to say")
 ENOUGH = 3  # seeds: two that agree by chance give an interval of no width
 FRONT = ("soft prompt", "prefix, residual", "prefix, kv")
 
-
 _KEYS = ("depth", "context", "n_slots", "steps", "method", "task")
 
 
-def ladder_rows(result: Result) -> list[dict[str, Any]]:
-    """Return a row a depth, context, slots, steps, method and task, summarised over seeds.
+def tables(result: Result) -> Tables:
+    """Return ``ladder`` (see `ladder_rows`) and ``suffixes`` (see `suffix_rows`).
+
+    Args:
+        result: of the study.
+    """
+    rows = ladder_rows(result.rows())
+    return {"ladder": rows, "suffixes": suffix_rows(rows)}
+
+
+def ladder_rows(records: Sequence[Mapping[str, Any]]) -> Rows:
+    """Return one row per depth, context, slots, steps, method and task, summarised over seeds.
 
     Contexts are those with the lowest training loss of their sweep, tested on the task they were
     tuned for; the blind rule, no context, and a context of examples (mean over draws), on each
@@ -38,7 +48,7 @@ def ladder_rows(result: Result) -> list[dict[str, Any]]:
     answers there.
 
     Args:
-        result: from `ladder`.
+        records: of the study, all seeds.
     """
     own = [
         {
@@ -47,10 +57,10 @@ def ladder_rows(result: Result) -> list[dict[str, Any]]:
             "first_output": r["by_output"][0],
             "later_outputs": sum(r["by_output"][1:]) / len(r["by_output"][1:]),
         }
-        for r in result.records
+        for r in records
         if r["chosen"] and r["tuned_on"] in (None, r["task"])
     ]
-    (n_test,) = {r["evaluation"]["n"] for r in result.records} or {0}
+    (n_test,) = {r["evaluation"]["n"] for r in records} or {0}
     return [
         {**row, "asks_for": TASKS[row["task"]], "n_test": n_test}
         for row in summarise(own, _KEYS, METRICS)
@@ -58,7 +68,7 @@ def ladder_rows(result: Result) -> list[dict[str, Any]]:
     ]
 
 
-def suffix_rows(result: Result) -> list[dict[str, Any]]:
+def suffix_rows(rows: Sequence[Mapping[str, Any]]) -> Rows:
     """Return, by depth, steps and task, each suffix beside the best tuned context in front.
 
     Both have the most slots that were tuned. ``front`` is the soft prompt or prefix with the
@@ -69,13 +79,13 @@ def suffix_rows(result: Result) -> list[dict[str, Any]]:
     ``peer_first_verdict`` and ``peer_later_verdict`` with those of ``peer`` (see `compare`).
 
     Args:
-        result: from `ladder`.
+        rows: from `ladder_rows`.
     """
-    all_rows = [r for r in ladder_rows(result) if r["method"] == "context"]
-    most = max(r["n_slots"] for r in all_rows if r["context"] in TUNED)
-    found = [r for r in all_rows if r["context"] in TUNED and r["n_slots"] == most]
-    blind = {(r["depth"], r["task"]): r for r in all_rows if r["context"] == BLIND}
-    rows = []
+    contexts = [r for r in rows if r["method"] == "context"]
+    most = max(r["n_slots"] for r in contexts if r["context"] in TUNED)
+    found = [r for r in contexts if r["context"] in TUNED and r["n_slots"] == most]
+    blind = {(r["depth"], r["task"]): r for r in contexts if r["context"] == BLIND}
+    compared: Rows = []
     for depth, steps, task in _in_order(found):
         here = {
             r["context"]: r
@@ -88,7 +98,7 @@ def suffix_rows(result: Result) -> list[dict[str, Any]]:
         floor = blind[depth, task]
         for context, same in SUFFIXES.items():
             suffix, peer = here[context], here[same]
-            rows.append(
+            compared.append(
                 {
                     "depth": depth, "steps": steps, "task": task, "asks_for": TASKS[task],
                     "suffix": context, "n_slots": most, "front": front["context"],
@@ -104,7 +114,7 @@ def suffix_rows(result: Result) -> list[dict[str, Any]]:
                     "peer_later_verdict": compare(suffix, peer, "later_outputs"),
                 }
             )  # fmt: skip
-    return rows
+    return compared
 
 
 def compare(row: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> str:
@@ -126,6 +136,17 @@ def compare(row: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> st
     if metric == "loss":
         above, below = below, above
     return "better" if above else "worse" if below else "no difference shown"
+
+
+def verdict_counts(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, int]:
+    """Return how often each verdict was given, those that were given at all.
+
+    Args:
+        rows: from `suffix_rows`.
+        key: of the verdict, e.g. ``"first_verdict"``.
+    """
+    found = [row[key] for row in rows]
+    return {verdict: found.count(verdict) for verdict in VERDICTS if verdict in found}
 
 
 def _interval(row: Mapping[str, Any], metric: str) -> tuple[float, float]:

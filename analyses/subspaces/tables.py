@@ -1,0 +1,47 @@
+"""The bias subspaces over seeds: means, spreads and intervals of what was recorded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from analyses.study import Tables
+from analyses.summaries import summarise
+from prefix_interp.results import Result
+
+# What the records of each table are summarised by, and what of them; the largest value of each.
+_SUMMARIES: Mapping[str, tuple[tuple[str, ...], Mapping[str, float]]] = {
+    "spectrum": (
+        ("method", "parameterization", "n_slots", "task", "level"),
+        {"rank": math.inf, "effective_rank": math.inf},
+    ),
+    "angle": (
+        ("comparison", "parameterization", "level"),
+        {
+            "mean_angle": math.pi / 2,
+            "overlap": 1.0,
+            "chance_angle": math.pi / 2,
+            "chance_overlap": 1.0,
+        },
+    ),
+    "removal": (
+        ("parameterization", "n_slots", "task", "run", "level", "space", "remove"),
+        {"exact_match": 1.0, "token_accuracy": 1.0, "late_token_accuracy": 1.0, "loss": math.inf},
+    ),
+}
+
+
+def tables(result: Result) -> Tables:
+    """Return each table of the result summarised over seeds, by the name of the table.
+
+    A seed counts once: first its heads, pairs and layers are averaged. Rows with ``task`` None are
+    averages over tasks too. Each metric has ``mean``, ``sd``, its 95% t interval ``low`` and
+    ``high``, ``min`` and ``max`` over seeds.
+
+    Args:
+        result: of the study, or from `toy_subspaces`.
+    """
+    return {
+        name: summarise(result.rows(name), keys, metrics)
+        for name, (keys, metrics) in _SUMMARIES.items()
+    }

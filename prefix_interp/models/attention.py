@@ -1,0 +1,201 @@
+"""The attention of one layer, step by step: what it makes of its inputs, and what it writes.
+
+Plain torch.einsum: every step of tuning passes here, and einops takes its time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.utilities.activation_functions import apply_softcap
+
+from prefix_interp.models.model import Model
+
+Projection = Literal["Q", "K", "V"]
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """The attention of one layer of a model (`Host.attention` gives it).
+
+    Attributes:
+        model: which model.
+        layer: which of its layers, from 0.
+    """
+
+    model: Model
+    layer: int
+
+    @property
+    def block(self) -> nn.Module:
+        """Return the module of the whole layer."""
+        return self.model.blocks[self.layer]
+
+    @property
+    def module(self) -> nn.Module:
+        """Return the module of the attention."""
+        return self.block.attn
+
+    @property
+    def norm(self) -> nn.Module:
+        """Return the norm in front of it (the identity where there is none)."""
+        return self.block.ln1
+
+    @property
+    def norm_behind(self) -> nn.Module | None:
+        """Return the norm behind it, before `hook_attn_out`, if there is one."""
+        return getattr(self.block, "ln1_post", None)
+
+    @property
+    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
+        """Return what leads from each head's output to the residual stream."""
+        return self.module.W_O
+
+    @property
+    def b_O(self) -> Float[Tensor, " d_model"]:
+        """Return the constant that is written beside the heads."""
+        return self.module.b_O
+
+    def project(
+        self, x: Float[Tensor, "*stack slot d_model"], what: Projection | str
+    ) -> Float[Tensor, "*stack slot any_head d_head"]:
+        """Return the queries, keys or values that the layer makes of attention inputs.
+
+        They are what stands at `hook_q`, `hook_k` or `hook_v`, heads of a group not expanded.
+        Hooks on the layer's norm do not act.
+
+        Args:
+            x: attention inputs, before the layer's norm.
+            what: ``"Q"``, ``"K"`` or ``"V"``; queries have all heads, the others key-value heads.
+        """
+        block = self.block
+        with without_hooks(block.ln1):
+            normed = block.ln1(x)
+        # With grouped queries the plain name is expanded to all heads; the underscored is not.
+        w, b = (
+            own if (own := getattr(block.attn, f"_{name}", None)) is not None
+            else getattr(block.attn, name)
+            for name in (f"W_{what}", f"b_{what}")
+        )  # fmt: skip
+        return torch.einsum("...sd,hdk->...shk", normed, w) + b
+
+    def scored_queries(
+        self, q: Float[Tensor, "batch query head d_head"], start: int
+    ) -> Float[Tensor, "batch query head d_head"]:
+        """Return queries as they meet the keys: through their norm and clip, and rotated.
+
+        Args:
+            q: as at `hook_q`.
+            start: position of the first query, for the rotation.
+        """
+        attn = self.module  # the content's hooks act on its norm: these are the content's rows
+        if attn.q_norm is not None:
+            q = attn._apply_qk_norm(q, attn.q_norm)
+        return self._rotated(self._clipped(q), start)
+
+    def scored_keys(
+        self, k: Float[Tensor, "batch key any_head d_head"], start: int = 0
+    ) -> Float[Tensor, "batch key any_head d_head"]:
+        """Return keys as they meet the queries: through their norm and clip, and rotated.
+
+        Args:
+            k: as at `hook_k`, or with all heads.
+            start: position of the first key, for the rotation.
+        """
+        return self._rotated(self.cached_keys(k), start)
+
+    def cached_keys(
+        self, k: Float[Tensor, "batch key any_head d_head"]
+    ) -> Float[Tensor, "batch key any_head d_head"]:
+        """Return keys as a key-value cache holds them: behind norm and clip, not yet rotated."""
+        attn = self.module
+        if attn.k_norm is not None:
+            with without_hooks(attn.k_norm):
+                k = attn._apply_qk_norm(k, attn.k_norm)
+        return self._clipped(k)
+
+    def cached_values(self, v: Float[Tensor, "*any d_head"]) -> Float[Tensor, "*any d_head"]:
+        """Return values as a key-value cache holds them: the model clips behind `hook_v`."""
+        return self._clipped(v)
+
+    def weighed_values(
+        self, v: Float[Tensor, "*any kv_head d_head"]
+    ) -> Float[Tensor, "*any head d_head"]:
+        """Return values as attention weighs them: clipped, and one for each head."""
+        return self._clipped(expand_heads(v, self.model.cfg.n_heads))
+
+    def slot_scores(
+        self,
+        q: Float[Tensor, "stack batch query head d_head"],
+        k: Float[Tensor, "stack slot head d_head"],
+    ) -> Float[Tensor, "stack batch head query slot"]:
+        """Return the scores of slots, scaled and capped as at `hook_attn_scores`.
+
+        In float32 at least: a gate near 1 leaves little beside it, and masses need the digits.
+
+        Args:
+            q: from `scored_queries`.
+            k: from `scored_keys`.
+        """
+        scores = torch.einsum("tbqhd,tshd->tbhqs", q, k) / self.module.attn_scale
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        return apply_softcap(scores, self.model.cfg.attn_scores_soft_cap)
+
+    def written(
+        self, z: Float[Tensor, "batch pos head d_head"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """Return what heads write into the residual stream together, `b_O` left out.
+
+        Args:
+            z: each head's output, as at `hook_z`.
+        """
+        return torch.einsum("bqhd,hdm->bqm", z, self.W_O)
+
+    def _clipped(self, x: Tensor) -> Tensor:
+        limit = self.model.cfg.clip_qkv
+        return x if limit is None else x.clamp(-limit, limit)
+
+    def _rotated(self, x: Tensor, start: int) -> Tensor:
+        rotary = self.model.cfg.positional_embedding_type == "rotary"
+        return self.module.apply_rotary(x, start) if rotary else x
+
+
+@contextmanager
+def without_hooks(module: nn.Module) -> Iterator[None]:
+    """Let `module` compute without the hooks on it, which are meant for the content.
+
+    Caches would hold the slots in place of the content, and a frozen scale would not fit.
+    """
+    points = [m for m in module.modules() if isinstance(m, HookPoint)]
+    saved = [(m, m._forward_hooks, m._backward_hooks) for m in points]
+    try:
+        for point in points:
+            point._forward_hooks, point._backward_hooks = OrderedDict(), OrderedDict()
+        yield
+    finally:
+        for point, forward, backward in saved:
+            point._forward_hooks, point._backward_hooks = forward, backward
+
+
+def expand_heads(
+    x: Float[Tensor, "*any kv_head d_head"], n_heads: int
+) -> Float[Tensor, "*any {n_heads} d_head"]:
+    """Return keys or values once for each head that reads them, as TransformerLens expands groups.
+
+    Args:
+        x: of the key-value heads, or of all heads already.
+        n_heads: how many heads there are to be.
+    """
+    if x.shape[-2] == n_heads:
+        return x
+    group = n_heads // x.shape[-2]
+    return repeat(x, "... kv_head d_head -> ... (kv_head group) d_head", group=group)

@@ -1,0 +1,66 @@
+import warnings
+
+import pytest
+import torch
+
+import prefix_interp as pi
+from prefix_interp.models.model import clone, model_id, zero_model
+from prefix_interp.models.toy import toy_config
+from tests.helpers import assert_close, tokens_for, toy
+
+
+def test_clone_is_independent():
+    model = toy()
+    model.add_hook(pi.Site.Z.at(0), lambda z, hook: z * 0)
+    copy, tokens = clone(model), tokens_for(model)
+    assert toy_config(copy) == toy_config(model)
+    assert not torch.equal(copy(tokens), model(tokens))  # the hook stays behind
+    model.reset_hooks()
+    assert torch.equal(copy(tokens), model(tokens))
+    with torch.no_grad():
+        copy.embed.W_E += 1
+    assert not torch.equal(copy(tokens), model(tokens))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_to_dtype_converts_the_norms_too(dtype):
+    model = pi.to_dtype(pi.build_toy(pi.ToyConfig(d_model=8)), dtype)
+    _, cache = model.run_with_cache(tokens_for(model))
+    for site in (pi.Site.RESID_PRE, pi.Site.Q, pi.Site.Z, pi.Site.RESID_POST):
+        assert cache[site.at(0)].dtype == dtype
+    assert model(tokens_for(model)).dtype == dtype
+
+
+def test_model_id_sees_every_parameter_and_nothing_else():
+    model = toy()
+    before = model_id(model)
+    model(tokens_for(model))
+    model.add_hook(pi.Site.Z.at(0), lambda z, hook: None)
+    assert model_id(model) == before == model_id(clone(model))
+    for p in model.parameters():
+        with torch.no_grad():
+            p.view(-1)[0] += 1e-3
+        after = model_id(model)
+        assert after != before
+        before = after
+
+
+def test_a_zero_model_computes_what_is_written_into_it_and_nothing_else():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = zero_model(n_layers=1, n_heads=2, d_model=5, d_head=3, d_mlp=4, n_ctx=6, d_vocab=7)
+    assert all(p.dtype == torch.float64 and not p.any() for p in model.parameters())
+    tokens = torch.tensor([[6, 0, 3]])
+    assert not model(tokens).any()
+    rng = torch.Generator().manual_seed(0)
+    w = {n: torch.randn(p.shape, generator=rng).double() for n, p in model.named_parameters()}
+    model.load_state_dict(w, strict=False)
+    x = w["embed.W_E"][tokens[0]] + w["pos_embed.W_pos"][:3]
+    at, out = "blocks.0.attn.", x + w["blocks.0.attn.b_O"]
+    for h in range(2):
+        q, k, v = (x @ w[f"{at}W_{c}"][h] + w[f"{at}b_{c}"][h] for c in "QKV")
+        scores = (q @ k.T).masked_fill(torch.ones(3, 3).triu(1).bool(), -torch.inf)  # no scale
+        out = out + scores.softmax(-1) @ v @ w[f"{at}W_O"][h]
+    hidden = (out @ w["blocks.0.mlp.W_in"] + w["blocks.0.mlp.b_in"]).relu()
+    out = out + hidden @ w["blocks.0.mlp.W_out"] + w["blocks.0.mlp.b_out"]
+    assert_close(model(tokens)[0], out @ w["unembed.W_U"] + w["unembed.b_U"], 1e-12)
