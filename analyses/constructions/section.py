@@ -6,12 +6,12 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from analyses.constructions.trace import trace, trace_figure
 from analyses.report.evidence import Evidence, numbers
 from analyses.report.sections import Interactive, Part, Section, Words, picture
 from analyses.report.tables import frame_table
 from prefix_interp.results import Result
 from prefix_interp.theory.constructions import any_map_to_sequences, any_sequence
-from prefix_interp.views.constructions import trace, trace_figure
 from prefix_interp.views.display import attention_div
 
 WRITTEN = torch.tensor([3, 1, 4, 1, 5, 9])  # a sequence to show Theorem 1 on

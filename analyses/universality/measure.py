@@ -18,14 +18,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from analyses.study import Job, Rows, Tables
+from analyses.universality.kernel_head import KernelHead, kernel_head, slots_for
+from analyses.universality.sphere import concentration, random_points, sphere_functions
 from prefix_interp.models.model import clone, to_dtype
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.seeds import derive_generator
 from prefix_interp.theory.decompose import decompose_attention
-from prefix_interp.theory.sphere import concentration, random_points, sphere_functions
 from prefix_interp.theory.subspace import subspaces_of
-from prefix_interp.theory.universality import KernelHead, kernel_head, slots_for
 
 # How the values come about, and kappa as a multiple of the rule's.
 METHODS: dict[str, tuple[str, float]] = {

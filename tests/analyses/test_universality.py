@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from analyses.universality import STUDY
+from analyses.universality.kernel_head import kernel_head, slots_for
 from analyses.universality.measure import METHODS, identities, log_slope
+from analyses.universality.sphere import random_points, sphere_functions
 from prefix_interp.seeds import derive_generator
-from prefix_interp.theory.sphere import random_points, sphere_functions
-from prefix_interp.theory.universality import kernel_head, slots_for
 
 SIZES = STUDY.protocols["smoke"]
 

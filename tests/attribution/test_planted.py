@@ -5,7 +5,7 @@ import torch
 
 import prefix_interp as pi
 from prefix_interp.attribution.elicitation import head_elicitation
-from prefix_interp.attribution.planted import plant
+from tests.attribution.planted import plant
 from tests.helpers import assert_close
 
 SEEDS, SKILLS, N = range(10), range(4), 6

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from analyses.universality.sphere import concentration, even_points, random_points
 from prefix_interp.errors import (
     PrefixInterpError,
     check_choice,
@@ -36,7 +37,6 @@ from prefix_interp.models.toy import ToyConfig, build_toy
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.seeds import derive_generator
-from prefix_interp.theory.sphere import concentration, even_points, random_points
 
 SlotValues = Literal["quadrature", "least_squares", "random"]
 Function = Callable[[Tensor], Tensor]

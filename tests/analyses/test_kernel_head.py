@@ -5,16 +5,16 @@ import pytest
 import torch
 
 import prefix_interp as pi
-from prefix_interp.models.model import clone
-from prefix_interp.seeds import derive_generator
-from prefix_interp.theory.sphere import (
+from analyses.universality.kernel_head import kernel_head, slots_for
+from analyses.universality.sphere import (
     concentration,
     even_points,
     random_points,
     spacing,
     sphere_functions,
 )
-from prefix_interp.theory.universality import kernel_head, slots_for
+from prefix_interp.models.model import clone
+from prefix_interp.seeds import derive_generator
 from tests.helpers import assert_close, forward_hooks
 
 

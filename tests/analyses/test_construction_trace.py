@@ -2,8 +2,8 @@ import pytest
 import torch
 
 import prefix_interp as pi
+from analyses.constructions.trace import trace, trace_figure
 from prefix_interp.theory import constructions
-from prefix_interp.views.constructions import trace, trace_figure
 from prefix_interp.views.display import attention_div
 
 
