@@ -68,7 +68,12 @@ def zero_model(
 
 
 def to_dtype(model: Model, dtype: torch.dtype) -> Model:
-    """Return `model` itself, converted; its norms compute in `dtype` from then on too."""
+    """Return `model` itself, converted; its norms compute in `dtype` from then on too.
+
+    Example:
+        >>> pi.to_dtype(model, torch.float64).W_E.dtype
+        torch.float64
+    """
     model.cfg.dtype = dtype  # TransformerLens casts to this, whatever the weights are
     model.to(dtype, print_details=False)
     return model

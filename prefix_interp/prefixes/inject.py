@@ -16,12 +16,11 @@ import torch
 from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.attention import expand_heads
-from prefix_interp.models.host import KeysValues, host_of
+from prefix_interp.models.host import KeysValues, Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.gates import check_gates, gate_scores, shared_softmax
 from prefix_interp.prefixes.guard import check_free
@@ -33,7 +32,7 @@ Gates = Float[Tensor, "layer head"] | Float[Tensor, "layer head slot"] | None
 
 
 def slot_hooks(
-    model: HookedTransformer,
+    model: Model,
     slots: KeysValues,
     written: Callable[[int], None] = lambda _: None,
     gates: Float[Tensor, "layer head slot"] | None = None,
@@ -67,7 +66,7 @@ def slot_hooks(
 
 
 def mixture_hooks(
-    model: HookedTransformer,
+    model: Model,
     slots: KeysValues,
     written: Callable[[int], None] = lambda _: None,
     gates: Float[Tensor, "*stack layer head slot"] | None = None,
@@ -93,7 +92,7 @@ def mixture_hooks(
 
 
 def _mixture_at(
-    model: HookedTransformer,
+    model: Model,
     layer: int,
     keys: Tensor,
     values: Tensor,
@@ -136,7 +135,7 @@ def _mixture_at(
 
 
 def prefix_hooks(
-    model: HookedTransformer,
+    model: Model,
     prefix: Prefix,
     method: Method | str = "slots",
     gates: Gates = None,
@@ -168,9 +167,7 @@ def prefix_hooks(
     return make(model, slots, gates=check_gates(model, prefix.n_slots, gates))
 
 
-def prefix_cache(
-    model: HookedTransformer, prefix: Prefix, batch_size: int
-) -> TransformerLensKeyValueCache:
+def prefix_cache(model: Model, prefix: Prefix, batch_size: int) -> TransformerLensKeyValueCache:
     """Return a frozen TransformerLens key-value cache that holds `prefix`.
 
     Call ``model(tokens, past_kv_cache=cache, attention_mask=torch.ones_like(tokens))``; without
