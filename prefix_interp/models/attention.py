@@ -36,7 +36,7 @@ class Attention:
     layer: int
 
     @property
-    def block(self) -> Any:  # whose attributes torch types as Tensor or Module
+    def block(self) -> Any:
         """Return the module of the whole layer."""
         return self.model.blocks[self.layer]
 

@@ -16,12 +16,11 @@ import torch
 from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.attention import expand_heads
-from prefix_interp.models.host import KeysValues, host_of
+from prefix_interp.models.host import KeysValues, Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.gates import check_gates, gate_scores, shared_softmax
 from prefix_interp.prefixes.guard import check_free
@@ -36,7 +35,7 @@ _READ_BY_MIXTURE = tuple(
 
 
 def slot_hooks(
-    model: HookedTransformer,
+    model: Model,
     slots: KeysValues,
     written: Callable[[int], None] = lambda _: None,
     gates: Float[Tensor, "layer head slot"] | None = None,
@@ -70,7 +69,7 @@ def slot_hooks(
 
 
 def mixture_hooks(
-    model: HookedTransformer,
+    model: Model,
     slots: KeysValues,
     written: Callable[[int], None] = lambda _: None,
     gates: Float[Tensor, "*stack layer head slot"] | None = None,
@@ -108,7 +107,7 @@ def around_mixture(hooks: Sequence[Hook]) -> tuple[list[Hook], list[Hook]]:
 
 
 def _mixture_at(
-    model: HookedTransformer,
+    model: Model,
     layer: int,
     keys: Tensor,
     values: Tensor,
@@ -151,7 +150,7 @@ def _mixture_at(
 
 
 def prefix_hooks(
-    model: HookedTransformer,
+    model: Model,
     prefix: Prefix,
     method: Method | str = "slots",
     gates: Gates = None,
@@ -183,9 +182,7 @@ def prefix_hooks(
     return make(model, slots, gates=check_gates(model, prefix.n_slots, gates))
 
 
-def prefix_cache(
-    model: HookedTransformer, prefix: Prefix, batch_size: int
-) -> TransformerLensKeyValueCache:
+def prefix_cache(model: Model, prefix: Prefix, batch_size: int) -> TransformerLensKeyValueCache:
     """Return a frozen TransformerLens key-value cache that holds `prefix`.
 
     Call ``model(tokens, past_kv_cache=cache, attention_mask=torch.ones_like(tokens))``; without
