@@ -60,9 +60,9 @@ def section(evidence: Evidence) -> Section:
     residual = frame[frame["parameterization"] == "residual"]
     noise = residual[residual["direction"] == "noise"]
     patching, patched = _patching(evidence)
-    elicited: list[Part] = [_elicitation(result, residual, way) for way in _DIRECTIONS]
+    shown = [_elicitation(result, residual, direction) for direction in _DIRECTIONS]
     parts: list[Part] = [
-        *elicited,
+        *shown,
         picture(
             "copying",
             copying_figure(noise),
