@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analyses.report.evidence import Evidence
-from analyses.report.sections import Part, Picture, Section, Words, picture, records
+from analyses.report.sections import Picture, Section, Words, picture, records
 from analyses.report.tables import frame_table, percent
 from analyses.table2.skills import SKILL_WORDS, load_skills
 from prefix_interp.attribution.patching import patch_heads
@@ -60,7 +60,7 @@ def section(evidence: Evidence) -> Section:
     residual = frame[frame["parameterization"] == "residual"]
     noise = residual[residual["direction"] == "noise"]
     patching, patched = _patching(evidence)
-    parts: list[Part] = [
+    pictures = [
         *(_elicitation(result, residual, direction) for direction in _DIRECTIONS),
         picture(
             "copying",
@@ -74,8 +74,10 @@ def section(evidence: Evidence) -> Section:
         ),
         patching,
     ]
-    for name, (title, text) in _WORDS.items():
-        parts.append(Words(title, text, frame_table(pd.DataFrame(summary[name]))))
+    tables = [
+        Words(title, text, frame_table(pd.DataFrame(summary[name])))
+        for name, (title, text) in _WORDS.items()
+    ]
     numbers = {
         "elicited": summary["elicited"],
         "gating": summary["gating"],
@@ -89,7 +91,7 @@ def section(evidence: Evidence) -> Section:
         "elicitation", "Elicited heads", "Which heads a prefix elicits",
         "Each head's share of what the prefix does, split into the scaling of its own output "
         "(gate) and what the prefix adds (bias).",
-        parts, numbers, _findings(summary["copying"]),
+        [*pictures, *tables], numbers, _findings(summary["copying"]),
     )  # fmt: skip
 
 

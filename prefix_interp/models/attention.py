@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import repeat
@@ -36,12 +36,12 @@ class Attention:
     layer: int
 
     @property
-    def block(self) -> nn.Module:
+    def block(self) -> Any:  # torch types what a module holds as "Tensor | Module"
         """Return the module of the whole layer."""
         return self.model.blocks[self.layer]
 
     @property
-    def module(self) -> nn.Module:
+    def module(self) -> Any:
         """Return the module of the attention."""
         return self.block.attn
 

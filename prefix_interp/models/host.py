@@ -76,7 +76,7 @@ class Host:
     @property
     def d_mlp(self) -> int:
         """Return the hidden width of the MLPs; 0 without any."""
-        return 0 if self.attn_only else self.model.cfg.d_mlp
+        return 0 if self.attn_only else self.model.cfg.d_mlp or 0
 
     @property
     def d_vocab(self) -> int:
