@@ -1,1 +1,0 @@
-"""The protocols of the tables of the paper: seeds in, records out."""
