@@ -21,14 +21,19 @@ settings.load_profile("fast")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Keep tests that share a fixture of a module or session in one process: it is made once."""
+    """Keep tests that share a fixture in one process, where it is made once.
+
+    Tests that ask for a session's fixture of a conftest.py are one group, wherever they stand; the
+    other tests of a file are one if they share a fixture of that file.
+    """
     for item in items:
         found = (each for these in item._fixtureinfo.name2fixturedefs.values() for each in these)
-        own = {each.scope: each for each in found if each.baseid}  # pytest's and plugins' have none
-        if "session" in own:
-            item.add_marker(pytest.mark.xdist_group(own["session"].argname))
-        elif "module" in own:
-            item.add_marker(pytest.mark.xdist_group(own["module"].baseid))
+        # Those of pytest and of plugins have no place.
+        shared = [each for each in found if each.baseid and each.scope in ("module", "session")]
+        wide = sorted(each.argname for each in shared if not each.baseid.endswith(".py"))
+        if shared:
+            group = wide[0] if wide else item.nodeid.partition("::")[0]
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture

@@ -104,7 +104,9 @@ def measure(job: Job) -> dict[str, Rows]:
 
 
 def _tuned(kept: Kept, task: str, kind: str, model: Model) -> Prefix:
-    return kept.context(PREFIXES, variant(task, kind)).to(model)
+    prefix = kept.context(PREFIXES, variant(task, kind))
+    assert isinstance(prefix, Prefix)
+    return prefix.to(model)
 
 
 def controls(job: Job, task: str, kind: str, prefix: Prefix, model: Model) -> dict[str, Prefix]:

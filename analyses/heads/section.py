@@ -60,8 +60,9 @@ def section(evidence: Evidence) -> Section:
     residual = frame[frame["parameterization"] == "residual"]
     noise = residual[residual["direction"] == "noise"]
     patching, patched = _patching(evidence)
+    shown = [_elicitation(result, residual, direction) for direction in _DIRECTIONS]
     parts: list[Part] = [
-        *(_elicitation(result, residual, direction) for direction in _DIRECTIONS),
+        *shown,
         picture(
             "copying",
             copying_figure(noise),

@@ -43,7 +43,7 @@ class Protocol:
 
     Attributes:
         dims: m of the spheres S^m.
-        n_prefixes: slots.
+        n_slots: how many slots are tried.
         n_test: held-out points.
         gate: the slots' share of the mass.
         n_sweep: slots at which `sharpnesses` and `gates` are swept.
@@ -53,7 +53,7 @@ class Protocol:
     """
 
     dims: tuple[int, ...] = (1, 2, 4)
-    n_prefixes: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
+    n_slots: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
     n_test: int = 4096
     gate: float = 0.99
     n_sweep: int = 256
@@ -65,7 +65,7 @@ class Protocol:
 PROTOCOLS = {
     "fast": Protocol(),
     "smoke": Protocol(
-        dims=(2,), n_prefixes=(4, 16, 64), n_test=256, n_sweep=16, sharpnesses=(0.25, 1.0),
+        dims=(2,), n_slots=(4, 16, 64), n_test=256, n_sweep=16, sharpnesses=(0.25, 1.0),
         gates=(0.5, 0.99), n_company=4,
     ),
 }  # fmt: skip
@@ -126,7 +126,7 @@ class _Sphere:
         """Return the rows of all four tables."""
         self._row("fit", "constant", n_slots=0, **self._errors(torch.zeros_like(self.truth)))
         for method in METHODS:
-            fits = [self._fit(method, n) for n in self.protocol.n_prefixes]
+            fits = [self._fit(method, n) for n in self.protocol.n_slots]
             self._row("order", method, **self._orders(fits))
         for method in ("quadrature", "least squares"):
             for sharpness in self.protocol.sharpnesses:
@@ -184,7 +184,7 @@ class _Sphere:
         }
 
     def _orders(self, fits: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-        counts = self.protocol.n_prefixes
+        counts = self.protocol.n_slots
         late = [(n, fit) for n, fit in zip(counts, fits, strict=True) if n >= N_SLOPE]
         return {
             metric: {

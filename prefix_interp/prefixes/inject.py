@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -29,6 +29,9 @@ from prefix_interp.prefixes.prefix import Prefix
 
 Method = Literal["slots", "mixture"]
 Gates = Float[Tensor, "layer head"] | Float[Tensor, "layer head slot"] | None
+_READ_BY_MIXTURE = tuple(
+    site.value.rsplit("}", 1)[-1] for site in (Site.RESID_PRE, Site.Q, Site.K, Site.V)
+)
 
 
 def slot_hooks(
@@ -89,6 +92,18 @@ def mixture_hooks(
         own = None if gates is None else gates[..., layer, :, :]
         hooks += _mixture_at(model, layer, *slots[layer], written, own)
     return hooks
+
+
+def around_mixture(hooks: Sequence[Hook]) -> tuple[list[Hook], list[Hook]]:
+    """Return the hooks that must stand before those of the mixture, and those behind them.
+
+    Patches of queries, keys and values come before the mixture, which reads them; patches of its
+    output come after. One list would put them all on one side.
+    """
+    early, late = [], []
+    for hook in hooks:
+        (early if str(hook[0]).endswith(_READ_BY_MIXTURE) else late).append(hook)
+    return early, late
 
 
 def _mixture_at(

@@ -22,7 +22,7 @@ def chosen(rows, **keys):
 def test_every_row_is_there_and_theory_holds_in_each(tables):
     fits = [r for r in tables["fit"] if r["n_slots"]]
     assert [(r["method"], r["n_slots"]) for r in fits] == [
-        (m, n) for m in METHODS for n in SIZES.n_prefixes
+        (m, n) for m in METHODS for n in SIZES.n_slots
     ]
     for row in fits:
         assert row["eq6"] < 1e-14 and row["eq7"] < 1e-13
