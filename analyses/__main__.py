@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 import torch
 
 from analyses import registry
-from analyses.study import WORK, Study, find_study, finished_seed, result_file, run_study
+from analyses.registry import find_study
+from analyses.study import WORK, Study, finished_seed, result_file, run_study
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.results import Result
 from prefix_interp.storage import check_writable
@@ -119,12 +120,15 @@ def _chosen(arguments: argparse.Namespace) -> list[Study]:
 def _run(study: Study, arguments: argparse.Namespace) -> Result:
     seeds = range(arguments.seed, arguments.seed + (arguments.seeds or study.seeds))
     common: dict[str, Any] = {
-        "work": arguments.work, "keep_old": arguments.keep_old, "device": arguments.device
+        "work": arguments.work, "keep_old": arguments.keep_old, "device": arguments.device,
+        "studies": registry.STUDIES,
     }  # fmt: skip
     handed: dict[str, Any] = {}
+    if study.live:
+        handed["evidence"] = registry.evidence_of(seed=arguments.seed, device=arguments.device)
     if study.model is not None and arguments.model is not None:
         name = arguments.model_name or Path(arguments.model).stem
-        handed = {"model": study.model.load(arguments.model), "model_name": name}
+        handed |= {"model": study.model.load(arguments.model), "model_name": name}
     result = run_study(
         study, arguments.preset, list(seeds), n_jobs=arguments.jobs, progress=not arguments.quiet,
         **common, **handed,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from analyses.all_heads import STUDY as ALL_HEADS
 from analyses.attention import STUDY as ATTENTION
 from analyses.capacity import STUDY as CAPACITY
@@ -12,11 +15,13 @@ from analyses.heads import STUDY as HEADS
 from analyses.ladder import STUDY as LADDER
 from analyses.language_model import STUDY as LANGUAGE_MODEL
 from analyses.long_prefixes import STUDY as LONG_PREFIXES
-from analyses.study import Study
+from analyses.report.evidence import Evidence
+from analyses.study import RESULTS, Study, named
 from analyses.subspaces import STUDY as SUBSPACES
 from analyses.table1 import STUDY as TABLE1
 from analyses.table2 import STUDY as TABLE2
 from analyses.universality import STUDY as UNIVERSALITY
+from prefix_interp.results import Result
 
 STUDIES: tuple[Study, ...] = (
     TABLE1,
@@ -34,3 +39,30 @@ STUDIES: tuple[Study, ...] = (
     UNIVERSALITY,
     CLAIMS,
 )  # fmt: skip
+
+
+def find_study(name: str) -> Study:
+    """Return a study of `STUDIES` by its name.
+
+    Raises:
+        PrefixInterpError: an unknown name; the message gives the nearest one.
+    """
+    return named(STUDIES, name)
+
+
+def evidence_of(
+    results: str | Path | Sequence[Result] = RESULTS,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: bool = False,
+) -> Evidence:
+    """Return what all studies have measured, for their sections (see `Evidence`).
+
+    Args:
+        results: a folder of result files, or the results themselves.
+        seed: chooses the test sequences of what is measured anew.
+        device: where models run.
+        progress: show the bars of what is measured anew.
+    """
+    return Evidence(STUDIES, results, seed=seed, device=device, progress=progress)

@@ -13,21 +13,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from analyses.kept import Kept, digest, work_key
+from analyses.report.sections import Section
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.host import Model
 from prefix_interp.results import Result
 from prefix_interp.storage import check_writable
 from prefix_interp.tuning.parallel import one_thread, run_parallel
 
-if TYPE_CHECKING:
-    from analyses.report.evidence import Evidence
-    from analyses.report.sections import Section
-
+Evidence = Any  # that of analyses.report.evidence, which imports this module
 Rows = list[dict[str, Any]]
 Tables = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -131,16 +129,14 @@ class Study:
     model: ModelOption | None = None
 
 
-def find_study(name: str) -> Study:
-    """Return a study of `STUDIES` by its name.
+def named(studies: Sequence[Study], name: str) -> Study:
+    """Return the study of that name.
 
     Raises:
-        PrefixInterpError: an unknown name; the message gives the nearest one.
+        PrefixInterpError: there is none; the message gives the nearest name.
     """
-    from analyses.registry import STUDIES  # imports every study, and they import this module
-
-    check_choice("study", name, [study.name for study in STUDIES])
-    return next(study for study in STUDIES if study.name == name)
+    check_choice("study", name, [study.name for study in studies])
+    return next(study for study in studies if study.name == name)
 
 
 def result_file(name: str, preset: str) -> str:
@@ -189,7 +185,7 @@ def run_study(
     device: str = "cpu",
     progress: bool = True,
     model: Model | None = None, model_name: str = "",
-    evidence: Evidence | None = None,
+    evidence: Evidence | None = None, studies: Sequence[Study] = (),
 ) -> Result:  # fmt: skip
     """Return what a study measures, all seeds side by side; finished seeds are not done again.
 
@@ -207,7 +203,8 @@ def run_study(
         progress: show a bar.
         model: handed in, for a study with `Study.model`.
         model_name: what it is called.
-        evidence: results and shipped models, for a live study; by default those of the checkout.
+        evidence: results and shipped models, for a live study.
+        studies: where those that it needs are looked up.
 
     Raises:
         PrefixInterpError: an unknown preset, no seeds, or kept models that are missing.
@@ -220,12 +217,12 @@ def run_study(
         check_writable(work)
     if study.model is not None and model is None:
         raise PrefixInterpError(f"study={study.name!r} measures a model; hand one in with --model")
-    keeps = _Keeps(work, preset, seeds, keep_old, device)
+    keeps = _Keeps(work, preset, seeds, keep_old, device, studies)
     common = {"model": model, "progress": progress and len(seeds) == 1}
     if study.live:
-        from analyses.report.evidence import Evidence  # which imports this module
-
-        n_jobs, common["evidence"] = 1, evidence or Evidence(device=device)
+        if evidence is None:
+            raise PrefixInterpError(f"study={study.name!r} is live; give it evidence to look at")
+        n_jobs, common["evidence"] = 1, evidence
     began = time.perf_counter()
     done = run_parallel(
         _one_seed, [keeps.plan(study, seed, **common) for seed in seeds], n_jobs=n_jobs,
@@ -252,7 +249,7 @@ def run_study(
 
 def finished_seed(
     study: Study, preset: str, seed: int, *, work: str | Path = WORK, device: str = "cpu",
-    keep_old: bool = False, seeds: Sequence[int] | None = None,
+    keep_old: bool = False, seeds: Sequence[int] | None = None, studies: Sequence[Study] = (),
 ) -> Kept:  # fmt: skip
     """Return what a finished seed of a study keeps.
 
@@ -264,22 +261,24 @@ def finished_seed(
         device: where models ran.
         keep_old: take it although code, versions or sizes have changed since.
         seeds: of its run; by default its own default ones.
+        studies: where those that it needs are looked up.
 
     Raises:
         PrefixInterpError: that seed is not finished there.
     """
     seeds = list(seeds or range(study.seeds))
-    return _Keeps(Path(work), preset, seeds, keep_old, device).finished(study, seed)
+    return _Keeps(Path(work), preset, seeds, keep_old, device, studies).finished(study, seed)
 
 
 class _Keeps:
     """Finds the finished work of one run and of the studies that it needs."""
 
     def __init__(
-        self, work: Path | None, preset: str, seeds: Sequence[int], keep_old: bool, device: str
-    ) -> None:
+        self, work: Path | None, preset: str, seeds: Sequence[int], keep_old: bool, device: str,
+        studies: Sequence[Study],
+    ) -> None:  # fmt: skip
         self.work, self.preset, self.seeds = work, preset, seeds
-        self.keep_old, self.device = keep_old, device
+        self.keep_old, self.device, self.studies = keep_old, device, studies
         self.old: list[dict[str, Any]] = []
 
     def plan(self, study: Study, seed: int, **common: Any) -> _Plan:
@@ -319,7 +318,7 @@ class _Keeps:
     def _needed(self, study: Study, name: str, seed: int) -> Kept:
         if self.work is None:
             raise PrefixInterpError(f"work=None has no {name} for {study.name}; name the folder")
-        return self.finished(find_study(name), seed)
+        return self.finished(named(self.studies, name), seed)
 
     def _find(self, name: str, seed: int, folder: Path, key: Mapping[str, Any]) -> Path | None:
         """Return the file of finished work, today's or, if that is allowed, the newest older."""

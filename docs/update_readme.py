@@ -63,7 +63,7 @@ def with_blocks(text: str, evidence: Evidence) -> str:
 def main() -> None:
     """Replace all blocks in place."""
     text = with_output(README.read_text(encoding="utf-8"))
-    README.write_text(with_blocks(text, Evidence()), encoding="utf-8")
+    README.write_text(with_blocks(text, registry.evidence_of()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import dataclasses
 import html
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
@@ -25,6 +26,18 @@ STEM = "result"
 ROWS_SHOWN = 5  # of the table in a notebook
 _KEYS = ("format", "class", "versions", "fields")
 _Result = TypeVar("_Result", bound="ResultObject")
+
+
+def drawing(name: str) -> Callable[..., Any]:
+    """Return a function of `prefix_interp.views`, which is loaded now.
+
+    It is named here, not imported: views know the results that they draw, results no views.
+
+    Args:
+        name: of module and function, e.g. ``"fits.history_figure"``.
+    """
+    module, _, function = name.partition(".")
+    return getattr(import_module(f"prefix_interp.views.{module}"), function)
 
 
 class ResultObject(ABC):
@@ -125,10 +138,8 @@ class ResultObject(ABC):
 
     def _picture(self) -> str:
         """Return the picture as HTML; nothing where there is nothing to draw."""
-        from prefix_interp.views.style import data_uri
-
         try:
-            source = data_uri(self.plot())
+            source = drawing("style.data_uri")(self.plot())
         except PrefixInterpError:
             return ""
         return f'<img src="{source}" alt="{html.escape(self.caption(), quote=True)}">'

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analyses.registry import STUDIES
-from analyses.report.evidence import Evidence
+from analyses.registry import STUDIES, evidence_of
 from prefix_interp.tuning.content_blind import content_blind_hits
 
 FOUND = {study.name: study for study in STUDIES}
@@ -86,7 +85,7 @@ def skip_unless(here, what):
 
 @pytest.fixture(scope="module")
 def evidence():
-    return Evidence()
+    return evidence_of()
 
 
 SUMMARIES = [

@@ -8,8 +8,7 @@ import pytest
 
 import prefix_interp as pi
 from analyses import registry
-from analyses.registry import STUDIES
-from analyses.report.evidence import Evidence
+from analyses.registry import STUDIES, evidence_of
 from docs.update_readme import README, printed, with_blocks, with_output
 
 
@@ -41,7 +40,7 @@ def fake(name, make):
 
 
 def test_blocks_are_replaced_where_they_stand(monkeypatch):
-    asked = Evidence([])
+    asked = evidence_of([])
     studies = (fake("a", lambda evidence: r"\1 new" if evidence is asked else ""),
                fake("b", lambda _: "x\ny"))  # fmt: skip
     monkeypatch.setattr(registry, "STUDIES", studies)

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from analyses.study import (
     RESULTS,
+    Study,
     Tables,
     committed_result,
-    find_study,
+    named,
     result_file,
     run_study,
 )
@@ -23,6 +24,7 @@ class Evidence:
     """Everything that a section may look at; each thing is read or computed once.
 
     Args:
+        studies: whose results these are.
         results: a folder of result files, or the results themselves.
         seed: chooses the test sequences of what is measured anew.
         device: where models run.
@@ -31,12 +33,14 @@ class Evidence:
 
     def __init__(
         self,
+        studies: Sequence[Study],
         results: str | Path | Sequence[Result] = RESULTS,
         *,
         seed: int = 0,
         device: str = "cpu",
         progress: bool = False,
     ) -> None:
+        self.studies = studies
         self.seed, self.device, self.progress = seed, device, progress
         self._results: dict[tuple[str, str], Result | None] = {}
         self._folder = Path(results) if isinstance(results, (str, Path)) else None
@@ -68,7 +72,7 @@ class Evidence:
         """
         if (name, preset) not in self._tables:
             result = self.result(name, preset) or committed_result(name, preset)
-            self._tables[name, preset] = find_study(name).tables(result)
+            self._tables[name, preset] = named(self.studies, name).tables(result)
         return self._tables[name, preset]
 
     def once(self, make: Callable[[Evidence], Made]) -> Made:
@@ -84,13 +88,13 @@ class Evidence:
         return self._made[make]
 
     def _read(self, name: str, preset: str) -> Result | None:
-        study = find_study(name)
+        study = named(self.studies, name)
         if study.live:
             if preset not in study.protocols:
                 return None
             return run_study(
                 study, preset, [self.seed], device=self.device, progress=self.progress,
-                evidence=self,
+                evidence=self, studies=self.studies,
             )  # fmt: skip
         if self._folder is None or not (self._folder / result_file(name, preset)).exists():
             return None

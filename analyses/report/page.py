@@ -47,7 +47,7 @@ def write_report(
     out = Path(out)
     check_writable(out)
     began = time.perf_counter()
-    sections = all_sections(Evidence(results, seed=seed, device=device), progress)
+    sections = all_sections(registry.evidence_of(results, seed=seed, device=device), progress)
     page = render_report(sections)
     record = report_record(sections, seed, device)
     record["timing"] = {"wall_s": round(time.perf_counter() - began, 2)}

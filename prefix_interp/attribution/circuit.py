@@ -23,7 +23,7 @@ from prefix_interp.attribution.contrast import Contrast
 from prefix_interp.errors import PrefixInterpError, check_choice, check_keys, check_number
 from prefix_interp.estimates import Estimate
 from prefix_interp.models.model import model_id
-from prefix_interp.result_object import ResultObject
+from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.storage import read_json, to_json, write_file
 
 if TYPE_CHECKING:
@@ -257,14 +257,10 @@ class Circuit(ResultObject):
 
     def plot(self) -> Figure:
         """Return faithfulness and completeness by size; for the graph see `circuit_svg`."""
-        from prefix_interp.views.circuit_graph import circuit_curves_figure
-
-        return circuit_curves_figure(self)
+        return drawing("circuit_graph.circuit_curves_figure")(self)
 
     def _picture(self) -> str:
-        from prefix_interp.views.circuit_graph import circuit_svg
-
-        return circuit_svg(self)
+        return drawing("circuit_graph.circuit_svg")(self)
 
     def to_dot(self) -> str:
         """Return the circuit as Graphviz text: slots, heads and MLPs by layer, logits on top.

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.result_object import ResultObject
+from prefix_interp.result_object import ResultObject, drawing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,9 +88,7 @@ class Effects(ResultObject):
         Args:
             metric: which; None for the first that was measured.
         """
-        from prefix_interp.views.effects import effects_figure
-
-        return effects_figure(self, metric)
+        return drawing("effects.effects_figure")(self, metric)
 
     def _sizes(self) -> str:
         """Return the axes in words, e.g. ``1 layer x 4 heads; 64 examples``."""

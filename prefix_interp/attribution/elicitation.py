@@ -37,7 +37,7 @@ from prefix_interp.estimates import bootstrap_interval
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import NORM_SCALE
 from prefix_interp.prefixes.prefix import Prefix
-from prefix_interp.result_object import ResultObject
+from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.tasks import Batch, Task
 from prefix_interp.theory.decompose import Decomposition, decompose_attention
 
@@ -203,10 +203,9 @@ class Elicitation(ResultObject):
 
     def plot(self) -> Figure:
         """Return each head's effect as stacked parts, beside the range of random prefixes."""
-        from prefix_interp.views.effects import unit_of
-        from prefix_interp.views.elicitation import elicitation_figure
-
-        return elicitation_figure({self.direction: self.to_dataframe()}, unit_of(self.metric))
+        return drawing("elicitation.elicitation_figure")(
+            {self.direction: self.to_dataframe()}, drawing("effects.unit_of")(self.metric)
+        )
 
 
 def head_elicitation(

@@ -25,7 +25,7 @@ from prefix_interp.prefixes.context import check_finite
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.layout import check_vocabulary
 from prefix_interp.prefixes.soft_inject import soft_hooks
-from prefix_interp.result_object import ResultObject
+from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.seeds import derive_generator
 
 if TYPE_CHECKING:
@@ -86,9 +86,7 @@ class SoftSearch(ResultObject):
 
     def plot(self) -> Figure:
         """Return the loss of every target, in rising order, and which are reached."""
-        from prefix_interp.views.fits import search_figure
-
-        return search_figure(self.losses, self.is_reached)
+        return drawing("fits.search_figure")(self.losses, self.is_reached)
 
 
 def count_distinct(continuations: Int[Tensor, "prompt n_out"]) -> int:

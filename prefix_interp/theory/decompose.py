@@ -14,7 +14,7 @@ from torch import Tensor
 from prefix_interp.models.host import host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair
-from prefix_interp.result_object import ResultObject
+from prefix_interp.result_object import ResultObject, drawing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,9 +121,9 @@ class Decomposition(ResultObject):
         Raises:
             PrefixInterpError: no such layer or head.
         """
-        from prefix_interp.views.decomposition import parts_figure
-
-        return parts_figure({f"layer {layer}, head {head}": self}, layer, head)
+        return drawing("decomposition.parts_figure")(
+            {f"layer {layer}, head {head}": self}, layer, head
+        )
 
 
 def decompose_attention(pair: RunPair) -> Decomposition:

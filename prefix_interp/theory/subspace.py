@@ -17,7 +17,7 @@ from prefix_interp.errors import PrefixInterpError, check_index
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.prefix import Prefix
-from prefix_interp.result_object import ResultObject
+from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.theory.decompose import Decomposition, decompose_attention
 
 if TYPE_CHECKING:
@@ -135,9 +135,7 @@ class BiasSubspace(ResultObject):
         Raises:
             PrefixInterpError: the bias is 0.
         """
-        from prefix_interp.views.decomposition import spectrum_figure
-
-        return spectrum_figure({self.place: self})
+        return drawing("decomposition.spectrum_figure")({self.place: self})
 
 
 def bias_subspace(

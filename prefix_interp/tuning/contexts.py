@@ -23,7 +23,7 @@ from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.prefix import Parameterization, Prefix
 from prefix_interp.prefixes.soft_prompt import Layers, SoftPrompt
-from prefix_interp.result_object import ResultObject
+from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.tasks import Batch, Task
 from prefix_interp.tuning.evaluate import Evaluation, as_task, evaluate
 from prefix_interp.tuning.loop import Run, optimise
@@ -91,9 +91,7 @@ class ContextFit(ResultObject):
 
     def plot(self) -> Figure:
         """Return the training loss against the step."""
-        from prefix_interp.views.fits import history_figure
-
-        return history_figure(self.history)
+        return drawing("fits.history_figure")(self.history)
 
 
 def tune_prefix(

@@ -20,7 +20,7 @@ from prefix_interp.prefixes.baselines import Baseline, fast_baseline
 from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.layout import check_tokens
-from prefix_interp.result_object import ResultObject
+from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.tasks import Batch, Task, get_task
 
 if TYPE_CHECKING:
@@ -73,9 +73,7 @@ class Evaluation(ResultObject):
 
     def plot(self) -> Figure:
         """Return the three scores with their intervals."""
-        from prefix_interp.views.fits import scores_figure
-
-        return scores_figure(self)
+        return drawing("fits.scores_figure")(self)
 
 
 def as_task(task: Task | str) -> Task:

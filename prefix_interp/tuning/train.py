@@ -16,7 +16,7 @@ from prefix_interp.models.model import clone, model_id
 from prefix_interp.models.toy import ToyConfig, build_toy, read_toy, save_toy
 from prefix_interp.prefixes.baselines import fast_baseline
 from prefix_interp.prefixes.guard import check_free
-from prefix_interp.result_object import ResultObject
+from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.seeds import derive_generator
 from prefix_interp.tasks import Batch, Task
 from prefix_interp.tuning.evaluate import Evaluation, as_task, evaluate
@@ -66,9 +66,7 @@ class ModelFit(ResultObject):
 
     def plot(self) -> Figure:
         """Return the training loss against the step."""
-        from prefix_interp.views.fits import history_figure
-
-        return history_figure(self.history)
+        return drawing("fits.history_figure")(self.history)
 
     def save(self, path: str | Path) -> Path:
         """Write the fit to the folder `path`, its model to ``model`` inside; return the folder.

@@ -3,15 +3,16 @@ from functools import lru_cache
 import joblib
 import pytest
 
-from analyses.report.evidence import Evidence
-from analyses.study import find_study, run_study
+from analyses import registry
+from analyses.registry import evidence_of, find_study
+from analyses.study import run_study
 
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
     """A function that runs a study's smoke preset for one seed, once, and what it needs before."""
     work = tmp_path_factory.mktemp("smoke")
-    evidence = Evidence([])
+    evidence = evidence_of([])
 
     @lru_cache
     def run(name):
@@ -19,7 +20,10 @@ def smoke(tmp_path_factory):
         for need in study.needs:
             run(need)
         with joblib.parallel_config(backend="sequential"):
-            return run_study(study, "smoke", [0], work=work, progress=False, evidence=evidence)
+            return run_study(
+                study, "smoke", [0], work=work, progress=False, evidence=evidence,
+                studies=registry.STUDIES,
+            )  # fmt: skip
 
     run.work = work
     return run

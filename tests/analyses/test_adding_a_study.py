@@ -7,7 +7,7 @@ import pytest
 
 from analyses import registry
 from analyses.__main__ import main
-from analyses.report.evidence import Evidence
+from analyses.registry import evidence_of
 from analyses.report.page import write_report
 from docs.update_readme import with_blocks
 
@@ -73,7 +73,7 @@ def test_the_commands_the_report_and_the_readme_know_it(added, capsys):
         main(["--help"])
     assert "gates           Does a random prefix" in capsys.readouterr().out
 
-    evidence = Evidence(added / "results")
+    evidence = evidence_of(added / "results")
     mean = evidence.tables("gates")["gates"][0]["gate"]["mean"]
     page = write_report(added / "page", progress=False, results=added / "results").read_text()
     assert f"A random prefix takes {mean:.3f} of the attention." in page

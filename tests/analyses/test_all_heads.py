@@ -3,7 +3,7 @@ import torch
 
 import prefix_interp as pi
 from analyses.all_heads import gates_frame, section
-from analyses.report.evidence import Evidence
+from analyses.registry import evidence_of
 from analyses.table2.skills import load_skills
 from prefix_interp.models.sites import Site
 from prefix_interp.views.attention import attention_view, plain_attention_view
@@ -11,7 +11,7 @@ from prefix_interp.views.attention import attention_view, plain_attention_view
 
 @pytest.fixture(scope="module")
 def evidence():
-    return Evidence(seed=3)
+    return evidence_of(seed=3)
 
 
 @pytest.fixture(scope="module")

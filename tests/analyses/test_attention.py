@@ -4,12 +4,12 @@ import pytest
 import prefix_interp as pi
 from analyses.attention import N_SHOWN, attention_views, sections
 from analyses.claims.zoo import load_zoo
-from analyses.report.evidence import Evidence
+from analyses.registry import evidence_of
 
 
 @pytest.fixture(scope="session")
 def attention():
-    return Evidence([])
+    return evidence_of([])
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from analyses.capacity import STUDY
 from analyses.capacity.figure import capacity_figure
 from analyses.kept import Kept
 from analyses.one_token import length_row
-from analyses.report.evidence import Evidence
+from analyses.registry import STUDIES, evidence_of
 from analyses.study import Job, run_study
 from prefix_interp.models.toy import save_toy, toy_config
 from prefix_interp.results import Result
@@ -106,7 +106,7 @@ def test_the_figure_draws_the_summaries(made_up):
 
 
 def test_section_and_readme_say_what_was_counted(made_up):
-    evidence = Evidence([made_up])
+    evidence = evidence_of([made_up])
     section = STUDY.section(evidence)
     assert section.findings == [
         "One token, 2 layers: 8.5 different continuations from 11 hard tokens, 3.5 from 4 searched "
@@ -123,4 +123,4 @@ def test_section_and_readme_say_what_was_counted(made_up):
 
 def test_a_seed_that_the_ladder_has_not_finished_is_one_line(tmp_path):
     with pytest.raises(pi.PrefixInterpError, match="no seed 5 of ladder"):
-        run_study(STUDY, "smoke", [5], work=tmp_path, progress=False)
+        run_study(STUDY, "smoke", [5], work=tmp_path, progress=False, studies=STUDIES)

@@ -4,8 +4,8 @@ import pytest
 
 import prefix_interp as pi
 from analyses.circuits import Protocol, find_circuits, section
-from analyses.report.evidence import Evidence
-from analyses.study import committed_result, find_study
+from analyses.registry import evidence_of, find_study
+from analyses.study import committed_result
 from analyses.table2.skills import load_skills
 
 
@@ -19,7 +19,7 @@ def small():
 
 def test_the_section_has_every_prefix_of_the_shipped_model(small):
     heads = committed_result("heads")
-    evidence = Evidence([heads])
+    evidence = evidence_of([heads])
     shown = section(evidence)
     found = evidence.once(find_circuits)
     circuit, skills = found["add_two"], evidence.once(load_skills)
@@ -36,7 +36,7 @@ def test_the_section_has_every_prefix_of_the_shipped_model(small):
 
 
 def test_without_the_heads_of_all_seeds_the_shipped_model_is_left(small):
-    shown = section(Evidence([]))
+    shown = section(evidence_of([]))
     assert set(shown.numbers) == {"nodes", "curves", "edges"}
     assert [part.id for part in shown.parts if part.kind == "drawing"] == [
         f"circuit-{task}" for task in ("sort_ascending", "sort_descending", "add_one", "add_two")

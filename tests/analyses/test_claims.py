@@ -10,7 +10,7 @@ from analyses.claims.headlines import headlines
 from analyses.claims.measure import plain_difference_spectrum, total_variation
 from analyses.claims.section import provenance, sections, verdicts
 from analyses.claims.zoo import load_zoo, zoo_runs
-from analyses.report.evidence import Evidence
+from analyses.registry import evidence_of
 from tests.analyses.made_up import made_up_table1
 
 ABOUT = {
@@ -22,7 +22,7 @@ ABOUT = {
 @pytest.fixture(scope="session")
 def evidence():
     """The claims with a Table 1 in which a prefix learns."""
-    return Evidence([made_up_table1(learned=0.2)])
+    return evidence_of([made_up_table1(learned=0.2)])
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +60,7 @@ def test_fine_tuning_moves_attention_by_far_more_than_a_prefix(claims):
 
 @pytest.mark.slow
 def test_same_seed_same_records(claims):
-    again = Evidence([made_up_table1(learned=0.2)])
+    again = evidence_of([made_up_table1(learned=0.2)])
     assert again.tables("claims")["claims"] == claims
 
 

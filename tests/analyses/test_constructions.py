@@ -6,7 +6,7 @@ import torch
 import prefix_interp as pi
 from analyses.constructions import STUDY
 from analyses.constructions.measure import Check, check_row, checks_of
-from analyses.report.evidence import Evidence
+from analyses.registry import evidence_of
 from analyses.study import run_study
 from prefix_interp.theory.constructions import any_map_of_pairs, any_sequence
 from prefix_interp.theory.constructions.behaviours import random_behaviours
@@ -21,7 +21,7 @@ def result(smoke):
 
 @pytest.fixture(scope="module")
 def evidence(result):
-    return Evidence([replace(result, preset="fast")])
+    return evidence_of([replace(result, preset="fast")])
 
 
 def test_everything_is_right(result):
@@ -105,7 +105,7 @@ def test_the_readme_joins_sizes_that_differ_in_nothing_but_the_vocabulary(result
     wider = pairs[0] | {"n_tokens": 7, "right": 1000, "checked": 1001}
     rows = {"right": [*result.rows("right"), wider]}
     given = replace(result, preset="fast", tables={**result.tables, **rows})
-    *_, last = STUDY.readme["constructions"](Evidence([given])).splitlines()
+    *_, last = STUDY.readme["constructions"](evidence_of([given])).splitlines()
     cells = [cell.strip() for cell in last.strip("|").split("|")]
     assert cells[:5] == ["maps of two tokens", "4 to 7", "1", "1", "10 each"]
     assert cells[5] == f"{pairs[0]['right'] + 1000:,} of {pairs[0]['checked'] + 1001:,}"

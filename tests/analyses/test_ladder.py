@@ -9,7 +9,7 @@ from analyses.ladder import STUDY
 from analyses.ladder.figures import ladder_figure, suffix_figure, tuning_length_figure
 from analyses.ladder.protocol import BLIND, CONTEXTS, TASKS, TUNED, toy_name
 from analyses.ladder.tables import METRICS, compare, ladder_rows, tables, verdict_counts
-from analyses.report.evidence import Evidence
+from analyses.registry import evidence_of
 from analyses.scores import score_rows
 from analyses.study import Job
 from prefix_interp.results import Result
@@ -209,7 +209,7 @@ def test_figures_show_means_by_depth_and_by_steps(result):
 
 
 def test_the_section_has_every_row_and_a_finding_for_each_depth(result):
-    evidence = Evidence([result])
+    evidence = evidence_of([result])
     section, summary = STUDY.section(evidence), evidence.tables("ladder")
     assert len(section.numbers["ladder"]) == len(summary["ladder"])
     assert len(section.numbers["suffixes"]) == 2 * (len(TASKS) + 2)
@@ -217,7 +217,7 @@ def test_the_section_has_every_row_and_a_finding_for_each_depth(result):
 
 
 def test_the_readme_shows_the_longest_tuning_of_new_tasks(result):
-    evidence = Evidence([result])
+    evidence = evidence_of([result])
     lines = [line.split(" | ") for line in STUDY.readme["suffixes"](evidence).splitlines()]
     cells = {(line[0], line[1]): line[2:] for line in lines[2:]}
     assert list(cells) == [("| 1, 4", context) for context in (BLIND, *TUNED)]

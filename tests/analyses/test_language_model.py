@@ -7,7 +7,7 @@ import torch
 import prefix_interp as pi
 from analyses.language_model import STUDY
 from analyses.language_model.tables import readme_line
-from analyses.report.evidence import Evidence
+from analyses.registry import evidence_of
 from analyses.study import run_study
 from prefix_interp.models.llama import hook_llama
 from prefix_interp.theory.capacity import hard_continuations
@@ -60,7 +60,7 @@ def test_the_result_says_which_model_it_is_of(result, model):
 
 
 def test_section_and_readme_say_what_was_counted(result):
-    evidence = Evidence([replace(result, preset="fast")])
+    evidence = evidence_of([replace(result, preset="fast")])
     section = STUDY.section(evidence)
     rows = {r["kind"]: r for r in result.rows("distinct")}
     assert len(section.numbers["distinct"]) == 4 and len(section.numbers["lengths"]) == 2

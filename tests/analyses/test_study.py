@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import prefix_interp as pi
 from analyses import registry
-from analyses.study import Job, committed_result, find_study, finished_seed, run_study
+from analyses.registry import find_study
+from analyses.study import Job, committed_result, finished_seed, run_study
 from prefix_interp.models.toy import save_toy
 from tests.analyses import tiny
 from tests.analyses.tiny import MEASURED, SOURCE, USER
@@ -24,7 +25,8 @@ def tiny_studies():
 def run(study, work, seeds=(0, 1), **options):
     """Run a tiny study; return the result and the measurements that were really made."""
     MEASURED.clear()
-    result = run_study(study, "smoke", list(seeds), work=work, progress=False, **options)
+    options = {"progress": False, "studies": registry.STUDIES, **options}
+    result = run_study(study, "smoke", list(seeds), work=work, **options)
     return result, list(MEASURED)
 
 

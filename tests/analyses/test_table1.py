@@ -2,7 +2,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import prefix_interp as pi
-from analyses.report.evidence import Evidence
+from analyses.registry import evidence_of
 from analyses.study import committed_result, finished_seed
 from analyses.table1 import STUDY
 from analyses.table1.measure import FINE_TUNED, NEW, OLD, PRETRAINED, PROTOCOLS
@@ -102,7 +102,7 @@ def test_text_tables_put_each_number_in_its_column(made_up):
 
 
 def test_the_readme_has_ours_beside_the_paper_without_controls(made_up):
-    block = readme_block(Evidence([made_up, made_up_table1(learned=0.3, preset="paper")]))
+    block = readme_block(evidence_of([made_up, made_up_table1(learned=0.3, preset="paper")]))
     lines = block.splitlines()
     assert len(lines) == 2 + 4 and "random" not in block
     assert lines[0].count("3 seeds") == 2
@@ -110,7 +110,7 @@ def test_the_readme_has_ours_beside_the_paper_without_controls(made_up):
     assert cells == ["prefix, kv, 10 slots", "", "", "0.0 ± 0.0", "20.0 ± 0.0", "1.80",
                      "0.0 ± 0.0", "30.0 ± 0.0", "1.70"]  # fmt: skip
     assert "91 ± 5" in lines[2] and "92.0 ± 2.0" in lines[2]
-    assert "paper`" not in readme_block(Evidence([made_up])).splitlines()[0]
+    assert "paper`" not in readme_block(evidence_of([made_up])).splitlines()[0]
 
 
 def test_sweep_lines_are_the_means_over_seeds(made_up):
@@ -128,7 +128,7 @@ def test_a_sweep_of_nothing_is_refused():
 
 
 def test_sections_show_the_table_the_rates_and_what_is_missing(made_up):
-    table, rates = sections(Evidence([made_up]))
+    table, rates = sections(evidence_of([made_up]))
     assert table.parts[0].table == main_table(table1_rows(made_up))
     assert "3 seeds" in table.parts[0].text and "3200 unseen" in table.parts[0].text
     assert "about 0.12 %" in table.parts[1].text

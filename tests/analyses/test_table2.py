@@ -7,7 +7,7 @@ import torch
 
 import prefix_interp as pi
 from analyses.kept import Kept
-from analyses.report.evidence import Evidence
+from analyses.registry import evidence_of
 from analyses.study import Job, committed_result
 from analyses.table2 import STUDY
 from analyses.table2.measure import PROTOCOLS, Trial, export_zoo, measure
@@ -183,14 +183,14 @@ def test_tables_have_one_row_per_prefix():
 
 
 def test_the_section_says_what_was_found_and_has_its_numbers():
-    shown = section(Evidence([made_up(own=0.5)]))
+    shown = section(evidence_of([made_up(own=0.5)]))
     (finding,) = shown.findings
     assert "50.0 / 50.0 / 50.0 / 50.0 %" in finding and "at most 1.0 %" in finding
     assert len(shown.numbers["table2"]) == 5 and len(shown.numbers["restarts"]) == 4
 
 
 def test_the_readme_has_every_prefix_but_no_controls():
-    evidence = Evidence([made_up()])
+    evidence = evidence_of([made_up()])
     lines = STUDY.readme["table 2"](evidence).splitlines()
     assert len(lines) == 2 + 1 + 4
     assert lines[3].startswith("| residual prefix, sort ascending | 90.0 ± 0.0 (95 ± 2) | 1.0 ±")

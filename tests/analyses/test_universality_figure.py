@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from analyses.report.evidence import Evidence
+from analyses.registry import evidence_of
 from analyses.universality import STUDY
 from analyses.universality.figure import universality_figure
 from prefix_interp.errors import PrefixInterpError
@@ -60,7 +60,7 @@ def test_fits_are_means_over_seeds_of_each_function(result, tables):
 
 
 def test_the_section_says_what_the_rows_hold(result, tables):
-    section = STUDY.section(Evidence([result]))
+    section = STUDY.section(evidence_of([result]))
     assert len(section.numbers["fits"]) == len(tables["fits"])
     assert [part.id for part in section.parts] == ["universality-2"]
     (finding,) = section.findings

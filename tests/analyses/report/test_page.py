@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from analyses import registry
+from analyses.registry import evidence_of
 from analyses.report import page as page_module
-from analyses.report.evidence import Evidence
 from analyses.report.page import all_sections, write_report
 from prefix_interp.errors import PrefixInterpError
 from tests.analyses.made_up import made_up_table1
@@ -124,7 +124,7 @@ def test_what_is_missing_leaves_a_sentence_and_the_live_studies(monkeypatch, tmp
 
 def test_a_study_whose_result_is_missing_is_never_asked_for_its_section(monkeypatch):
     only([study.name for study in registry.STUDIES if not study.live], monkeypatch)
-    sections = all_sections(Evidence([]), progress=False)
+    sections = all_sections(evidence_of([]), progress=False)
     assert [s.id for s in sections] == [f"missing-{study.name}" for study in registry.STUDIES]
 
 
