@@ -22,7 +22,7 @@ from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.host import Model
 from prefix_interp.results import Result
 from prefix_interp.storage import check_writable
-from prefix_interp.tuning.parallel import run_parallel
+from prefix_interp.tuning.parallel import one_thread, run_parallel
 
 if TYPE_CHECKING:
     from analyses.report.evidence import Evidence
@@ -193,8 +193,7 @@ def run_study(
 ) -> Result:  # fmt: skip
     """Return what a study measures, all seeds side by side; finished seeds are not done again.
 
-    ``timing`` has ``wall_s``, ``core_s`` (summed over seeds, whenever they ran) and
-    ``seeds_from_work``: how many were finished before, so that ``wall_s`` leaves them out.
+    ``timing``: ``wall_s``, ``core_s`` (of all seeds), ``seeds_from_work`` (finished before).
 
     Args:
         study: of `STUDIES`, or one of your own.
@@ -203,8 +202,7 @@ def run_study(
         work: folder of checkpoints, finished seeds and kept models of all studies; None keeps
             nothing.
         n_jobs: processes; by default one for each core.
-        keep_old: take finished work although code, versions or sizes have changed since; the
-            result's settings say so (``kept_old``).
+        keep_old: take work of older code or sizes; the settings say so (``kept_old``).
         device: where models run.
         progress: show a bar.
         model: handed in, for a study with `Study.model`.
@@ -343,8 +341,10 @@ def _one_seed(plan: _Plan) -> tuple[Result, bool]:
     if plan.finished is not None:
         return Result.load(plan.finished), True
     began, job = time.perf_counter(), plan.job
-    result = Result("seed", job.preset, [job.seed], {"key": plan.key}, plan.measure(job))
-    result = replace(result, timing={"seconds": time.perf_counter() - began})
+    with one_thread():  # whatever the number of jobs and cores
+        tables = plan.measure(job)
+    seconds = {"seconds": time.perf_counter() - began}
+    result = Result("seed", job.preset, [job.seed], {"key": plan.key}, tables, timing=seconds)
     if job.keeps is not None:
         result.save(job.keeps.folder / _FINISHED)
     return result, False

@@ -150,18 +150,13 @@ def measure(job: Job) -> Tables:
     """
     checks = checks_of(job.protocol, job.seed)
     n = sum(map(len, checks.values()))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # so that the machine's cores do not change a rounding
-    try:
-        with tqdm(total=n, desc="constructions", disable=not job.progress) as bar:
-            found: dict[str, Rows] = {}
-            for part, own in checks.items():
-                for check in own:
-                    found.setdefault(part, []).append(check_row(part, check))
-                    bar.update()
-        return found
-    finally:
-        torch.set_num_threads(threads)
+    found: dict[str, Rows] = {}
+    with tqdm(total=n, desc="constructions", disable=not job.progress) as bar:
+        for part, own in checks.items():
+            for check in own:
+                found.setdefault(part, []).append(check_row(part, check))
+                bar.update()
+    return found
 
 
 def checks_of(protocol: Protocol, seed: int) -> dict[str, list[Check]]:

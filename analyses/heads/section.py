@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analyses.report.evidence import Evidence
-from analyses.report.sections import Picture, Section, Words, picture, records
+from analyses.report.sections import Part, Picture, Section, Words, picture, records
 from analyses.report.tables import frame_table, percent
 from analyses.table2.skills import SKILL_WORDS, load_skills
 from prefix_interp.attribution.patching import patch_heads
@@ -60,8 +60,9 @@ def section(evidence: Evidence) -> Section:
     residual = frame[frame["parameterization"] == "residual"]
     noise = residual[residual["direction"] == "noise"]
     patching, patched = _patching(evidence)
-    pictures = [
-        *(_elicitation(result, residual, direction) for direction in _DIRECTIONS),
+    shown = [_elicitation(result, residual, direction) for direction in _DIRECTIONS]
+    parts: list[Part] = [
+        *shown,
         picture(
             "copying",
             copying_figure(noise),
@@ -74,10 +75,8 @@ def section(evidence: Evidence) -> Section:
         ),
         patching,
     ]
-    tables = [
-        Words(title, text, frame_table(pd.DataFrame(summary[name])))
-        for name, (title, text) in _WORDS.items()
-    ]
+    for name, (title, text) in _WORDS.items():
+        parts.append(Words(title, text, frame_table(pd.DataFrame(summary[name]))))
     numbers = {
         "elicited": summary["elicited"],
         "gating": summary["gating"],
@@ -91,7 +90,7 @@ def section(evidence: Evidence) -> Section:
         "elicitation", "Elicited heads", "Which heads a prefix elicits",
         "Each head's share of what the prefix does, split into the scaling of its own output "
         "(gate) and what the prefix adds (bias).",
-        [*pictures, *tables], numbers, _findings(summary["copying"]),
+        parts, numbers, _findings(summary["copying"]),
     )  # fmt: skip
 
 

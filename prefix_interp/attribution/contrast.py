@@ -24,7 +24,6 @@ from prefix_interp.attribution.checks import (
     check_same,
 )
 from prefix_interp.attribution.metrics import Metric, Metrics, Target, choose_metrics, ends
-from prefix_interp.attribution.resumed import around_mixture
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.attention import expand_heads
 from prefix_interp.models.host import KeysValues, Model, host_of
@@ -32,7 +31,7 @@ from prefix_interp.models.model import model_id
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair, run_pair
 from prefix_interp.prefixes.guard import check_bare, check_free
-from prefix_interp.prefixes.inject import mixture_hooks
+from prefix_interp.prefixes.inject import around_mixture, mixture_hooks
 from prefix_interp.prefixes.layout import Hook, answer_rows_hooks
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.tasks import Batch, Task, get_task

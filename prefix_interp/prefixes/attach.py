@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from typing import get_args
 
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_choice
-from prefix_interp.models.host import host_of
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.gates import check_gates
 from prefix_interp.prefixes.guard import Guard, check_free
@@ -23,13 +22,13 @@ from prefix_interp.prefixes.soft_prompt import SoftPrompt
 
 @contextmanager
 def attach(
-    model: HookedTransformer,
+    model: Model,
     context: Context,
     method: Method | str = "slots",
     gates: Gates = None,
     *,
     predict_first: bool = False,
-) -> Iterator[HookedTransformer]:
+) -> Iterator[Model]:
     """Put `context` into `model` for the length of a with block, and leave nothing behind.
 
     Inside, pass content tokens only: ``model(tokens)`` returns logits ``batch pos d_vocab`` of
@@ -107,7 +106,7 @@ def attach(
         yield model
 
 
-def stack_hooks(model: HookedTransformer, like: Context, stack: Mapping[str, Tensor]) -> list[Hook]:
+def stack_hooks(model: Model, like: Context, stack: Mapping[str, Tensor]) -> list[Hook]:
     """Return hooks that put a stack of contexts into `model`, each into its part of the batch.
 
     Nothing is checked and gradients flow to the stack: this is what contexts are tuned through.

@@ -10,10 +10,9 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_keys, check_positive
-from prefix_interp.models.host import host_of
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.model import model_id
 from prefix_interp.models.support import check_supported
 from prefix_interp.seeds import derive_seed
@@ -42,7 +41,7 @@ class Context(ABC):
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @abstractmethod
-    def shapes(self, model: HookedTransformer) -> dict[str, tuple[int, ...]]:
+    def shapes(self, model: Model) -> dict[str, tuple[int, ...]]:
         """Return the shape that each of the tensors needs in `model`."""
 
     @property
@@ -78,7 +77,7 @@ class Context(ABC):
         shown = {**self.settings, **sizes, **{k: v for k, v in origin.items() if v is not None}}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
-    def check_fits(self, model: HookedTransformer) -> None:
+    def check_fits(self, model: Model) -> None:
         """Raise unless this is a context for `model`.
 
         Raises:
@@ -106,7 +105,7 @@ class Context(ABC):
                 f"{self.STEM}.for_any_model()"
             )
 
-    def to(self: Self, model: HookedTransformer) -> Self:
+    def to(self: Self, model: Model) -> Self:
         """Return the same context in the dtype and on the device of `model`."""
         return replace(self, **{k: host_of(model).cast(v) for k, v in self.tensors.items()})
 

@@ -9,19 +9,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
 from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.attention import expand_heads
-from prefix_interp.models.host import KeysValues, host_of
+from prefix_interp.models.host import KeysValues, Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.gates import check_gates, gate_scores, shared_softmax
 from prefix_interp.prefixes.guard import check_free
@@ -30,10 +29,13 @@ from prefix_interp.prefixes.prefix import Prefix
 
 Method = Literal["slots", "mixture"]
 Gates = Float[Tensor, "layer head"] | Float[Tensor, "layer head slot"] | None
+_READ_BY_MIXTURE = tuple(
+    site.value.rsplit("}", 1)[-1] for site in (Site.RESID_PRE, Site.Q, Site.K, Site.V)
+)
 
 
 def slot_hooks(
-    model: HookedTransformer,
+    model: Model,
     slots: KeysValues,
     written: Callable[[int], None] = lambda _: None,
     gates: Float[Tensor, "layer head slot"] | None = None,
@@ -67,7 +69,7 @@ def slot_hooks(
 
 
 def mixture_hooks(
-    model: HookedTransformer,
+    model: Model,
     slots: KeysValues,
     written: Callable[[int], None] = lambda _: None,
     gates: Float[Tensor, "*stack layer head slot"] | None = None,
@@ -92,8 +94,20 @@ def mixture_hooks(
     return hooks
 
 
+def around_mixture(hooks: Sequence[Hook]) -> tuple[list[Hook], list[Hook]]:
+    """Return the hooks that must stand before those of the mixture, and those behind them.
+
+    Patches of queries, keys and values come before the mixture, which reads them; patches of its
+    output come after. One list would put them all on one side.
+    """
+    early, late = [], []
+    for hook in hooks:
+        (early if str(hook[0]).endswith(_READ_BY_MIXTURE) else late).append(hook)
+    return early, late
+
+
 def _mixture_at(
-    model: HookedTransformer,
+    model: Model,
     layer: int,
     keys: Tensor,
     values: Tensor,
@@ -136,7 +150,7 @@ def _mixture_at(
 
 
 def prefix_hooks(
-    model: HookedTransformer,
+    model: Model,
     prefix: Prefix,
     method: Method | str = "slots",
     gates: Gates = None,
@@ -168,9 +182,7 @@ def prefix_hooks(
     return make(model, slots, gates=check_gates(model, prefix.n_slots, gates))
 
 
-def prefix_cache(
-    model: HookedTransformer, prefix: Prefix, batch_size: int
-) -> TransformerLensKeyValueCache:
+def prefix_cache(model: Model, prefix: Prefix, batch_size: int) -> TransformerLensKeyValueCache:
     """Return a frozen TransformerLens key-value cache that holds `prefix`.
 
     Call ``model(tokens, past_kv_cache=cache, attention_mask=torch.ones_like(tokens))``; without

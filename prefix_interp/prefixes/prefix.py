@@ -9,10 +9,9 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
-from prefix_interp.models.host import host_of
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.support import check_supported
 from prefix_interp.models.zoo import toy_folder
 from prefix_interp.prefixes.context import Context, check_finite, start_seeds
@@ -87,7 +86,7 @@ class Prefix(Context):
     @classmethod
     def random(
         cls,
-        model: HookedTransformer,
+        model: Model,
         n_slots: int,
         seed: int = 0,
         parameterization: Parameterization | str = "residual",
@@ -119,7 +118,7 @@ class Prefix(Context):
     @classmethod
     def random_starts(
         cls,
-        model: HookedTransformer,
+        model: Model,
         n_slots: int,
         restarts: int = 1,
         seed: int = 0,
@@ -143,7 +142,7 @@ class Prefix(Context):
         return [cls.random(model, n_slots, each, parameterization, std) for each in seeds]
 
     def keys_values(
-        self, model: HookedTransformer
+        self, model: Model
     ) -> list[tuple[Float[Tensor, "slot kv_head d_head"], Float[Tensor, "slot kv_head d_head"]]]:
         """Return what each layer's slots hold at `hook_k` and `hook_v`, after norm and projection.
 
@@ -153,7 +152,7 @@ class Prefix(Context):
         self.check_fits(model)
         return host_of(model).keys_values(self.tensors)
 
-    def shapes(self, model: HookedTransformer) -> dict[str, tuple[int, ...]]:
+    def shapes(self, model: Model) -> dict[str, tuple[int, ...]]:
         """Return the shape that each of the tensors needs in `model`."""
         return prefix_shapes(model, self.n_slots, self.parameterization)
 
@@ -180,7 +179,7 @@ def load_prefixes(name_or_path: str | Path) -> dict[str, Prefix]:
 
 
 def prefix_shapes(
-    model: HookedTransformer, n_slots: int, parameterization: Parameterization | str
+    model: Model, n_slots: int, parameterization: Parameterization | str
 ) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor of a prefix with `n_slots` slots for `model`."""
     host = host_of(model)

@@ -8,11 +8,10 @@ from typing import get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.attention import expand_heads
-from prefix_interp.models.host import host_of
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.soft_prompt import Layers, check_position
@@ -21,7 +20,7 @@ _WRITTEN = (("Q", Site.Q), ("K", Site.K), ("V", Site.V))
 
 
 def soft_hooks(
-    model: HookedTransformer,
+    model: Model,
     vectors: Float[Tensor, "*stack layer slot d_model"],
     position: int = 0,
     layers: Layers | str = "embedding",
@@ -115,9 +114,7 @@ def soft_hooks(
     return hooks
 
 
-def _check_vectors(
-    model: HookedTransformer, vectors: Tensor, position: int, layers: Layers | str
-) -> None:
+def _check_vectors(model: Model, vectors: Tensor, position: int, layers: Layers | str) -> None:
     check_choice("layers", layers, get_args(Layers))
     check_position(position)
     host = host_of(model)
@@ -136,7 +133,7 @@ def _check_vectors(
         )
 
 
-def _check_padding(model: HookedTransformer) -> None:
+def _check_padding(model: Model) -> None:
     if host_of(model).pads_left:
         raise PrefixInterpError(
             "model.tokenizer.padding_side='left' makes TransformerLens mask tokens equal to its "

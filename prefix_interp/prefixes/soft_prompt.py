@@ -8,10 +8,9 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_keys, check_positive
-from prefix_interp.models.host import host_of
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.support import check_supported
 from prefix_interp.prefixes.context import Context, check_finite, start_seeds
 from prefix_interp.prefixes.layout import check_vocabulary
@@ -81,7 +80,7 @@ class SoftPrompt(Context):
     @classmethod
     def random(
         cls,
-        model: HookedTransformer,
+        model: Model,
         n_slots: int,
         seed: int = 0,
         *,
@@ -112,7 +111,7 @@ class SoftPrompt(Context):
     @classmethod
     def random_starts(
         cls,
-        model: HookedTransformer,
+        model: Model,
         n_slots: int,
         restarts: int = 1,
         seed: int = 0,
@@ -144,7 +143,7 @@ class SoftPrompt(Context):
 
     @classmethod
     def from_tokens(
-        cls, model: HookedTransformer, tokens: Int[Tensor, " slot"], position: int = 0
+        cls, model: Model, tokens: Int[Tensor, " slot"], position: int = 0
     ) -> SoftPrompt:
         """Return the hard prompt of `tokens`: rows that hold their embeddings.
 
@@ -162,7 +161,7 @@ class SoftPrompt(Context):
         with torch.no_grad():  # the embedding may hold a norm of its own
             return cls(host_of(model).embed(tokens[None]), position)
 
-    def shapes(self, model: HookedTransformer) -> dict[str, tuple[int, ...]]:
+    def shapes(self, model: Model) -> dict[str, tuple[int, ...]]:
         """Return the shape that the vectors need in `model`."""
         return {"vectors": _shape(model, self.n_slots, self.layers)}
 
@@ -189,6 +188,6 @@ def check_position(position: object) -> None:
         raise PrefixInterpError(f"position={position!r} must be a whole number of at least 0")
 
 
-def _shape(model: HookedTransformer, n_slots: int, layers: Layers | str) -> tuple[int, int, int]:
+def _shape(model: Model, n_slots: int, layers: Layers | str) -> tuple[int, int, int]:
     host = host_of(model)
     return (1 if layers == "embedding" else host.n_layers, n_slots, host.d_model)

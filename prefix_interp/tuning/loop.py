@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from prefix_interp.results import package_versions
 from prefix_interp.seeds import derive_generator
 from prefix_interp.storage import read_tensors, write_file
 from prefix_interp.tasks import Batch, Task
+from prefix_interp.tuning.parallel import one_thread
 from prefix_interp.tuning.recipes import Recipe
 
 _LOG_POINTS = 50
@@ -107,7 +107,7 @@ def optimise(
     window = torch.zeros(len(runs))
     batches = _batches(task, recipe, seed, start)
     bar = tqdm(total=recipe.steps, initial=start, desc=description, disable=not progress)
-    with bar, _one_thread():
+    with bar, one_thread():
         for step in range(start, recipe.steps):
             factor = _schedule(recipe, step)
             for group in optimiser.param_groups:
@@ -160,17 +160,6 @@ def _batches(task: Task, recipe: Recipe, seed: int, start: int) -> Iterator[Batc
         for i in range(skip, _CHUNK):
             yield Batch(*(x[i * size : (i + 1) * size] for x in drawn))
         chunk, skip = chunk + 1, 0
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run on one thread: these matrices are too small to share, and sums keep their order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class _Checkpoint:

@@ -1,11 +1,13 @@
-"""Many independent runs at once, one single-threaded process a core."""
+"""Many independent runs at once, one single-threaded process for each core."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import torch
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
@@ -13,6 +15,17 @@ from prefix_interp.errors import check_positive
 
 Item = TypeVar("Item")
 Out = TypeVar("Out")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run on one thread: these matrices are too small to share, and sums keep their order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def run_parallel(
