@@ -8,7 +8,7 @@ READY := .venv/.ready
 report: install  ## one offline HTML file and its JSON in report/
 	$(BIN)/python -m analyses report --out report
 
-# One thread a process. Tests that share a fixture stay in one process (tests/conftest.py).
+# One thread for each process. Tests that share a fixture stay in one process (tests/conftest.py).
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -q
 
 test: install  ## what to run at every change, on all cores

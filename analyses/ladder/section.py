@@ -56,7 +56,8 @@ def section(evidence: Evidence) -> Section:
         picture(
             "suffixes",
             suffix_figure(rows),
-            "Exact match of prefixes and suffixes against depth, one panel a task, with intervals.",
+            "Exact match of prefixes and suffixes against depth, one panel for each task, with "
+            "intervals.",
             "Contexts in front of the input and behind it, all with the most slots that were "
             f"tuned, {sizes['steps']:,} steps each; bars are 95% t intervals over {seeds}, dotted "
             "lines the blind rule. A soft suffix stands at the embedding, "
@@ -68,7 +69,7 @@ def section(evidence: Evidence) -> Section:
         picture(
             "suffixes-first",
             suffix_figure(rows, "first_output"),
-            "Share of right first outputs, by depth, one panel a task.",
+            "Share of right first outputs, by depth, one panel for each task.",
             "The same contexts: right answers at output 0. Behind the input it is read at the last "
             "slot, whose query is free. Descending mostly begins with one and the same digit, "
             "which the blind rule (dotted) knows.",
@@ -77,7 +78,7 @@ def section(evidence: Evidence) -> Section:
         picture(
             "suffixes-later",
             suffix_figure(rows, "later_outputs"),
-            "Share of right outputs behind the first, by depth, one panel a task.",
+            "Share of right outputs behind the first, by depth, one panel for each task.",
             "The same contexts: right answers at outputs 1 to 9, under teacher forcing, which "
             "leaves out the one output that a suffix's own slot predicts. In one layer a suffix at "
             "every layer and a prefix of the same vectors are equal there.",

@@ -36,7 +36,7 @@ class Attention:
     layer: int
 
     @property
-    def block(self) -> Any:
+    def block(self) -> Any:  # torch types what a module holds as "Tensor | Module"
         """Return the module of the whole layer."""
         return self.model.blocks[self.layer]
 

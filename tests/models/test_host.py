@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 import prefix_interp as pi
@@ -272,6 +272,8 @@ def test_a_run_from_a_layer_ends_as_the_whole_run_does(arch, seed):
 
 @FEW
 @given(architectures(), st.integers(0, 99))
+@example(dict(n_heads=4, n_key_value_heads=2, ungroup_grouped_query_attention=True), 0)
+@example(dict(n_heads=4, n_key_value_heads=2, ungroup_grouped_query_attention=False), 0)
 def test_a_run_in_two_parts_ends_as_the_whole_run_and_its_cache_holds_what_attention_says(
     arch, seed
 ):
