@@ -50,7 +50,7 @@ def attribution_patch(
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        task: a task, its name, a batch of your own, or a `Contrast` that is at hand.
+        task: a task, its name, a batch of your own, or a `Contrast` already made.
         direction: ``"denoise"`` or ``"noise"``; ``"kl"`` has no slope where noise begins.
         site: as in `patch_heads`, or ``"gate"``.
         by_position: estimate each content position alone; a gate has no positions.
@@ -59,7 +59,7 @@ def attribution_patch(
         metrics: names in `METRICS`, or functions by name; each takes a backward pass.
 
     Raises:
-        PrefixInterpError: as `contrast`, an unknown direction or site, positions of a gate, or a
+        PrefixInterpError: as in `contrast`, an unknown direction or site, positions of a gate, or a
             metric without a gradient.
 
     Example:

@@ -139,7 +139,7 @@ def integrated_gradients(
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        task: a task, its name, a batch of your own, or a `Contrast` that is at hand.
+        task: a task, its name, a batch of your own, or a `Contrast` already made.
         over: ``"gates"``, ``"z"`` or ``"z_direct"``.
         tolerance: largest error of an example's sum, as a share of the largest change of any
             example (or of 1, if that is more).
@@ -150,7 +150,7 @@ def integrated_gradients(
         progress: show a bar.
 
     Raises:
-        PrefixInterpError: as `contrast`, an unknown path, more than one metric, one without a
+        PrefixInterpError: as in `contrast`, an unknown path, more than one metric, one without a
             gradient, or shares that do not add up within `tolerance`.
 
     Example:

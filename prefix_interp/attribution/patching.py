@@ -69,7 +69,7 @@ def patch_heads(
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        task: a task, its name, a batch of your own, or a `Contrast` that is at hand.
+        task: a task, its name, a batch of your own, or a `Contrast` already made.
         direction: ``"denoise"`` or ``"noise"``.
         site: ``"z"``, ``"q"``, ``"k"``, ``"v"`` or ``"pattern"``; keys and values have one
             entry per key-value head.
@@ -80,7 +80,7 @@ def patch_heads(
         progress: show a bar.
 
     Raises:
-        PrefixInterpError: as `contrast`, or an unknown direction or site.
+        PrefixInterpError: as in `contrast`, or an unknown direction or site.
 
     Example:
         >>> grid = pi.patch_heads(model, prefix, task, n=8, progress=False)
@@ -126,7 +126,7 @@ def patch_sites(
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        task: a task, its name, a batch of your own, or a `Contrast` that is at hand.
+        task: a task, its name, a batch of your own, or a `Contrast` already made.
         direction: ``"denoise"`` or ``"noise"``.
         sites: of ``"resid_pre"``, ``"attn_out"``, ``"resid_mid"``, ``"mlp_out"``,
             ``"resid_post"``; None for all that the model has.
@@ -137,7 +137,7 @@ def patch_sites(
         progress: show a bar.
 
     Raises:
-        PrefixInterpError: as `contrast`, or a site that the model lacks.
+        PrefixInterpError: as in `contrast`, or a site that the model lacks.
 
     Example:
         >>> grid = pi.patch_sites(model, prefix, task, n=8, progress=False)
@@ -192,7 +192,7 @@ def patch_slots(
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        task: a task, its name, a batch of your own, or a `Contrast` that is at hand.
+        task: a task, its name, a batch of your own, or a `Contrast` already made.
         direction: ``"denoise"`` or ``"noise"``.
         axes: ``("layer", "head", "slot")``; without ``"slot"`` all slots of a head together,
             without ``"head"`` a slot in all heads of a layer.
@@ -202,7 +202,7 @@ def patch_slots(
         progress: show a bar.
 
     Raises:
-        PrefixInterpError: as `contrast`, or unknown axes.
+        PrefixInterpError: as in `contrast`, or unknown axes.
 
     Example:
         >>> grid = pi.patch_slots(model, prefix, task, n=8, progress=False)
