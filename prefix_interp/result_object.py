@@ -1,4 +1,4 @@
-"""What every result can do: be a table, a picture, one line of text, and a folder on disk."""
+"""Common base of results: each can become a table, a picture, a line of text or a folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _Result = TypeVar("_Result", bound="ResultObject")
 
 
 class ResultObject(ABC):
-    """A result that owns its table, its picture and its files.
+    """A result with its own table, picture and files.
 
     Results are frozen dataclasses with ``repr=False``: they print as one line, and a notebook
     shows their caption, their picture and the first rows of their table.
@@ -56,7 +56,8 @@ class ResultObject(ABC):
         Tensors go to ``result.safetensors``, all else to ``result.json`` with their checksum.
 
         Raises:
-            PrefixInterpError: the folder cannot be written, or a field holds what no file can.
+            PrefixInterpError: the folder cannot be written, or a field holds a value that cannot be
+                saved.
         """
         tensors: dict[str, Tensor] = {}
         fields = {k: _encoded(v, k, tensors) for k, v in self._fields_on_disk().items()}
@@ -124,7 +125,7 @@ class ResultObject(ABC):
         )
 
     def _picture(self) -> str:
-        """Return the picture as HTML; nothing where there is nothing to draw."""
+        """Return the picture as HTML; empty if there is nothing to draw."""
         from prefix_interp.views.style import data_uri
 
         try:
@@ -144,7 +145,7 @@ class ResultObject(ABC):
 
 
 def _encoded(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """Return `value` as JSON; an object in it has one key, which says what it stands for."""
+    """Return `value` as JSON; an object in it has one key, which names its kind."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, Estimate):
@@ -153,7 +154,7 @@ def _encoded(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"float": str(float(value))}
     if isinstance(value, Tensor):
-        while place in tensors:  # names with dots in them can meet
+        while place in tensors:  # names that contain dots can collide
             place += "'"
         tensors[place] = value.detach().cpu().clone()
         return {"tensor": place}
@@ -169,7 +170,7 @@ def _encoded(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
         own = {n: _encoded(getattr(value, n), f"{place}.{n}", tensors) for n in _names(type(value))}
         return {"object": [type(value).__name__, own]}
     raise PrefixInterpError(
-        f"{place} is a {type(value).__name__}, which no file can hold; leave it out"
+        f"{place} is a {type(value).__name__}, which cannot be saved; leave it out"
     )
 
 
@@ -226,12 +227,12 @@ def _nested_classes(cls: type) -> set[type]:
             found.add(part)
             todo += [*part.__subclasses__(), *_parts(get_type_hints(part))]
         elif isinstance(part, type) and part.__module__.startswith("prefix_interp."):
-            todo += part.__subclasses__()  # a base class stands for those that derive from it
+            todo += part.__subclasses__()  # a base class also stands for its subclasses
     return found
 
 
 def _parts(hints: Mapping[str, Any]) -> Iterator[Any]:
-    """Return everything that some annotations are made of."""
+    """Return all types that occur in some annotations."""
     todo = list(hints.values())
     while todo:
         hint = todo.pop()

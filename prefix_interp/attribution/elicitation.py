@@ -94,7 +94,7 @@ class Elicitation(ResultObject):
         If the prefix were one more norm-matched random prefix beside R others, each head's mean
         effect would take any of the R + 1 ranks with equal probability, whatever its distribution.
         It would lie outside the R others with probability 2 / (R + 1) (Hope 1968). The level is
-        that of one head: at 95%, up to 5 of 100 heads are elicited by chance.
+        that of one head: at 95%, at most 5 of 100 heads are on average elicited by chance.
         """
         return 1 - 2 / (len(self.controls[NORM_MATCHED]) + 1)
 
