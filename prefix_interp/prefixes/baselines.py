@@ -171,7 +171,7 @@ def fast_baseline(
     tokens: Int[Tensor, "batch pos"],
     baseline: Baseline | str,
 ) -> tuple[Int[Tensor, "batch all_pos"], list[Hook]]:
-    """Return the tokens and hooks of `baseline_run`, without rows for masked slots (for training)."""
+    """Return the tokens and hooks of `baseline_run`, but without rows for masked slots."""
     if baseline == "masked":
         return tokens, offset_hooks(model, n_slots)
     return baseline_run(model, n_slots, tokens, baseline)

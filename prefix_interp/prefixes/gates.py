@@ -1,4 +1,4 @@
-"""Keeping a prefix exactly at some heads and slots and dropping it at others."""
+"""Exact removal of a prefix at some heads and slots, while others keep it."""
 
 from __future__ import annotations
 
