@@ -55,9 +55,8 @@ def any_map_of_pairs(
         T >= ln((2 V^V - 1) / (1 / 2 - ramp - 2.5 eps V^V) - 2),
 
     which is about ln(4 V^V - 4), suffices (ramp = sqrt(eps)). Without rounding, no T suffices below
-    the bound with ramp / 2 in place of the last two terms. In float64 the two bounds are less than
-    1e-6 apart up to V = 9, and 1e-5, 3e-4, 0.01 and 0.4 apart at V = 10 to 13. Between them
-    rounding decides.
+    the bound with denominator 1 / 2 - ramp / 2. In float64 the two bounds are less than 1e-6 apart
+    up to V = 9, and 1e-5, 3e-4, 0.01 and 0.4 apart at V = 10 to 13. Between them rounding decides.
 
     Args:
         n_tokens: V, at least 2; at most 13 in float64, 7 in float32. Codes are 0 to V - 1.
