@@ -56,8 +56,7 @@ class ResultObject(ABC):
         Tensors go to ``result.safetensors``, all else to ``result.json`` with their checksum.
 
         Raises:
-            PrefixInterpError: the folder cannot be written, or a field holds a value that cannot be
-                saved.
+            PrefixInterpError: the folder cannot be written, or a value that cannot be saved.
         """
         tensors: dict[str, Tensor] = {}
         fields = {k: _encoded(v, k, tensors) for k, v in self._fields_on_disk().items()}
@@ -170,7 +169,7 @@ def _encoded(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
         own = {n: _encoded(getattr(value, n), f"{place}.{n}", tensors) for n in _names(type(value))}
         return {"object": [type(value).__name__, own]}
     raise PrefixInterpError(
-        f"{place} is a {type(value).__name__}, which cannot be saved; leave it out"
+        f"{place} is a {type(value).__name__}, which no file can hold; leave it out"
     )
 
 

@@ -88,7 +88,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise PrefixInterpError(f"path={str(path)!r} cannot be read: {error.strerror}") from None
     if not isinstance(record, dict):
-        raise PrefixInterpError(f"path={str(path)!r} holds a {type(record).__name__}, not an object")
+        raise PrefixInterpError(f"path={str(path)!r} holds a {type(record).__name__}, no object")
     return record
 
 
@@ -103,7 +103,7 @@ def check_writable(folder: str | Path) -> None:
     folder = Path(folder)
     existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        reason = "is not a folder" if not existing.is_dir() else "is not writable"
+        reason = "is no folder" if not existing.is_dir() else "is not writable"
         raise PrefixInterpError(
             f"path={str(folder)!r} cannot be written: {str(existing)!r} {reason}; choose another "
             "folder"

@@ -22,7 +22,7 @@ def check_answers(model: Model, batch: Batch) -> None:
     fits = answers.ndim == 2 and len(shape) == 2 and len(answers) == shape[0]
     if not fits or not 1 <= answers.shape[1] <= shape[1]:
         raise PrefixInterpError(
-            f"answers have shape {tuple(answers.shape)} but tokens {shape}; give one row of answers "
+            f"answers have shape {tuple(answers.shape)} but tokens {shape}; give answers "
             "for each row of tokens, one for each of the last positions"
         )
     d_vocab = host_of(model).d_vocab

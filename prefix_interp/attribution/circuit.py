@@ -61,8 +61,7 @@ class Circuit(ResultObject):
         threshold: the faithfulness that the search had to reach.
         metric: the name of what was measured.
         search: ``"exhaustive"``: no smaller set reaches the threshold, and no other of this size
-            is more faithful. ``"backward"``: every node of the circuit is needed, but a smaller set
-            may exist.
+            is more faithful. ``"backward"``: every node is needed, but a smaller set may exist.
         on: mean metric with the prefix.
         off: mean metric without it (masked baseline).
         scores: faithfulness and completeness with their 95% intervals over examples.
@@ -151,7 +150,7 @@ class Circuit(ResultObject):
         kinds = tuple(dict.fromkeys(node.kind for node in self.all_nodes))
         if set(circuit_nodes(contrast.model, contrast.prefix, kinds)) != set(self.all_nodes):
             raise PrefixInterpError(
-                f"contrast has a prefix of {contrast.n_slots} slots, which differ from those of the "
+                f"contrast has a prefix of {contrast.n_slots} slots, which are not those of the "
                 "circuit; give a prefix with as many"
             )
         if self.metric not in contrast.metrics:

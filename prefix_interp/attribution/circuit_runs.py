@@ -36,8 +36,7 @@ class Node:
 
     Attributes:
         kind: ``"head"`` (if out, its output z is the one without prefix), ``"mlp"`` (if out, its
-            output is the one without prefix) or ``"slot"`` (if out, no head of the layer attends to
-            it).
+            output is the one without prefix) or ``"slot"`` (if out, no head attends to it).
         layer: 0-based.
         index: which head, or which slot; None for an MLP.
     """

@@ -64,14 +64,12 @@ def find_circuit(
         prefix: a prefix that fits it.
         task: a task, its name, a batch of your own, or a `Contrast` already made.
         threshold: faithfulness to reach, above 0 and at most 1.
-        metric: a name in `METRICS`, or one metric of your own by name; a circuit must keep its mean
-            over examples.
+        metric: a name in `METRICS`, or one of your own by name; a circuit must keep its mean.
         n: number of examples of a task; a batch or contrast is used whole.
         seed: chooses the examples of a task, and the random circuits.
         kinds: of ``"head"``, ``"mlp"``, ``"slot"``; parts of other kinds always stay in.
         n_random: random circuits of each size to compare with.
-        search: ``"exhaustive"``, ``"backward"``, or ``"auto"``: exhaustive if the nodes are few
-            enough.
+        search: ``"exhaustive"``, ``"backward"``, or ``"auto"``: exhaustive if feasible.
         progress: show a bar.
 
     Raises:
@@ -253,8 +251,7 @@ def random_circuits(
 ) -> Bool[Tensor, "draw node"]:
     """Return random circuits with as many nodes of each kind as `like`.
 
-    A circuit without heads or without slots does nothing: random nodes of any kind would be too
-    easy to beat.
+    A circuit without heads or without slots does nothing, and would be too easy to beat.
 
     Args:
         like: the circuit to compare with.

@@ -65,8 +65,7 @@ def coalition_values(
     Args:
         pair: from `contrast`, with one metric.
         parts: its decomposition.
-        direction: ``"denoise"`` (insert into the plain run) or ``"noise"`` (leave out of the
-            prefixed run).
+        direction: ``"denoise"`` (insert into the plain run) or ``"noise"`` (remove from the other).
         effect: of all parts together, from `head_effects`.
         bar: advanced by one per layer.
     """

@@ -257,7 +257,7 @@ def head_elicitation(
     named = check_controls(model, controls)
     pair = contrast(model, prefix, task, n=n, seed=seed, metrics=chosen)
     if pair.n_batch < 2:
-        raise PrefixInterpError("n=1 example is too few for an interval; give at least 2")
+        raise PrefixInterpError("n=1 example has no interval; give at least 2")
     drawn = random_prefixes(model, prefix, n_random, seed)
     steps = 1 + host_of(model).n_layers + sum(map(len, drawn.values())) + len(named)
     with tqdm(total=steps, desc=f"eliciting, {direction}", disable=not progress) as bar:

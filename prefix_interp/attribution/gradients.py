@@ -132,7 +132,7 @@ def metric_gradients(name: str, value: Tensor, leaves: Sequence[Tensor]) -> tupl
     """
     if not value.requires_grad:
         raise PrefixInterpError(
-            f"metric={name!r} has no gradient: it is a step function of the logits; use 'log_prob' or "
+            f"metric={name!r} has no gradient: it is a step function; use 'log_prob' or "
             "'logit_difference'"
         )
     return torch.autograd.grad(value.sum(), list(leaves), retain_graph=True)

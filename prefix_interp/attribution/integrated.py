@@ -83,8 +83,8 @@ class IntegratedGradients(Effects):
         """Return one row per head (and slot).
 
         Columns: the axes, ``metric``, ``effect`` (mean share over examples) with its bootstrap
-        interval ``low`` and ``high``, and ``share``, the effect divided by the mean change along
-        the path.
+        interval ``low`` and ``high``, and ``share``, the effect over the mean change along the
+        path.
 
         Args:
             level: of the interval, over examples.
@@ -132,8 +132,7 @@ def integrated_gradients(
       with it, and later layers respond. There is one path per layer, each from off to the run in
       which all heads of the layer are patched (`patch_heads`, denoise).
     - ``"z_direct"``: the outputs of all heads of all layers move together, whatever they would
-      compute. A head's effect through later heads is credited to these. All shares add up to on -
-      off.
+      compute. A head's effect through later heads counts as theirs. Shares add up to on - off.
 
     Sharp attention makes the metric jump along a path, and equal steps would miss much of the
     change. Steps are therefore halved if the shares of a piece miss the change across it.

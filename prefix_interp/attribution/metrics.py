@@ -102,7 +102,7 @@ def choose_metric(chosen: str | Mapping[str, Metric]) -> dict[str, Metric]:
         check_choice("metric", chosen, METRICS)
     found = choose_metrics(chosen)
     if len(found) > 1:
-        raise PrefixInterpError(f"metric={list(found)} names several; give one")
+        raise PrefixInterpError(f"metric={list(found)} are several; give one")
     return found
 
 

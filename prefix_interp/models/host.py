@@ -181,7 +181,7 @@ class Host:
             )
 
     def slot_positions(self, n_slots: int) -> Float[Tensor, "slot d_model"]:
-        """Return position embeddings of slots in front; after the reserved ones, the last repeats."""
+        """Return position embeddings of slots in front; past the reserved, the last repeats."""
         last = self.content_start(n_slots) - 1
         return self.W_pos[torch.arange(n_slots).clamp(max=last)]
 

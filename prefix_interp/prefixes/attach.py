@@ -42,8 +42,7 @@ def attach(
     the bias at `hook_z`, so it misses later writes to `hook_q`, `hook_k`, `hook_v`,
     `hook_attn_scores` or `hook_pattern`. With `gates` a head sees only part of the prefix, or none:
     gate c makes the slot's term in the softmax ``c exp(score)``. With gate 0 the head acts as in
-    the masked baseline on the same input, with gate 1 as under the full prefix; other heads are not
-    affected.
+    the masked baseline on the same input, with gate 1 as under the full prefix.
 
     **A soft prompt.** Give at least ``context.position`` content tokens. Row i of the logits
     predicts content token i + 1; if the slots lie between these two tokens, the row is read at the

@@ -28,8 +28,7 @@ class Context(ABC):
     `Prefix` and `SoftPrompt` are the two kinds; both go through `attach`, `evaluate` and `sweep`.
 
     Attributes:
-        model_id: fingerprint of the model it was tuned for; with None it fits any model of its
-            shape.
+        model_id: fingerprint of the model it was tuned for; None fits any model of its shape.
         metadata: any JSON values, e.g. task, recipe, seed, accuracies.
     """
 
@@ -82,8 +81,8 @@ class Context(ABC):
         """Raise unless this context fits `model`.
 
         Raises:
-            PrefixInterpError: number of layers, shape, dtype or device differ, or it was tuned for
-                other weights.
+            PrefixInterpError: layers, shape, dtype or device differ, or it was tuned for other
+                weights.
         """
         check_supported(model)
         host, expected = host_of(model), self.shapes(model)

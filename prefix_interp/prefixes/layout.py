@@ -79,8 +79,8 @@ def layout_hooks(model: Model, n_slots: int) -> list[Hook]:
     """Return hooks that reserve `n_slots` leading rows before the content.
 
     Rows of zeros are put in front at the embedding, positions are consecutive over slots and
-    content, and the slot rows are dropped at the last `hook_resid_post`, so the logits are those of
-    the content.
+    content, and the slot rows are dropped at the last `hook_resid_post`: the logits are the
+    content's.
     """
     host = host_of(model)
     grown: list[bool] = []

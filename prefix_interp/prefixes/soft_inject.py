@@ -48,8 +48,7 @@ def soft_hooks(
     Raises:
         PrefixInterpError: vectors that do not fit the model or `layers`, unknown `layers`, a
             negative `position`, `predict_first` with a suffix, or a tokenizer that pads on the
-            left; while running, too few tokens, or a batch size that is not a multiple of the
-            stack.
+            left; while running, too few tokens, or a batch that the stack does not divide.
     """
     _check_vectors(model, vectors, position, layers)
     _check_padding(model)
@@ -72,7 +71,7 @@ def soft_hooks(
     def rows_for(x: Tensor, rows: Float[Tensor, "stack ..."]) -> Float[Tensor, "batch ..."]:
         if len(x) % len(rows):
             raise PrefixInterpError(
-                f"tokens have {len(x)} sequences, not a multiple of the {len(rows)} stacked prompts; "
+                f"tokens have {len(x)} sequences, no multiple of the {len(rows)} stacked prompts; "
                 "give as many for each"
             )
         return rows.repeat_interleave(len(x) // len(rows), dim=0)

@@ -1,8 +1,7 @@
 """How many behaviours one token can call up: real tokens, random ones, and searched soft tokens.
 
 One hard token from a vocabulary of V tokens calls up at most V continuations. This bound does not
-apply to soft tokens. The number of targets that a search reaches is a lower bound on what they can
-do.
+apply to soft tokens. The number of targets that a search reaches is a lower bound.
 """
 
 from __future__ import annotations

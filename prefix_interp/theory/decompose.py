@@ -65,8 +65,7 @@ class Decomposition(ResultObject):
         """Return how much relative attention differs between the held run and the prefixed run.
 
         Total variation distance, 0 to 1. Zero up to rounding in every layer: given its input, a
-        head's relative attention does not change. For the change in the whole model compare with
-        `RunPair.off`.
+        head's relative attention does not change. For the whole model compare with `RunPair.off`.
         """
         return (self.content_pattern - self.base_pattern).abs().sum(-1) / 2
 

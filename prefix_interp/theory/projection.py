@@ -164,7 +164,7 @@ def _check_spaces(model: Model, spaces: Sequence[BiasSubspace]) -> None:
             check_index("head", space.head, host.n_heads)
         elif host.norms_attention_out:
             raise PrefixInterpError(
-                "spaces hold a layer's, but this model has a norm after its attention, before "
+                "spaces hold a layer's, but this model has a norm behind its attention, before "
                 "hook_attn_out; give subspaces of heads"
             )
         dim = host.d_head if space.level == "head" else host.d_model

@@ -327,7 +327,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _exact(rate: float) -> str:
-    """Return a rate in short form, unless this changes its value: labels must differ between runs."""
+    """Return a rate in short form, unless that changes its value: labels must tell runs apart."""
     short = f"{rate:g}"
     return short if float(short) == rate else repr(rate)
 

@@ -87,8 +87,8 @@ def search_hard_prompt(
     """Return the prompt of `n_slots` real tokens with the lowest loss on `task`.
 
     All prompts are tried if there are at most `max_exhaustive`. Otherwise the search starts from
-    `restarts` random prompts and replaces each token in turn by the best one, until no replacement
-    helps.
+    `restarts` random prompts and replaces each token in turn by the best one until nothing
+    improves.
 
     Args:
         model: a supported HookedTransformer.

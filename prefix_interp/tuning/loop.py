@@ -82,8 +82,7 @@ def optimise(
         One row per run and logging point: step, run, loss (mean since the last point), lr.
 
     Raises:
-        PrefixInterpError: a loss became NaN or infinite, or the checkpoint belongs to another
-            training.
+        PrefixInterpError: a loss became NaN or infinite, or a checkpoint of another training.
     """
     groups = [
         {"params": [p for n, p in run.parameters.items() if (n in run.decayed) == decay],

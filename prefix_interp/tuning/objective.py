@@ -45,7 +45,7 @@ def has_fast_bfloat16() -> bool:
 
 
 def check_room(model: Model, task: Task, n_slots: int = 0) -> None:
-    """Raise unless `task` fits the vocabulary and, after `n_slots` slots, the context of `model`."""
+    """Raise unless `task` fits vocabulary and context of `model`, after `n_slots` slots."""
     host = host_of(model)
     if task.d_vocab > host.d_vocab:
         raise PrefixInterpError(
