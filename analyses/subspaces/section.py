@@ -48,7 +48,7 @@ def section(evidence: Evidence) -> Section:
             "Strips of principal angles between bias subspaces of different tasks, starts, "
             "parameterizations and heads, beside those of random subspaces.",
             f"Mean principal angle between two bias subspaces, {n} seeds, layer 0. Models of "
-            "different seeds have no common basis: starts are random starts on one model. Heads are "
+            "different seeds share no basis: starts are random starts on one model. Heads are "
             "compared after W_O, where they write.",
             angles,
         ),
