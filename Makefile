@@ -8,7 +8,7 @@ READY := .venv/.ready
 report: install  ## one offline HTML file and its JSON in report/
 	$(BIN)/python -m analyses report --out report
 
-# One thread for each process. Tests that share a fixture stay in one process (tests/conftest.py).
+# One thread per process. Tests that share a fixture stay in one process (tests/conftest.py).
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -q
 
 test: install  ## what to run at every change, on all cores
@@ -32,10 +32,10 @@ check: install  ## lint and types
 hooks: install  ## the same before each commit
 	$(BIN)/pre-commit install
 
-notebooks: install  ## write the .ipynb files anew from their .py sources
+notebooks: install  ## write the .ipynb files from their .py sources
 	$(BIN)/jupytext --to ipynb notebooks/*.py
 
-readme: install  ## write the README's output and tables anew
+readme: install  ## rewrite the README's output and tables
 	$(BIN)/python -m docs.update_readme
 
 reproduce: install  ## every fast result again, and the zoo from the first seeds (about six hours)

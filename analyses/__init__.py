@@ -1,1 +1,1 @@
-"""The paper's studies and what goes beyond it: each measured, summarised and shown in a report."""
+"""The studies of the paper and beyond it: each is measured, summarised and shown in a report."""

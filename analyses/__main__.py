@@ -1,10 +1,10 @@
 """Run the studies of the paper and write their report.
 
     python -m analyses table1                 # one study: results/table1-fast.json.gz
-    python -m analyses all --zoo DIR          # every study, in an order in which none lacks models
-    python -m analyses report --out report    # report.html and report.json
+    python -m analyses all --zoo DIR          # every study, each after the studies it needs python
+    -m analyses report --out report    # report.html and report.json
 
-Finished seeds are kept in --work and not done again.
+Finished seeds are kept in --work and not repeated.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from prefix_interp.storage import check_writable
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line, like every other error."""
+    """A parser whose error message is one line, like every other error."""
 
     def error(self, message: str) -> NoReturn:
-        """Print one line and leave with code 2."""
+        """Print one line and exit with code 2."""
         self.exit(2, f"analyses: {message}; see python -m analyses --help\n")
 
 
@@ -62,16 +62,16 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("name", help="a study, all or report")
     add("--preset", default="fast", help="paper, fast or smoke (fast)")
-    add("--seeds", type=int, help="how many (as many as the study says)")
-    add("--seed", type=int, default=0, help="the first; of report: chooses test sequences (0)")
-    add("--jobs", type=int, help="processes (one for each core)")
+    add("--seeds", type=int, help="how many (the study's default)")
+    add("--seed", type=int, default=0, help="first seed; in a report, of the test inputs (0)")
+    add("--jobs", type=int, help="processes (one per core)")
     add("--work", type=Path, default=WORK, help=f"finished and half-done work ({WORK})")
-    add("--out", type=Path, help="folder (results; report for what is not committed)")
+    add("--out", type=Path, help="folder (results; report if nothing is committed)")
     add("--zoo", type=Path, help="also write the first seed's models here")
-    add("--keep-old", action="store_true", help="take work of older code or other versions")
+    add("--keep-old", action="store_true", help="also use work of older code or other versions")
     add("--device", default="cpu", help="cpu, cuda or mps (cpu)")
-    add("--model", help="a folder or file, for a study that measures a model of yours")
-    add("--model-name", default="", help="what that model is called")
+    add("--model", help="a folder or file, for a study that measures your own model")
+    add("--model-name", default="", help="name of that model")
     add("--quiet", action="store_true", help="no progress bars")
     return parser
 
@@ -96,7 +96,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _chosen(arguments: argparse.Namespace) -> list[Study]:
-    """Return the studies to run, those that others need first."""
+    """Return the studies to run, each after the studies it needs."""
     if arguments.name != "all":
         return [find_study(arguments.name)]
     able = [
@@ -149,7 +149,7 @@ def _run(study: Study, arguments: argparse.Namespace) -> Result:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from analyses.report.page import write_report  # drawing is loaded only when something is drawn
+    from analyses.report.page import write_report  # plotting is imported only if needed
 
     path = write_report(
         arguments.out,

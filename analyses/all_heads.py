@@ -1,4 +1,4 @@
-"""All heads of the shipped four-skill model under each prefix, looked at anew for each report."""
+"""All heads of the shipped four-skill model under each prefix, measured anew for each report."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from prefix_interp.views.display import attention_div
 from prefix_interp.views.heads import LayerOutputs, heads_figure, layer_outputs, outputs_figure
 
 FULL_COLOUR = 0.5
-_OF_VIEW = "attention, "  # the table of one view begins with this
+_OF_VIEW = "attention, "  # name of a view's table starts with this
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is shown of the shipped model.
+    """What to show of the shipped model.
 
     Attributes:
         sequence: whose attention is drawn.
@@ -41,7 +41,7 @@ PROTOCOLS = {"fast": Protocol(), "smoke": Protocol()}
 
 
 class Seen(NamedTuple):
-    """Attention without a prefix and with each, and what the attention of layer 0 writes."""
+    """Attention without a prefix and with each prefix, and what the attention of layer 0 writes."""
 
     views: Sequence[AttentionView]
     outputs: LayerOutputs
@@ -51,7 +51,7 @@ def look(evidence: Evidence) -> Seen:
     """Return the attention of all heads, and the outputs of layer 0.
 
     Args:
-        evidence: gives the shipped model and its test sequences.
+        evidence: contains the shipped model and its test sequences.
     """
     skills, sizes = evidence.once(load_skills), PROTOCOLS["fast"]
     pairs = {
@@ -67,7 +67,7 @@ def look(evidence: Evidence) -> Seen:
 
 
 def measure(job: Job) -> dict[str, Rows]:
-    """Return ``gates`` (one row per head and model), ``outputs``, and one table for each view.
+    """Return ``gates`` (one row per head and model), ``outputs``, and one table per view.
 
     Args:
         job: with the evidence of a report.
@@ -77,13 +77,13 @@ def measure(job: Job) -> dict[str, Rows]:
     return {
         "gates": records(gates_frame(views, job.protocol.input_end)),
         "outputs": records(outputs.to_dataframe()),
-        # Each prefix has its own answers fed in, and so its own names of keys.
+        # Each prefix has its own answers fed in, so its keys have their own names.
         **{_OF_VIEW + v.name: records(view_frame(v).assign(model=v.name)) for v in views},
     }
 
 
 def tables(result: Result) -> dict[str, Sequence[Any]]:
-    """Return ``gates``, ``outputs``, and the ``attention`` of all views together.
+    """Return ``gates``, ``outputs``, and ``attention`` of all views in one table.
 
     Args:
         result: of this study.
@@ -94,23 +94,23 @@ def tables(result: Result) -> dict[str, Sequence[Any]]:
 
 
 def section(evidence: Evidence) -> Section:
-    """Return the attention of all heads under each prefix, and where the layer's output goes.
+    """Return the attention of all heads under each prefix, and how the layer's output moves.
 
     Args:
-        evidence: gives the shipped model and its test sequences.
+        evidence: contains the shipped model and its test sequences.
     """
     views, outputs = evidence.once(look)
     summary = evidence.tables("all-heads")
     grid = picture(
         "all-heads",
         heads_figure(views, max_value=FULL_COLOUR),
-        "Attention of four heads, a row each for no prefix and the four prefixes: the blue "
-        "content patterns of the first ten rows are equal in all, the orange gates differ.",
+        "Attention of four heads, one row per model: no prefix and four prefixes. The blue "
+        "content patterns of the first ten queries are equal in all, the orange gates differ.",
         "All heads of layer 0 on one test input, each prefix with its own task's answers fed in; "
-        "masked baseline in the first row. Orange: the gate g, all mass on the prefix, as it is. "
-        f"Blue: the content, renormalised, colours full at {FULL_COLOUR:g}. Over the inputs the "
-        "content is the same in every row (equation 6); over the outputs the fed-back answers "
-        "differ, and so does the pattern. The table has the gates.",
+        "masked baseline in the first row. Orange: the gate g, the attention on the prefix. "
+        f"Blue: the content, renormalised, full colour at {FULL_COLOUR:g}. At the inputs the "
+        "content is the same in every row (equation 6). At the outputs the fed-back answers "
+        "differ, and so does the pattern. The table shows the gates.",
         pd.DataFrame(summary["gates"]),
     )
     shown = [_interactive(view, i) for i, view in enumerate(views)]
@@ -126,11 +126,11 @@ def _plane(outputs: LayerOutputs) -> Picture:
         "outputs",
         outputs_figure(outputs),
         "Two scatter plots with lines from the outputs without prefix to those with each prefix: "
-        "each prefix moves them to a place of its own.",
+        "each prefix moves them to a different place.",
         "What the attention of layer 0 writes at the last input position (which predicts output "
-        "0), without a prefix (crosses, masked baseline) and with each; a line joins the same "
+        "0), without a prefix (crosses, masked baseline) and with each; lines connect the same "
         f"input. Left: principal components over all points of {len(outputs.off)} inputs. Right: "
-        "two coordinates of the residual stream drawn at random, as in the paper. 20 inputs drawn.",
+        "two random coordinates of the residual stream, as in the paper. 20 inputs are drawn.",
         outputs.to_dataframe(),
     )
 
@@ -141,10 +141,10 @@ def _interactive(view: AttentionView, index: int) -> Interactive:
         f"{view.name}: all heads, to explore",
         "Layer 0, first test input; rows are queries, columns keys. "
         + (
-            "P1 holds the attention on the prefix as it is; behind an empty column the content "
+            "P1 is the attention on the prefix as it is; after an empty column the content "
             "follows, renormalised. Padded to a square: the first two rows are not queries."
             if view.slots.shape[-1]
-            else "No prefix (masked baseline): rows sum to 1 as they are."
+            else "No prefix (masked baseline): rows sum to 1 without renormalisation."
         ),
         frame_table(view_frame(view), 2),
     )
@@ -167,7 +167,7 @@ def view_frame(view: AttentionView) -> pd.DataFrame:
 
 
 def gates_frame(views: Sequence[AttentionView], first_output: int) -> pd.DataFrame:
-    """Return the gates of every head: mean over the input positions, and at every output.
+    """Return the gates of every head: the mean over input positions, and each output.
 
     Args:
         views: as for `heads_figure`.

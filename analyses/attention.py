@@ -41,26 +41,26 @@ FULL_COLOUR = 0.5  # most attention here is far below 1
 
 @dataclass(frozen=True)
 class Protocol:
-    """How much is measured.
+    """Size of the measurement.
 
     Attributes:
-        n_singular: values of each spectrum.
+        n_singular: number of singular values per spectrum.
     """
 
     n_singular: int = 24
 
 
 def measure(job: Job) -> dict[str, Rows]:
-    """Return what the figures show, all of head 0 of layer 0 and the masked baseline.
+    """Return what the figures show, for head 0 of layer 0 against the masked baseline.
 
-    - ``query``: attention of the position that predicts output 0, by sequence and model: ``gate``
-      and, renormalised, the content (``key 0``, ``key 1``, ...).
-    - ``parts``: gate, sizes of scaled base and bias, and residual, by prefix and position.
-    - ``spectrum``: singular values of the bias and of the plain difference as a share of the
-      first, by prefix, with the bound.
+    - ``query``: attention of the position that predicts output 0, per sequence and model: ``gate``
+      and the renormalised content (``key 0``, ``key 1``, ...).
+    - ``parts``: gate, norms of scaled base and bias, and residual, by prefix and position.
+    - ``spectrum``: per prefix, singular values of the bias and of the plain difference as shares of
+      the first, and the bound.
 
     Args:
-        job: its evidence holds the models.
+        job: its evidence contains the models.
     """
     evidence = job.evidence
     assert evidence is not None
@@ -108,7 +108,7 @@ def attention_views(evidence: Evidence) -> list[list[AttentionView]]:
     """Return, for the first few sequences, the attention of every model and prefix.
 
     Args:
-        evidence: holds the models and their runs; this function is for `Evidence.once`.
+        evidence: contains the models and their runs; this function is for `Evidence.once`.
     """
     zoo, runs = evidence.once(load_zoo), evidence.once(zoo_runs)
     return [
@@ -122,10 +122,10 @@ def attention_views(evidence: Evidence) -> list[list[AttentionView]]:
 
 
 def sections(evidence: Evidence) -> list[Section]:
-    """Return the attention with and without a prefix, and what a head's output is made of.
+    """Return the attention with and without a prefix, and the parts of a head's output.
 
     Args:
-        evidence: holds the models; the findings of the claims stand here.
+        evidence: contains the models; this section has the findings of the claims.
     """
     rows = evidence.tables("attention")
     groups = evidence.once(attention_views)
@@ -133,26 +133,26 @@ def sections(evidence: Evidence) -> list[Section]:
         "query",
         query_figure(groups, _query(evidence)),
         f"Attention of the position that predicts the first output, for {len(groups)} test "
-        "sequences: one row each for the pretrained model, the fine-tuned model and every "
-        "prefix, one column for each key, and a column apart for the gate.",
+        "sequences: one row per model (pretrained, fine-tuned, and pretrained with each "
+        "prefix), one column per key, and a separate column for the gate.",
         "Attention at the first response position (the last input token, which predicts output "
-        "0), head 0 of layer 0, masked baseline. The orange column set apart is the gate: the "
+        "0), head 0 of layer 0, masked baseline. The separate orange column is the gate: the "
         "attention mass on all prefix slots together. The blue columns are the attention to the "
-        "content, renormalised to sum to 1; they all share one colour scale.",
+        "content, renormalised to sum to 1; all share one colour scale.",
         pd.DataFrame(rows["query"]),
     )
     attention = Section(
         "attention", "Attention", "Attention",
-        "Sorting descending needs another attention pattern than sorting ascending: the first "
+        "Sorting descending needs a different attention pattern from sorting ascending: the first "
         "output is the largest digit instead of the smallest. Fine-tuning moves the attention "
-        "there. A prefix draws attention to itself, and leaves the proportions among the content "
-        "as they were.",
+        "there. A prefix draws attention to itself and leaves the proportions within the content "
+        "unchanged.",
         [
             query,
             Words(
                 "The whole pattern",
                 "The same models on the first of these sequences, with the right answers fed in. "
-                "Hover over a cell for its value; without scripts a still picture is shown.",
+                "Hover over a cell to see its value; without scripts a static picture is shown.",
             ),
             SideBySide([_interactive(view, i) for i, view in enumerate(groups[0])]),
         ],
@@ -163,8 +163,8 @@ def sections(evidence: Evidence) -> list[Section]:
         Markup(
             "With a prefix, a head's output is <span class=\"formula\">z<sub>pt</sub> = (1 − g) t "
             "+ Σ<sub>p</sub> A<sub>p</sub> v<sub>p</sub></span>: the pretrained output, scaled, "
-            "plus a bias. The two parts were measured in separate runs, so that what is left over "
-            "is a measurement."
+            "plus a bias. The two parts come from separate runs, so the residual is a measurement, "
+            "not an identity."
         ),
         [_parts(evidence, rows), _spectra(evidence, rows)],
         {name: rows[name] for name in ("parts", "spectrum")},
@@ -178,14 +178,14 @@ def _interactive(view: AttentionView, index: int) -> Interactive:
     caption = "Head 0, layer 0, first test sequence; rows are queries, columns keys. "
     if n:
         caption += (
-            f"{f'P1 to P{n} hold' if n > 1 else 'P1 holds'} the attention mass on the prefix as it "
-            "is; behind an empty column the content follows, renormalised to sum to 1. The figure "
-            f"is padded to a square: the first {n + 1} rows are no queries and stay empty."
+            f"{f'P1 to P{n} hold' if n > 1 else 'P1 holds'} the attention mass on the prefix, not "
+            "renormalised. After an empty column the content follows, renormalised to sum to 1. It "
+            f"is padded to a square: the first {n + 1} rows are not queries and stay empty."
         )
     else:
-        caption += "No prefix (masked baseline): rows sum to 1 as they are."
+        caption += "No prefix (masked baseline): rows sum to 1 without renormalisation."
     caption += (
-        f" Colours are full at {FULL_COLOUR:g}. In the interactive figure the number in brackets "
+        f" Full colour means {FULL_COLOUR:g}. In the interactive figure the number in brackets "
         "counts rows and columns."
     )
     div = attention_div(view, f"attention-{index}", max_value=FULL_COLOUR)
@@ -199,13 +199,13 @@ def _parts(evidence: Evidence, rows: Tables) -> Picture:
     return picture(
         "parts",
         parts_figure({_label(pair): parts for pair, parts in runs.values()}, n_out=zoo.n_out),
-        "Four panels by content position: gate, size of the scaled pretrained output, size of the "
+        "Four panels by content position: gate, norm of the scaled pretrained output, norm of the "
         f"bias, and residual. The residual is at most {frame['residual'].max():.0e}.",
         Markup(
-            "What a head's output is made of: gate g, |(1 − g) t| and |bias| (means over "
+            "The parts of a head's output: gate g, |(1 − g) t| and |bias| (means over "
             "sequences) and the largest |z<sub>pt</sub> − (1 − g) t − bias|. Head 0, layer 0, "
-            "masked baseline; t is the pretrained head's output in a run of its own. Positions "
-            "on shaded ground predict outputs. The axis of |bias| is logarithmic. Residuals of "
+            "masked baseline; t is the pretrained head's output, from a separate run. Positions "
+            "with grey shading predict outputs. The axis of |bias| is logarithmic. Residuals of "
             "exactly 0 are drawn at 1e-18."
         ),
         frame,
@@ -213,7 +213,7 @@ def _parts(evidence: Evidence, rows: Tables) -> Picture:
 
 
 def _spectra(evidence: Evidence, rows: Tables) -> Picture:
-    """Return the spectra of the biases beside those of the plain differences."""
+    """Return the spectra of the biases and of the plain differences."""
     runs = evidence.once(zoo_runs).values()
     frame = pd.DataFrame(rows["spectrum"])
     beyond = frame.loc[frame["index"] > frame["bound"], "of_first"].max()
@@ -224,12 +224,12 @@ def _spectra(evidence: Evidence, rows: Tables) -> Picture:
             {_label(pair): plain_difference_spectrum(parts) for pair, parts in runs},
             int(frame["index"].max()),
         ),
-        "One panel for each prefix: behind the number of slots the singular values of the bias are "
+        "One panel per prefix: beyond the number of slots the singular values of the bias are "
         f"at most {beyond:.0e} of the first, those of the plain difference fall slowly.",
         Markup(
             "Singular values, as a share of the first, of z<sub>pt</sub> − (1 − g) t (the bias) "
             "and of z<sub>pt</sub> − t, over all test sequences and positions. Head 0, layer 0, "
-            "masked baseline. The dashed line is the bound n<sub>s</sub>: no bias has more "
+            "masked baseline. The dashed line is the bound n<sub>s</sub>: a bias cannot have more "
             "directions than slots."
         ),
         frame,
@@ -237,7 +237,7 @@ def _spectra(evidence: Evidence, rows: Tables) -> Picture:
 
 
 def tables(result: Result) -> Tables:
-    """Return the tables as they were measured: there is one seed, and nothing to summarise."""
+    """Return the tables as measured: there is only one seed, so nothing to summarise."""
     return result.tables
 
 

@@ -1,4 +1,4 @@
-"""The circuits of the shipped four-skill model's prefixes, found anew for each report."""
+"""The circuits of the prefixes of the shipped four-skill model, found anew for each report."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Protocol:
     """Sizes of the search.
 
     Attributes:
-        n: test sequences.
-        n_random: random circuits of each size.
-        threshold: share of the prefix's effect that a circuit keeps.
+        n: number of test sequences.
+        n_random: random circuits per size.
+        threshold: share of the prefix's effect that a circuit must keep.
     """
 
     n: int = 64
@@ -43,8 +43,8 @@ def find_circuits(evidence: Evidence, preset: str = "fast") -> dict[str, Circuit
     """Return the smallest circuit of each prefix of the shipped model, by its task.
 
     Args:
-        evidence: gives the shipped model.
-        preset: says how much is searched.
+        evidence: contains the shipped model.
+        preset: defines the size of the search.
     """
     skills, sizes = evidence.once(load_skills), PROTOCOLS[preset]
     return {
@@ -64,7 +64,7 @@ def measure(job: Job) -> dict[str, Rows]:
     """
     evidence = job.evidence
     assert evidence is not None
-    # The section draws the circuits of the fast preset: they are found once for both.
+    # The section draws the circuits of the fast preset, so they are found once for both.
     fast = job.preset == "fast"
     circuits = evidence.once(find_circuits) if fast else find_circuits(evidence, job.preset)
     found: dict[str, Rows] = {"nodes": [], "curves": [], "edges": []}
@@ -89,7 +89,7 @@ def section(evidence: Evidence) -> Section:
     """Return the smallest circuit of each prefix of the shipped model, and sizes over seeds.
 
     Args:
-        evidence: gives the shipped model, and the result of `heads` if there is one.
+        evidence: contains the shipped model, and the result of `heads` if there is one.
     """
     has_seeds = evidence.result("heads") is not None
     sizes = evidence.tables("heads")["circuit"] if has_seeds else []
@@ -98,8 +98,8 @@ def section(evidence: Evidence) -> Section:
         parts.append(
             Words(
                 "Over all seeds",
-                "The smallest circuits of every seed's model, measured again on sequences that "
-                "the search did not see (held out).",
+                "The smallest circuits in every seed's model, measured again on sequences that "
+                "the search did not use (held out).",
                 frame_table(pd.DataFrame(sizes)),
             )
         )
@@ -110,9 +110,9 @@ def section(evidence: Evidence) -> Section:
             picture(
                 f"curves-{task}",
                 circuit_curves_figure(circuit),
-                f"Faithfulness and completeness of circuits for {name} against their size, with "
-                "random circuits of the same size as a band.",
-                f"{name}: the best circuit of every size, and random ones with as many nodes of "
+                f"Faithfulness and completeness of circuits for {name} against their size, and "
+                "a band of random circuits of the same size.",
+                f"{name}: the best circuit of each size, and random ones with as many nodes of "
                 "each kind. Share of the prefix's effect on the log-probability.",
                 circuit.curves(),
             ),
@@ -120,9 +120,9 @@ def section(evidence: Evidence) -> Section:
     return Section(
         "circuits", "Circuits", "From heads to a circuit",
         "The smallest set of heads, MLPs and slots that keeps "
-        f"{100 * PROTOCOLS['fast'].threshold:.0f} % of what the prefix does, by trying every set. "
-        "A head or MLP that is out keeps its output of the run without prefix; a slot that is out "
-        "loses its mass.",
+        f"{100 * PROTOCOLS['fast'].threshold:.0f} % of the prefix's effect, over all sets. "
+        "A head or MLP outside it has its output from the run without prefix; a slot outside it "
+        "gets no attention.",
         parts, numbers({**evidence.tables("circuits"), "sizes": sizes}),
     )  # fmt: skip
 

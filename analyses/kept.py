@@ -1,8 +1,8 @@
-"""What a study keeps of finished work, and the key that says whether it may be taken again.
+"""The finished work that a study keeps, and the key that decides whether it may be reused.
 
-Work of one seed lies in a folder of its own, named by its key: ``<work>/<study>-<preset>/seed-N/
-<digest of the key>``. Another key is another folder, so that nothing of older work is mixed into
-newer work, and going back to a key finds its work again.
+The work of one seed has its own folder, named by its key:
+``<work>/<study>-<preset>/seed-N/ <digest of the key>``. A different key means a different folder,
+so older and newer work never mix, and going back to an earlier key finds its work again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from prefix_interp.tuning.recipes import PRESETS, preset_settings
 from prefix_interp.tuning.train import ModelFit
 
 _PACKAGES = ("prefix_interp", "analyses")
-# Code that shows what was measured, and the list of all studies: neither changes a measurement.
+# Code that shows results, and the list of all studies: neither changes a measurement.
 _ASIDE = ("prefix_interp.views", "analyses.report", "analyses.registry")
 _CONTEXTS = {f"{kind.STEM}.json": kind for kind in (Prefix, SoftPrompt)}
 
@@ -43,10 +43,10 @@ _CONTEXTS = {f"{kind.STEM}.json": kind for kind in (Prefix, SoftPrompt)}
 class Kept:
     """The models and contexts that one seed of a study keeps, by name.
 
-    No other code spells where they lie.
+    No other code knows their paths.
 
     Args:
-        folder: of the seed's work.
+        folder: folder of the seed's work.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,37 +59,37 @@ class Kept:
         """Save a trained toy with its recipe; return its folder.
 
         Args:
-            name: e.g. that of the zoo.
-            fit: of its training.
-            metadata: more that should stand beside the weights, e.g. ``task`` and ``seed``.
+            name: name of the toy, e.g. that in the zoo.
+            fit: result of its training.
+            metadata: further entries to save with the weights, e.g. ``task`` and ``seed``.
         """
         about = {**metadata, "recipe": fit.recipe.to_dict(), "versions": package_versions()}
         return save_toy(fit.model, self.toy_folder(name), about)
 
     def toy(self, name: str) -> Model:
-        """Return a toy that was saved."""
+        """Return a saved toy."""
         return read_toy(self.toy_folder(name))[0]
 
     def toys(self) -> dict[str, Model]:
-        """Return all toys by name, in the order of their names."""
+        """Return all toys by name, in alphabetical order."""
         return {name: self.toy(name) for name in _names(self.folder / "toys")}
 
     def export_toy(self, name: str, target: Path) -> Path:
-        """Copy a toy and what stands beside it, e.g. into a zoo; return the folder."""
+        """Copy a toy and the files beside it, e.g. into a zoo; return the folder."""
         model, metadata = read_toy(self.toy_folder(name))
         return save_toy(model, target, metadata)
 
     def toy_folder(self, name: str) -> Path:
-        """Return where a toy lies (as `load_toy` takes it)."""
+        """Return the path of a toy (for `load_toy`)."""
         return self.folder / "toys" / name
 
     def save_context(self, group: str, name: str, context: Context) -> Path:
         """Save a prefix or soft prompt; return its folder.
 
         Args:
-            group: what it is one of, e.g. ``"starts"``.
+            group: group it belongs to, e.g. ``"starts"``.
             name: unique in its group.
-            context: what was tuned.
+            context: the tuned context.
         """
         return context.save(self._group(group) / name)
 
@@ -97,7 +97,7 @@ class Kept:
         """Return one context of a group.
 
         Raises:
-            PrefixInterpError: there is none of that name.
+            PrefixInterpError: there is no context of that name.
         """
         folder = self._group(group) / name
         for file, kind in _CONTEXTS.items():
@@ -107,15 +107,15 @@ class Kept:
         raise PrefixInterpError(f"path={str(folder)!r} holds neither a prefix nor a soft prompt")
 
     def contexts(self, group: str) -> dict[str, Any]:
-        """Return all contexts of a group by name, in the order of their names."""
+        """Return all contexts of a group by name, in alphabetical order."""
         return {name: self.context(group, name) for name in _names(self._group(group))}
 
     def tensors(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Return a finished part of the work, made now if it is not kept yet.
+        """Return a finished part of the work; it is made now unless it is already kept.
 
         Args:
-            name: of the part.
-            make: does the work of it.
+            name: name of the part.
+            make: does its work.
         """
         file = self.folder / "parts" / f"{name}.safetensors"
         if not file.exists():
@@ -124,7 +124,7 @@ class Kept:
         return read_tensors(file)[0]
 
     def checksums(self) -> dict[str, str]:
-        """Return the SHA-256 of every file of the models and contexts that are kept."""
+        """Return the SHA-256 of every file of the kept models and contexts."""
         files = [f for top in ("toys", "contexts") for f in (self.folder / top).rglob("*.*")]
         return {
             str(file.relative_to(self.folder)): hashlib.sha256(file.read_bytes()).hexdigest()
@@ -152,17 +152,17 @@ def work_key(
 ) -> dict[str, Any]:
     """Return everything that the outcome of one seed's work depends on, as plain JSON values.
 
-    This is the only place where it is said when kept work may be taken again.
+    Only this function decides when kept work may be reused.
 
     Args:
-        measure: does the work; the code that it can run is part of the key, docstrings and
-            comments aside.
+        measure: does the work; all code that it can run is part of the key, except docstrings and
+            comments.
         protocol: a dataclass of sizes.
-        preset: its name; the recipes of that name are part of the key.
-        seed: of the work.
-        device: where models run.
-        needs: models and contexts of other studies that are handed in.
-        model: a model that is handed in.
+        preset: name of the preset; its recipes are part of the key.
+        seed: seed of the work.
+        device: device of the models.
+        needs: models and contexts of other studies that the work uses.
+        model: an external model that the work uses.
     """
     key = {
         "protocol": asdict(protocol),
@@ -187,8 +187,8 @@ def digest(key: Mapping[str, Any]) -> str:
 def model_checksum(model: Model) -> str:
     """Return the SHA-256 of a model's weights and shape.
 
-    `model_id` samples large weights and sees no shape: the same weights with other rotations
-    are another model.
+    `model_id` only samples large weights and ignores shapes; here the same weights with other
+    rotations are another model.
 
     Args:
         model: a supported model.
@@ -205,9 +205,9 @@ def model_checksum(model: Model) -> str:
 
 @lru_cache
 def code_hash(module: str) -> str:
-    """Return the SHA-256 of a module and of all that it imports from here, transitively.
+    """Return the SHA-256 of a module and everything it imports from this repository, transitively.
 
-    Docstrings, comments and layout do not count, so that better wording costs no training.
+    Docstrings, comments and layout do not count, so new wording does not require new training.
 
     Args:
         module: its dotted name; what it imports from its own package counts too.
@@ -231,7 +231,7 @@ def _sources(module: str) -> dict[str, str]:
         if file is not None:
             sources[name] = file.read_text(encoding="utf-8")
             left += _imports(name, file, sources[name])
-            stub = file.with_suffix(".pyi")  # says what a lazy package holds
+            stub = file.with_suffix(".pyi")  # lists what a lazy package contains
             if stub.exists():
                 left += _imports(name, file, stub.read_text(encoding="utf-8"))
     return sources
@@ -251,7 +251,7 @@ def _file(module: str) -> Path | None:
 
 
 def _imports(module: str, file: Path, source: str) -> Iterator[str]:
-    """Yield what a module imports anywhere in it, names inside modules among them."""
+    """Yield every import anywhere in a module, including names inside modules."""
     package = module if file.stem == "__init__" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

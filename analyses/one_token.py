@@ -1,4 +1,4 @@
-"""What the studies of single tokens share, on toys and on a language model: rows and words."""
+"""Rows and words that the studies of single tokens share, on toys and a language model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def distinct_row(
     """Return how many continuations one kind of token calls up.
 
     Args:
-        kind: of token, e.g. ``"hard"``.
+        kind: kind of token, e.g. ``"hard"``.
         tried: how many tokens.
         distinct: how many different continuations.
         n_out: tokens of each continuation.
-        more: what else tells the kind apart.
+        more: further keys that identify the kind.
     """
     return {"kind": kind, **more, "n_out": n_out, "tried": tried, "distinct": distinct}
 
@@ -28,12 +28,12 @@ def length_row(
     emitted: Int[Tensor, "target n_out"],
     losses: Float[Tensor, " target"],
 ) -> dict[str, Any]:
-    """Return what one length's searches came to.
+    """Return the results of the searches for one length.
 
     Args:
-        targets: what the soft tokens were searched for.
+        targets: what the soft tokens should make the model emit.
         emitted: what they make the model emit.
-        losses: of each search, mean over its tokens in nats.
+        losses: loss of each search, mean over its tokens in nats.
     """
     right = emitted == targets
     return {
@@ -50,6 +50,6 @@ def counted(n: int | float, word: str, digits: int = 0) -> str:
     Args:
         n: how many.
         word: singular.
-        digits: behind the point.
+        digits: number of decimals.
     """
     return f"{n:.{digits}f} {word}{'' if n == 1 else 's'}"

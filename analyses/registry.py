@@ -1,4 +1,4 @@
-"""All studies, in the order in which the report shows them: one line each."""
+"""All studies in the order of the report, one line each."""
 
 from __future__ import annotations
 

@@ -30,15 +30,15 @@ def score_rows(
     """Return one row per task: how well `model` does it, with a context or without.
 
     Args:
-        about: what every row says of itself: seed, method, rate and so on; it comes before what
-            the context says of itself.
+        about: keys that describe every row: seed, method, rate and so on; they precede those of the
+            context.
         model: frozen.
         tasks: names.
         context: a prefix or soft prompt; None for the model alone.
         baseline: what "no prefix" means.
-        n: test sequences; the same for all models and seeds, so that they differ in nothing else.
-        train_loss: of what is scored, if it was trained.
-        by_output: also give the share of right answers at each output.
+        n: number of test sequences; they are the same for all models and seeds.
+        train_loss: training loss of the model or context, if it was trained.
+        by_output: also return the share of right answers at each output.
     """
     rows: Rows = []
     for task in map(get_task, tasks):

@@ -1,10 +1,10 @@
-"""The frame that every study of the paper stands in: what a study is, and how it is run.
+"""The common frame of all studies of the paper: what a study is, and how it runs.
 
-To add one, write ``analyses/<name>.py`` (or a folder where it is long) that holds a `Study`, add
-it to ``analyses/registry.py``, run ``python -m analyses <name>`` and commit the result file. The
+To add one, write ``analyses/<name>.py`` (or a folder if it is long) that defines a `Study`, add it
+to ``analyses/registry.py``, run ``python -m analyses <name>`` and commit the result file. The
 commands, the report and the README's tables find it there. A folder has ``__init__.py`` (the
 `Study`), ``measure.py`` (one seed), ``tables.py`` (summaries over seeds) and ``section.py`` (words
-and pictures), so that a change of words leaves finished work valid.
+and pictures), so a change of words leaves finished work valid.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Job:
     """One seed's work, as `Study.measure` gets it: everything it may depend on.
 
     Attributes:
-        seed: of initialisation, data and every random choice.
-        preset: its name.
+        seed: decides initialisation, data and every random choice.
+        preset: name of the preset.
         protocol: the study's sizes under that preset.
-        needs: what this seed of each needed study keeps, by the name of the study.
-        next_needs: the same of the next seed of the run (the first behind the last), for the
-            studies in `Study.needs_next`; empty in a run of one seed.
+        needs: models and contexts that each needed study keeps for this seed, by study name.
+        next_needs: those of the next seed of the run (after the last seed, the first), for studies
+            in `Study.needs_next`; empty in a run of one seed.
         keeps: where this seed keeps models and contexts; None keeps nothing.
         device: where models run.
         progress: show bars.
@@ -64,22 +64,22 @@ class Job:
     evidence: Evidence | None = None
 
     def checkpoint(self, name: str) -> Path | None:
-        """Return the file from which a training resumes; None where nothing is kept.
+        """Return the file from which a training resumes; None if nothing is kept.
 
         Args:
-            name: of the training, unique in this seed.
+            name: name of the training, unique in this seed.
         """
         return self.keeps and self.keeps.folder / "checkpoints" / f"{name}.safetensors"
 
 
 @dataclass(frozen=True)
 class ModelOption:
-    """A model from outside that a study measures: `--model` and `--name` of its command.
+    """An external model that a study measures: `--model` and `--model-name` of the command.
 
     Attributes:
-        help: what may be named.
-        load: turns it into a model.
-        settings: what the result says of the model, given it and its name.
+        help: what may be passed.
+        load: turns the argument into a model.
+        settings: what the result records, from the model and its name.
     """
 
     help: str
@@ -89,27 +89,26 @@ class ModelOption:
 
 @dataclass(frozen=True)
 class Study:
-    """One question, how it is measured, and how the answer is summarised and shown.
+    """One question, its measurement, and how the answer is summarised and shown.
 
     Attributes:
         name: its command and the stem of its result, e.g. ``"long-prefixes"``.
-        claim: one sentence: what it asks and what the paper says.
-        protocols: the sizes of each preset, frozen dataclasses; they stand in the result's
-            settings as ``protocol``.
-        measure: one seed's work: rows by the name of their table.
-        tables: the result summarised over seeds, by name; computed once for each result.
-        section: its section of the report, or several; never asked for while its own result is
-            missing.
+        claim: what it asks and what the paper says, in one line.
+        protocols: the sizes of each preset, frozen dataclasses; stored in the result's settings as
+            ``protocol``.
+        measure: does one seed's work; returns rows by table name.
+        tables: summaries of the result over seeds, by name; computed once per result.
+        section: its section of the report, or several; not called if its own result is missing.
         needs: studies whose kept models it measures.
-        needs_next: those of `needs` of which it also measures the next seed's.
+        needs_next: those of `needs` for which it also measures models of the next seed.
         exports: copies the kept models of one seed into a zoo; returns their folders.
-        seeds: how many seeds are run by default.
-        settings: more that the result should say of a preset.
+        seeds: default number of seeds.
+        settings: what else the result should record about a preset.
         live: measured anew for each report, from shipped models, and never committed.
         readme: Markdown of its blocks in the README, by name.
-        figures: pictures that the command writes beside the result, by the end of their stem
+        figures: pictures that the command writes beside the result, by the suffix of their stem
             (``""`` for the result's own stem).
-        model: a model that must be handed in.
+        model: an external model that it needs.
     """
 
     name: str
@@ -145,7 +144,7 @@ def result_file(name: str, preset: str) -> str:
 
 
 def committed_result(name: str, preset: str = "fast", folder: Path = RESULTS) -> Result:
-    """Return a result that stands in the checkout, as the report shows it.
+    """Return a committed result, as the report shows it.
 
     Args:
         name: of the study.
@@ -166,12 +165,12 @@ def committed_result(name: str, preset: str = "fast", folder: Path = RESULTS) ->
 
 @dataclass(frozen=True)
 class _Plan:
-    """One seed's work with its key, ready to be run in another process."""
+    """One seed's work with its key, ready to run in another process."""
 
     measure: Callable[[Job], Tables]
     job: Job
     key: Mapping[str, Any] | None
-    finished: Path | None  # kept work that may be taken
+    finished: Path | None  # kept work that may be reused
 
 
 def run_study(
@@ -187,18 +186,18 @@ def run_study(
     model: Model | None = None, model_name: str = "",
     evidence: Evidence | None = None, studies: Sequence[Study] = (),
 ) -> Result:  # fmt: skip
-    """Return what a study measures, all seeds side by side; finished seeds are not done again.
+    """Return a study's result, all seeds side by side; finished seeds are not repeated.
 
     ``timing``: ``wall_s``, ``core_s`` (of all seeds), ``seeds_from_work`` (finished before).
 
     Args:
         study: of `STUDIES`, or one of your own.
-        preset: ``"paper"``, ``"fast"`` or ``"smoke"``, of those it has.
-        seeds: by default as many as it says, from 0 on.
+        preset: ``"paper"``, ``"fast"`` or ``"smoke"``, if the study has it.
+        seeds: by default the study's number of seeds, from 0 on.
         work: folder of checkpoints, finished seeds and kept models of all studies; None keeps
             nothing.
-        n_jobs: processes; by default one for each core.
-        keep_old: take work of older code or sizes; the settings say so (``kept_old``).
+        n_jobs: number of processes; by default one per core.
+        keep_old: also use work of older code or sizes; the settings record this (``kept_old``).
         device: where models run.
         progress: show a bar.
         model: handed in, for a study with `Study.model`.
@@ -251,7 +250,7 @@ def finished_seed(
     study: Study, preset: str, seed: int, *, work: str | Path = WORK, device: str = "cpu",
     keep_old: bool = False, seeds: Sequence[int] | None = None, studies: Sequence[Study] = (),
 ) -> Kept:  # fmt: skip
-    """Return what a finished seed of a study keeps.
+    """Return the models and contexts that a finished seed of a study keeps.
 
     Args:
         study: which one.
@@ -305,7 +304,7 @@ class _Keeps:
         return _Plan(study.measure, job, key, self._find(study.name, seed, folder, key))
 
     def finished(self, study: Study, seed: int) -> Kept:
-        """Return what a finished seed keeps; raises if it is not finished."""
+        """Return the models and contexts of a finished seed; raise if it is not finished."""
         plan = self.plan(study, seed)
         if plan.finished is None:
             raise PrefixInterpError(
@@ -321,7 +320,7 @@ class _Keeps:
         return self.finished(named(self.studies, name), seed)
 
     def _find(self, name: str, seed: int, folder: Path, key: Mapping[str, Any]) -> Path | None:
-        """Return the file of finished work, today's or, if that is allowed, the newest older."""
+        """Return the file of finished work: today's or, if allowed, the newest older one."""
         today = folder / digest(key) / _FINISHED
         if today.exists():
             return today

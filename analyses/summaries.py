@@ -15,14 +15,14 @@ def summarise(
     keys: tuple[str, ...],
     metrics: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """Return one row per combination of `keys`, and one with ``task`` None over all tasks of each.
+    """Return one row per combination of `keys`, and rows with ``task`` None over all tasks.
 
-    A row has the keys, ``n_seeds``, and of each metric what `over_seeds` returns.
+    A row has the keys, ``n_seeds``, and the result of `over_seeds` for each metric.
 
     Args:
         records: with ``seed``, the keys and the metrics.
-        keys: what to tell apart.
-        metrics: names, and the largest possible value of each.
+        keys: keys to group by.
+        metrics: names with their largest possible values.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     pooled = [{**record, "task": None} for record in records] if "task" in keys else []
@@ -66,7 +66,7 @@ def over_seeds(
 
 
 def spread(records: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float | None]:
-    """Return `over_seeds` of a metric in the ``evaluation`` of records, one for each seed.
+    """Return `over_seeds` of a metric in the ``evaluation`` of records, one record per seed.
 
     Args:
         records: from `score_rows`.

@@ -3,8 +3,8 @@
 python benchmarks/attribution.py
 
 Every ratio comes from one run in which the peers take turns, and the helpers compute no gradients.
-"Sweep" counts the patches alone, where each side has its runs with the prefix and without for
-nothing; "whole" counts these runs too, on both sides.
+"Sweep" times only the patches, not the runs with and without the prefix; "whole" times these runs
+too, on both sides.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def make_case() -> Case:
 
 
 def both_runs(model: HookedTransformer, prefix: pi.Prefix, batch: pi.Batch) -> ActivationCache:
-    """Do what a sweep is held against: a cached run with the prefix, a plain one without."""
+    """Do the runs that a sweep needs: a cached run with the prefix, a plain one without."""
     with torch.no_grad():
         model.run_with_hooks(batch.tokens, fwd_hooks=masked_hooks(model, N_PREFIX))
         with pi.attach(model, prefix):

@@ -1,4 +1,4 @@
-"""Write the README's output block and its tables anew: `make readme`."""
+"""Rewrite the README's output block and its tables: `make readme`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def printed(code: str) -> str:
 
 
 def with_output(text: str) -> str:
-    """Return the README with what its example prints today.
+    """Return the README with the present output of its example.
 
     Raises:
         PrefixInterpError: the example or its output block is missing.
@@ -36,7 +36,7 @@ def with_output(text: str) -> str:
 
 
 def with_blocks(text: str, evidence: Evidence) -> str:
-    """Return the README with the blocks of all studies (`Study.readme`) as they are today.
+    """Return the README with the present blocks of all studies (`Study.readme`).
 
     A block stands between ``<!-- NAME -->`` and ``<!-- end NAME -->``.
 

@@ -3,7 +3,7 @@
 #
 # A *prefix* is a handful of learned vectors that stand in front of the input of every attention
 # block. This notebook puts one into a small trained transformer, looks at the hooks, and splits
-# each head's output into what the pretrained head still says and what the prefix adds.
+# each head's output into the pretrained part and what the prefix adds.
 
 # %%
 # %matplotlib inline
@@ -26,7 +26,7 @@ for name, prefix in prefixes.items():
 # ## With and without
 #
 # Inside `attach` the model takes content tokens only. `run_with_cache`, `run_with_hooks` and a
-# plain call all see the prefix; afterwards nothing is left behind. Caches hold the slots first.
+# plain call all see the prefix; afterwards nothing remains. Caches hold the slots first.
 
 # %%
 task = pi.get_task("sort_descending")
@@ -40,7 +40,7 @@ print("pattern", tuple(cache[pi.Site.PATTERN.at(0)].shape), "batch head query ke
 # %% [markdown]
 # ## What "no prefix" means
 #
-# There are three meanings. The theorem speaks of the first: slots masked, content where it was.
+# There are three meanings. The theorem uses the first: slots masked, content at its old positions.
 
 # %%
 plain = pi.run_pair(model, prefix, batch.tokens, baseline="masked")
@@ -52,11 +52,11 @@ for baseline in ("masked", "placeholder", "unshifted"):
 # %% [markdown]
 # ## Eq. 6 and eq. 7
 #
-# With the gate $g_i$ the attention mass on the slots,
+# Let the gate $g_i$ be the attention mass on the slots. Then
 #
 # $$A^{pt}_{ij} = A_{ij}(1-g_i) \qquad t^{pt}_i = (1-g_i)\,t_i + \sum_p A^{pt}_{ip} v_p .$$
 #
-# `decompose_attention` measures each part from a run of its own. In float64 both hold to rounding.
+# `decompose_attention` measures each part in a separate run. In float64 both hold to rounding.
 
 # %%
 exact = pi.to_dtype(pi.load_toy("sort-ascending-1l1h"), torch.float64)
@@ -71,8 +71,8 @@ parts_figure({"kv, 10 slots": parts}, n_out=task.length)
 # %% [markdown]
 # ## The subspace of the bias
 #
-# However many inputs, the bias of a head has rank at most the number of slots. The plain
-# difference $t^{pt} - t$ has not, because the gate scales $t$.
+# For any number of inputs, the rank of a head's bias is at most the number of slots. The rank of
+# the plain difference $t^{pt} - t$ is larger, because the gate scales $t$.
 
 # %%
 space = pi.bias_subspace(exact, prefix.to(exact), batch.tokens, layer=0, head=0)
@@ -84,7 +84,7 @@ spectrum_figure({"kv, 10 slots": space})
 # %% [markdown]
 # ## The picture
 #
-# The prefix columns stand apart, the content is renormalised: compare it with the next notebook.
+# The prefix columns are separate and the content is renormalised: compare with the next notebook.
 
 # %%
 show_attention(attention_view(plain, sequence=0, name="kv prefix, 10 slots"))

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Why it cannot sort the other way
 #
-# The paper's Table 1: a one-layer, one-head model that sorts ascending is to sort descending.
-# Full fine-tuning learns it. A prefix does not, because it cannot change what the head attends to
-# *relative to the rest of the content*. Here is the argument on trained models, and how far a
-# prefix that is allowed more than the paper's gets all the same.
+# The paper's Table 1: can a one-layer, one-head model that sorts ascending learn to descend? Full
+# fine-tuning learns it. A prefix does not, because it cannot change what the head attends to
+# *relative to the rest of the content*. This notebook shows the argument on trained models, and how
+# far a prefix with more freedom than the paper's still gets.
 
 # %%
 # %matplotlib inline
@@ -37,7 +37,7 @@ for name, prefix in prefixes.items():
 #
 # At the last input position the model must say the largest digit. The pretrained head looks for
 # small ones; the fine-tuned head has learned to look for large ones. Every prefix leaves the
-# relative attention *exactly* where the pretraining put it and only decides how much of it counts.
+# pretrained relative attention *exactly* as it is and only changes how much of it counts.
 
 # %%
 batch = task.sample(3, split="test", seed=1)
@@ -59,7 +59,7 @@ exact = pi.to_dtype(pi.load_toy("sort-ascending-1l1h"), torch.float64)
 many = task.sample(512, split="test", seed=2).tokens
 for name, prefix in prefixes.items():
     parts = pi.decompose_attention(pi.run_pair(exact, prefix.to(exact), many))
-    # Where the prefix takes all mass there is no relative attention left to compare.
+    # If the prefix takes all mass there is no relative attention left to compare.
     seen = parts.pattern_change()[parts.gate < 0.999]
     print(f"{name:30s} largest change of relative attention {seen.max():.1e}")
     assert seen.max() < 1e-9
@@ -67,8 +67,8 @@ for name, prefix in prefixes.items():
 # %% [markdown]
 # ## Was it the learning rate?
 #
-# Ten models, seven learning rates from 0.001 to 1, both parameterizations, 1 and 10 slots.
-# Lines are means over seeds, bands reach from the smallest to the largest.
+# Ten models, seven learning rates from 0.001 to 1, both parameterizations, 1 and 10 slots. Lines
+# are means over seeds, bands go from the smallest to the largest seed.
 
 # %%
 table = committed_result("table1", "fast")
@@ -88,10 +88,10 @@ for row in sweep:
 # %% [markdown]
 # ## Does the prefix look at the content at all?
 #
-# A control: the best rule that knows the position and the token before, and nothing of the
-# content. It gets most tokens of the easy outputs and hardly any sequence. Output 0 shows the
-# theory at work: there the gate is 1, and the prefix is exactly as good as the blind rule. Later
-# the gate lets the pretrained head speak, and the prefix does better than any blind rule.
+# A control: the best rule that knows only the position and the token before, not the content. It
+# gets most tokens of the easy outputs right and hardly any sequence. Output 0 shows the theory at
+# work: there the gate is 1, and the prefix is exactly as good as the blind rule. Later the gate
+# lets the pretrained head act, and the prefix does better than any blind rule.
 
 # %%
 test = task.sample(3200, seed=0)
@@ -104,11 +104,11 @@ table["exact match"] = [hits.all(-1).double().mean().item() for hits in right.va
 table.round(3)
 
 # %% [markdown]
-# ## What to take from it
+# ## Conclusion
 #
 # In the paper's own setting, one residual vector, the answer is 0 at every rate. Ten residual
-# vectors do not change that. Ten *free* keys and values do: they get a part of the sequences
-# right although eq. 6 holds to the last digit. A fixed relative attention is not the same as a
-# fixed output: the gate depends on the whole content through the softmax's denominator, and
-# with several slots so does the mixture of biases. "Cannot change the pattern" is exact;
-# "cannot learn the task" is a measurement, and depends on what the prefix may be.
+# vectors do not change that. Ten *free* keys and values do: they get a part of the sequences right
+# although eq. 6 holds to the last digit. A fixed relative attention is not the same as a fixed
+# output: the gate depends on the whole content through the softmax's denominator, and with several
+# slots so does the mixture of biases. "Cannot change the pattern" is exact; "cannot learn the task"
+# is a measurement, and depends on the kind of prefix.

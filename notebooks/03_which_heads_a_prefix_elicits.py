@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Which heads does a prefix elicit?
 #
-# One layer, four heads, pretrained on four tasks without being told which is asked for. One tuned
-# vector makes it sort ascending, sort descending, add one or add two. Which heads does it act
-# through, and by which part of what it does to them?
+# The model has one layer and four heads, and is pretrained on four tasks without a label for the
+# task. One tuned vector makes it sort ascending, sort descending, add one or add two. Through which
+# heads does the vector act, and by which part of its effect on them?
 
 # %%
 # %matplotlib inline
@@ -26,10 +26,10 @@ print(
 # %% [markdown]
 # ## What it looks like
 #
-# Every head under every prefix, on one input. The orange column is the gate: the attention that
-# the prefix takes. The blue part is the content, renormalised. Over the inputs (the first ten
-# rows) it is the same in every row of the picture: equation 6. Over the outputs the answers that
-# are fed back differ.
+# Every head under every prefix, on one input. The orange column is the gate: the attention that the
+# prefix takes. The blue part is the content, renormalised. Over the inputs (the first ten rows) it
+# is the same in every row of the picture, as equation 6 says. Over the outputs it differs, since
+# the answers that are fed back differ.
 
 # %%
 length = pi.get_task("sort_ascending").length
@@ -51,9 +51,9 @@ outputs_figure(layer_outputs(pairs, pos=length - 1))
 #
 # *Denoise*: one head's prefixed output in the run without prefix. *Noise*: one head's plain output
 # in the prefixed run. The effect on the log-probability of the right answer is split into **gate**
-# (the head's own output scaled by 1 - g) and **bias** (what the prefix adds); the parts are
-# Shapley values and add up to the total. Norm-matched random prefixes are the control: a head is
-# *elicited* if its effect lies outside of all theirs.
+# (the head's own output scaled by 1 - g) and **bias** (what the prefix adds); the parts are Shapley
+# values and add up to the total. Norm-matched random prefixes are the control: a head is *elicited*
+# if its effect lies outside all of theirs.
 
 # %%
 frames = {
@@ -69,7 +69,7 @@ elicitation_figure(frames)
 # %% [markdown]
 # ## Where
 #
-# The same by position: nearly everything happens where the first outputs are predicted.
+# The same effect by position: nearly all of it is where the first outputs are predicted.
 
 # %%
 grids = {
@@ -81,9 +81,9 @@ patch_figure(grids)
 # %% [markdown]
 # ## The intervention that only prefixes allow
 #
-# A prefix can be kept at some heads and dropped at others, exactly, by gating its attention mass.
-# A `contrast` holds the runs with the prefix and without; given in place of the task, it makes
-# several questions cost one set of runs.
+# A prefix can be kept at some heads and dropped at others, exactly, by gating its attention mass. A
+# `contrast` holds the runs with and without the prefix. Passed in place of the task, it lets
+# several questions share one set of runs.
 
 # %%
 task = "add_one"
@@ -96,7 +96,7 @@ print(dropped.to_dataframe().round(3).to_string(index=False))
 
 # %% [markdown]
 # Gradients estimate all of this at once; `compare_with` says how well they rank the heads. A result
-# that ends a cell shows itself.
+# at the end of a cell is displayed.
 
 # %%
 estimate = pi.attribution_patch(model, prefixes[task], runs, by_position=True)

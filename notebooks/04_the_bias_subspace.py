@@ -2,7 +2,7 @@
 # # The subspace in which a prefix biases
 #
 # A prefix of $n_s$ slots adds to each head a bias of rank at most $n_s$. Which subspace is that, do
-# two tasks share it, does the skill live there, and do longer prefixes use all of what they may?
+# two tasks share it, does the skill need it, and do longer prefixes use all their directions?
 
 # %%
 # %matplotlib inline
@@ -24,7 +24,7 @@ batches = {t: pi.get_task(t).sample(200) for t in skills}
 # ## Rank
 #
 # Per head at most $n_s$, per layer at most $n_s$ times heads. It is measured from
-# $z_{pt} - (1-g)\,t$, not put together from the prefix's values.
+# $z_{pt} - (1-g)\,t$, not computed from the prefix's values.
 
 # %%
 spaces = {
@@ -41,7 +41,7 @@ for task in skills:
 # %% [markdown]
 # ## Angles between tasks
 #
-# Two lines in 64 dimensions are nearly at right angles by chance.
+# Two random lines in 64 dimensions are nearly at right angles.
 
 # %%
 rows = [
@@ -52,9 +52,9 @@ rows = [
 print(pd.DataFrame(rows).pivot_table(index=["a", "b"], columns="head", values="degrees").round(0))
 
 # %% [markdown]
-# ## Does the skill live there?
+# ## Does the skill need it?
 #
-# Take the bias's direction out of every head, and a random direction in its place.
+# Remove the bias's direction from every head and, as a control, a random direction instead.
 
 
 # %%
@@ -77,9 +77,9 @@ for task in skills:
     )
 
 # %% [markdown]
-# The same over all seeds, with more controls, from the committed result. For a toy of your own
-# and the prefixes beside it, `analyses.subspaces.measure.toy_subspaces(folder)` measures a result
-# with the same tables.
+# The same over all seeds, with more controls, from the committed result. For your own toy with its
+# saved prefixes, `analyses.subspaces.measure.toy_subspaces(folder)` measures a result with the same
+# tables.
 
 # %%
 result = committed_result("subspaces")
@@ -102,7 +102,7 @@ print(
 # %% [markdown]
 # ## Longer prefixes
 #
-# The bound grows with the slots. What is used does not keep up.
+# The bound grows with the slots; the number of directions in use grows more slowly.
 
 # %%
 longer = committed_result("long-prefixes")

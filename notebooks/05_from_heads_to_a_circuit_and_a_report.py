@@ -1,8 +1,8 @@
 # %% [markdown]
 # # From heads to a circuit, and to a report
 #
-# The smallest set of heads, MLPs and prefix slots that keeps what a prefix does, how good it is,
-# and one file to send on.
+# This notebook finds the smallest set of heads, MLPs and prefix slots that keeps a prefix's effect,
+# measures how good it is, and saves it to a file.
 
 # %%
 # %matplotlib inline
@@ -20,8 +20,8 @@ prefix = pi.load_prefixes("four-skills-1l4h")["sort_descending"]
 # %% [markdown]
 # ## Search
 #
-# A head or MLP that is out of the circuit keeps the output it has without the prefix; a slot that
-# is out loses its attention mass. With six nodes every set can be tried.
+# A head or MLP outside the circuit keeps the output it has without the prefix; a slot outside it
+# loses its attention mass. With six nodes every set can be tried.
 
 # %%
 circuit = pi.find_circuit(model, prefix, "sort_descending", n=32, progress=False)
@@ -35,8 +35,8 @@ SVG(circuit_svg(circuit))
 # ## How good is it?
 #
 # *Faithfulness*: how much of the prefix's effect the circuit keeps. *Completeness*: how much is
-# gone without it. Random circuits have as many nodes of each kind. The search picks what looks
-# best on its examples, so it is measured again on others.
+# lost without it. Random circuits have as many nodes of each kind. The search picks what looks best
+# on its examples, so it is measured again on others.
 
 # %%
 fresh = pi.contrast(model, prefix, "sort_descending", n=128, seed=1)
@@ -46,7 +46,7 @@ circuit_curves_figure(circuit)
 # %% [markdown]
 # ## Keep it
 #
-# As JSON (loaded again, it is the same circuit), as Graphviz text, and in the report.
+# Save it as JSON (which loads as the same circuit), as Graphviz text, and in the report.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -56,5 +56,5 @@ with tempfile.TemporaryDirectory() as folder:
 print(circuit.to_dot().splitlines()[0])
 
 # %% [markdown]
-# `python -m analyses report --out report` writes every figure and number, the circuits of all four
-# prefixes among them, into one HTML file that needs no network.
+# `python -m analyses report --out report` writes every figure and number, including the circuits of
+# all four prefixes, into one HTML file that needs no network.

@@ -2,8 +2,8 @@
 # # Theorems you can hook
 #
 # Section 3 of the paper proves that one virtual token can make a transformer say anything. The
-# proof is a transformer whose weights are written down. Here it is a `HookedTransformer`, so that
-# one can look inside: virtual token, attention, selection, digit.
+# proof is a transformer with explicit weights. Here it is a `HookedTransformer`, so you can look
+# inside: virtual token, attention, selection, digit.
 
 # %%
 # %matplotlib inline
@@ -17,9 +17,9 @@ from prefix_interp.views.display import AttentionDisplay
 # %% [markdown]
 # ## Theorem 1: any sequence from one token
 #
-# The virtual token holds the whole sequence, symbol $i$ in coordinate $i$. At position $i$ one
-# head brings the virtual token, another marks coordinate $i$; their sum less 1 is above zero there
-# alone. The MLP keeps that number and the unembedding names the nearest code. Output 0 is read at
+# The virtual token holds the whole sequence, symbol $i$ in coordinate $i$. At position $i$ one head
+# brings the virtual token, another marks coordinate $i$; their sum minus 1 is above zero only
+# there. The MLP keeps that number and the unembedding names the nearest code. Output 0 is read at
 # the virtual token's own row.
 
 # %%
@@ -41,8 +41,8 @@ steps.to_dataframe().round(4)
 AttentionDisplay(steps.view, 0)
 
 # %% [markdown]
-# It is a model like any other: hooks, caches and patches work. Let the head `first` of one
-# sequence's run bring another sequence's virtual token, at one position, and one digit changes.
+# It is a model like any other: hooks, caches and patches work. If the head `first` brings another
+# sequence's virtual token at one position, one digit changes.
 
 # %%
 other = torch.tensor([9, 9, 9, 9, 9, 9])
@@ -65,7 +65,7 @@ logits.argmax(dim=-1)[0].tolist()
 # ## How sharp must attention be?
 #
 # Softmax leaks. The smallest inverse temperature follows from how much leak the nearest code
-# survives; just below it the hardest sequence comes out wrong, just above it nothing does.
+# tolerates. Just below it the hardest sequence comes out wrong, just above it none does.
 
 # %%
 for factor in (0.999, 1.001):
@@ -87,11 +87,11 @@ print(mapper.run(table[None])[0, :, 0].tolist(), "of", mapper.n_behaviours, "map
 trace_figure(mapper, trace(mapper, table, [3]))
 
 # %% [markdown]
-# ## Two inputs: digits taken apart by ReLUs
+# ## Two inputs: digits extracted by ReLUs
 #
 # Entry $a$ of the virtual token packs the row $m(a, \cdot)$ as digits of one number in base $V$.
-# The authors unpack it with a function outside of the model, which errs on rows that end in code
-# 0. Here blocks of the model do it, exactly.
+# The authors unpack it with a function outside the model, which fails on rows that end in code 0.
+# Here blocks of the model unpack it exactly.
 
 # %%
 pairs = constructions.any_map_of_pairs(n_tokens=4)
@@ -106,6 +106,5 @@ print("digits of row 1 as the last block finds them:", digits.tolist())
 # %% [markdown]
 # ## And on trained models?
 #
-# These weights were made for it. What one token can do with weights that were trained for
-# something else has to be measured: `python -m analyses capacity` searches a soft token for
-# every random target.
+# These weights were made for this purpose. What one token can do with weights trained for something
+# else must be measured: `python -m analyses capacity` searches one soft token per random target.

@@ -1,7 +1,7 @@
 """Mechanistic interpretability of context tuning.
 
-The public names stand in ``__init__.pyi``; each is imported when it is first asked for, so that
-``import prefix_interp`` itself loads neither torch nor a plotting library.
+The public names are listed in ``__init__.pyi``; each is imported when it is first asked for, so
+that ``import prefix_interp`` itself loads neither torch nor a plotting library.
 """
 
 from importlib import import_module as _import_module

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from prefix_interp.models.host import Model
 
-# Commands of version 0.1 that left the library with the studies.
+# Commands of version 0.1 that moved out of the library with the studies.
 MOVED = {
     "reproduce": "python -m analyses NAME (or make reproduce)",
     "report": "python -m analyses report (or make report)",
@@ -42,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line, like every other error of the package."""
+    """A parser whose error message is one line, like every other error of the package."""
 
     def error(self, message: str) -> NoReturn:
-        """Print one line and leave with code 2."""
+        """Print one line and exit with code 2."""
         self.exit(2, f"prefix-interp: {message}; see {self.prog} --help\n")
 
 

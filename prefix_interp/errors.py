@@ -1,6 +1,6 @@
-"""The one error family of the package, and the checks that raise it.
+"""The package's error class, and the checks that raise it.
 
-Every message names the argument, the value that came, what is allowed and what to do.
+Every message names the argument, the given value, what is allowed and what to do.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 
 class PrefixInterpError(ValueError):
-    """Bad input to prefix_interp; the message is one line that says how to mend it."""
+    """Bad input to prefix_interp; the message is one line that says how to fix it."""
 
 
 def nearest(value: str, allowed: Iterable[str]) -> str:
@@ -51,7 +51,7 @@ def check_number(
 ) -> None:
     """Raise unless `value` is a finite number between `low` and `high`."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # `value == value` is false for NaN alone.
+    # `value == value` is false only for NaN.
     inside = number and value == value and low <= value <= high  # type: ignore[operator]
     if not inside or value == float("inf") or (low_open and value == low):
         bracket = "(" if low_open else "["

@@ -32,7 +32,7 @@ class Estimate(float):
     high: float
 
     def __new__(cls, value: float, low: float, high: float) -> Estimate:
-        """Return the number `value` that remembers its interval."""
+        """Return the number `value` together with its interval."""
         self = super().__new__(cls, value)
         self.low, self.high = float(low), float(high)
         return self
@@ -69,7 +69,7 @@ def wilson(successes: float | int, n: int) -> Estimate:
     p, z2 = successes / n, _Z95**2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    # Rounding would put the interval of 0 or n successes a hair off the end it touches.
+    # Rounding would move the interval of 0 or n successes slightly off the end it touches.
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
     return Estimate(p, low, high)
@@ -89,21 +89,21 @@ def bootstrap_interval(
 ) -> tuple[Float[Tensor, "*grid"], Float[Tensor, "*grid"]]:  # fmt: skip
     """Return the lower and upper end of a percentile bootstrap interval of each mean.
 
-    All means are resampled with the same draws, so that their differences are too (Efron and
-    Tibshirani 1993, chapter 13).
+    All means, and so their differences, are resampled with the same draws (Efron and Tibshirani
+    1993, chapter 13).
 
     Args:
         values: independent examples along the last axis, at least 2.
         level: share of resamples between the ends, 0 to 1.
         resamples: bootstrap samples.
-        seed: decides the draws.
+        seed: determines the draws.
 
     Raises:
         PrefixInterpError: fewer than 2 examples, or a level outside 0..1.
     """
     n = values.shape[-1]
     if n < 2:
-        raise PrefixInterpError(f"values have {n} example; a bootstrap needs at least 2")
+        raise PrefixInterpError(f"values have {n} example, but a bootstrap needs at least 2")
     check_number("level", level, 0.0, 1.0, low_open=True)
     check_positive("resamples", resamples)
     rng = derive_generator(seed, "bootstrap", n)
@@ -136,11 +136,11 @@ def seed_interval(
 ) -> Estimate:
     """Return the mean over seeds with its 95% t interval, cut off at what is possible.
 
-    Seeds that all agree give an interval of no width: it speaks of the spread between seeds, not
-    of the finite test set of each. A single seed gives no interval, said as one of no width.
+    If all seeds agree the interval has width 0: it describes the spread between seeds, not the
+    finite test set of each. A single seed has no interval, which is represented by width 0.
 
     Args:
-        values: one a seed.
+        values: one per seed.
         low: smallest possible value, e.g. 0 for a share.
         high: largest possible value.
     """

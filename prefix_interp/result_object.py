@@ -1,4 +1,4 @@
-"""What every result can do: be a table, a picture, one line of text, and a folder on disk."""
+"""Common base of results: each can become a table, a picture, a line of text or a folder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def drawing(name: str) -> Callable[..., Any]:
 
 
 class ResultObject(ABC):
-    """A result that owns its table, its picture and its files.
+    """A result with its own table, picture and files.
 
     Results are frozen dataclasses with ``repr=False``: they print as one line, and a notebook
     shows their caption, their picture and the first rows of their table.
@@ -69,7 +69,7 @@ class ResultObject(ABC):
         Tensors go to ``result.safetensors``, all else to ``result.json`` with their checksum.
 
         Raises:
-            PrefixInterpError: the folder cannot be written, or a field holds what no file can.
+            PrefixInterpError: the folder cannot be written, or a value that cannot be saved.
         """
         tensors: dict[str, Tensor] = {}
         fields = {k: _encoded(v, k, tensors) for k, v in self._fields_on_disk().items()}
@@ -155,7 +155,7 @@ class ResultObject(ABC):
 
 
 def _encoded(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """Return `value` as JSON; an object in it has one key, which says what it stands for."""
+    """Return `value` as JSON; an object in it has one key, which names its kind."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, Estimate):
@@ -164,7 +164,7 @@ def _encoded(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"float": str(float(value))}
     if isinstance(value, Tensor):
-        while place in tensors:  # names with dots in them can meet
+        while place in tensors:  # names that contain dots can collide
             place += "'"
         tensors[place] = value.detach().cpu().clone()
         return {"tensor": place}
@@ -237,12 +237,12 @@ def _nested_classes(cls: type) -> set[type]:
             found.add(part)
             todo += [*part.__subclasses__(), *_parts(get_type_hints(part))]
         elif isinstance(part, type) and part.__module__.startswith("prefix_interp."):
-            todo += part.__subclasses__()  # a base class stands for those that derive from it
+            todo += part.__subclasses__()  # a base class also stands for its subclasses
     return found
 
 
 def _parts(hints: Mapping[str, Any]) -> Iterator[Any]:
-    """Return everything that some annotations are made of."""
+    """Return all types that occur in some annotations."""
     todo = list(hints.values())
     while todo:
         hint = todo.pop()

@@ -17,14 +17,14 @@ from prefix_interp.storage import read_json, write_json
 
 _PACKAGES = ("prefix-interp", "torch", "transformer-lens", "numpy", "pandas")
 _KEYS = ("format", "name", "preset", "seeds", "settings", "tables", "versions", "timing")
-ONLY_TABLE = "rows"  # what the table of a format-1 file without parts is called
+ONLY_TABLE = "rows"  # name of the table of a format-1 file without parts
 
 Record = Mapping[str, Any]
 Records = Sequence[Record]
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions that a result depends on, Python and processor type included."""
+    """Return the versions that a result depends on, including Python and processor type."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in _PACKAGES:
         try:
@@ -36,10 +36,10 @@ def package_versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Result:
-    """What a study measured: tables of records, and what they were made with.
+    """What a study measured: tables of records, and the settings and versions behind them.
 
-    All records of a table have the same keys: a key that a record lacks is added with the value
-    None, NaN becomes None and a tuple a list, so that what is loaded equals what was saved.
+    All records of a table have the same keys: missing keys are added with the value None. NaN
+    becomes None and tuples become lists, so a loaded result equals the saved one.
 
     >>> result = Result("demo", "fast", [0], {}, {"rows": [{"seed": 0, "loss": 0.5}]})
     >>> result.rows()[0]["loss"]
@@ -50,8 +50,7 @@ class Result:
         preset: ``"paper"``, ``"fast"`` or ``"smoke"``.
         seeds: every seed that was run.
         settings: recipes and sizes.
-        tables: records by the name of their table; a record is one measurement, in plain JSON
-            values.
+        tables: records by table name; a record is one measurement, in plain JSON values.
         versions: of Python and the packages that matter.
         timing: wall-clock seconds and the like; the one part that differs between equal runs.
     """
@@ -73,7 +72,7 @@ class Result:
         """Return the records of one table.
 
         Args:
-            table: its name; may be left out where there is only one.
+            table: its name; may be left out if there is only one.
 
         Raises:
             PrefixInterpError: there is no such table, or the name was left out among several.
@@ -87,7 +86,7 @@ class Result:
         """Return one table, one row per record; nested values become columns ``outer.inner``.
 
         Args:
-            table: its name; may be left out where there is only one.
+            table: its name; may be left out if there is only one.
 
         Raises:
             PrefixInterpError: there is no such table, or the name was left out among several.
@@ -115,7 +114,7 @@ class Result:
     def load(cls, path: str | Path) -> Result:
         """Return the result in a file that `save` wrote, or in one of format 1.
 
-        Format 1 kept one list of records, plain; they are split into tables here.
+        Format 1 had one plain list of records, which is split into tables here.
 
         Raises:
             PrefixInterpError: the file is missing or not JSON, or has missing or unknown keys.
@@ -152,7 +151,7 @@ def _plain(value: Any) -> Any:
 
 
 def _to_columns(records: Records) -> dict[str, list[Any]]:
-    """Return one list per key; dicts with the same keys in all records become ``outer.inner``."""
+    """Return one list per key; a dict with the same keys in all records becomes ``outer.inner``."""
     columns: dict[str, list[Any]] = {}
     for key in records[0] if records else ():
         if "." in str(key):
@@ -185,16 +184,16 @@ def _to_rows(path: str | Path, columns: Mapping[str, list[Any]]) -> list[dict[st
 
 
 def _format_1(records: Records) -> dict[str, list[dict[str, Any]]]:
-    """Return the tables of a file of format 1, with the names that keys have today.
+    """Return the tables of a file of format 1, with today's names of the keys.
 
-    Its records told their tables apart by a key, ``part`` or ``record``.
+    Its records named their table in a key, ``part`` or ``record``.
     """
     tables: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         names = {"n_prefix": "n_slots"}
         if "after" in record:  # a soft prompt
             names |= {"after": "position", "level": "layers"}
-        # Where a record has both, n_slots is what the study says of its context.
+        # If a record has both, n_slots is the study's own field.
         own = {k: v for k, v in record.items() if k != "n_prefix" or "n_slots" not in record}
         row = {names.get(key, key): value for key, value in own.items()}
         if "after" in record and row["layers"] == "layers":

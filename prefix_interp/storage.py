@@ -1,9 +1,9 @@
-"""Files on disk: safetensors beside JSON, written atomically and read with every check.
+"""Files on disk: safetensors and JSON, written atomically and checked when read.
 
 A saved object is a folder of two files. `<stem>.safetensors` holds the tensors,
-`<stem>.json` everything else together with the SHA-256 of the tensors' file. While both are
-being replaced, the new record waits in a third file: a crash leaves the old object or the new
-one, never a mixture.
+`<stem>.json` everything else together with the SHA-256 of the tensors' file. While both are being
+replaced, the new record waits in a third file, so a crash leaves the old object or the new one,
+never a mixture.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from safetensors.torch import save as to_bytes
 
 from prefix_interp.errors import PrefixInterpError
 
-_GZIP = b"\x1f\x8b"  # what a compressed file begins with
+_GZIP = b"\x1f\x8b"  # first bytes of a compressed file
 
 
 def to_json(record: Mapping[str, Any], compact: bool = False) -> str:
-    """Return `record` as JSON; NaN and infinity are refused, as JSON has neither.
+    """Return `record` as JSON; NaN and infinity are refused, since JSON has neither.
 
     Args:
         record: plain values.
-        compact: leave out all white space; otherwise lines are indented.
+        compact: leave out all white space; by default lines are indented.
     """
     how: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
     try:
@@ -93,9 +93,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Raise unless `folder` is, or could be made, a folder to write in; makes nothing.
+    """Raise unless `folder` is or could become a writable folder; creates nothing.
 
-    Long work calls this first, so that it does not end in an error.
+    Long computations call this first, so that they do not fail at the end.
 
     Raises:
         PrefixInterpError: a file stands in the way, or the permission is missing.
@@ -210,7 +210,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
     """Return the tensors and the header's metadata of one safetensors file.
 
     Raises:
-        PrefixInterpError: the file is missing or no valid safetensors file.
+        PrefixInterpError: the file is missing or not a valid safetensors file.
     """
     try:
         with safe_open(str(path), framework="pt") as file:

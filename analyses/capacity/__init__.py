@@ -1,4 +1,4 @@
-"""Capacity: how many continuations single tokens call up, and how long a sequence one can name."""
+"""Capacity: how many continuations single tokens call up, and how long these can be."""
 
 from analyses.capacity.figure import figures
 from analyses.capacity.measure import PROTOCOLS, measure

@@ -17,7 +17,7 @@ _KINDS = {"hard": "hard tokens", "random": "random soft tokens", "searched": "se
 
 
 def capacity_figure(summary: Tables) -> Figure:
-    """Return distinct continuations by kind of token, and which share of targets is emitted.
+    """Plot distinct continuations by kind of token, and the share of targets that is emitted.
 
     Left: different continuations, trained toys. Right: random targets that a searched soft
     token emits exactly, by length. Bands: 95% intervals over seeds. Dashed: never trained.
@@ -73,5 +73,5 @@ def _distinct(ax: Axes, rows: Rows, depths: Sequence[int]) -> None:
 
 
 def figures(result: Result) -> dict[str, Figure]:
-    """Return what the command writes beside the result."""
+    """Return the figures that the command writes beside the result."""
     return {"": capacity_figure(tables(result))}

@@ -1,6 +1,6 @@
-"""How many continuations single tokens call up, hard, random and searched; and how long ones.
+"""How many continuations hard, random and searched tokens call up, and how long these can be.
 
-On the toys of the ladder, by depth, beside toys of the same shape that were never trained.
+Measured on the toys of the ladder, by depth, and on toys of the same shape without training.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Protocol:
 
     Attributes:
         n_out: tokens of the continuations that are counted (the paper: 10).
-        n_targets: random targets, a soft token each, for every length.
-        lengths: of targets.
-        steps: of each search.
-        lr: of each search.
-        n_random: random soft tokens for each standard deviation.
+        n_targets: random targets per length, with one soft token per target.
+        lengths: lengths of targets.
+        steps: steps of each search.
+        lr: learning rate of each search.
+        n_random: random soft tokens per standard deviation.
         random_stds: their standard deviations.
     """
 
@@ -59,19 +59,18 @@ PROTOCOLS = {
 def measure(job: Job) -> Tables:
     """Return how many continuations one token calls up on the toys of the ladder.
 
-    Nothing but the token stands in the context; the model's own outputs are fed back. There are
-    two tables, both with ``seed``, ``depth`` and ``trained`` (False: the same shape with its
-    initial weights):
+    The context contains only the token; the model's own outputs are fed back. There are two tables,
+    both with ``seed``, ``depth`` and ``trained`` (False: the same shape with its initial weights):
 
     - ``"distinct"``: ``kind`` (``hard``: all tokens of the vocabulary; ``random``: normal soft
-      tokens of ``std``; ``searched``: a soft token for each random target), ``tried`` tokens and
+      tokens of ``std``; ``searched``: one soft token per random target), ``tried`` tokens and
       ``distinct`` continuations of ``n_out`` tokens.
     - ``"length"``: soft tokens searched for random targets of ``length`` tokens: ``tried``,
       ``reached`` (emitted exactly by greedy decoding), ``tokens_right`` (share of positions), and
       ``loss`` (mean over tokens, in nats).
 
     Args:
-        job: one seed of the study, with the toys that the ladder keeps of it.
+        job: one seed of the study, with the toys that the ladder keeps for it.
     """
     tables: dict[str, Rows] = {}
     toys = job.needs["ladder"].toys()
@@ -92,8 +91,8 @@ def token_rows(model: Model, protocol: Protocol, seed: int) -> dict[str, Rows]:
 
     Args:
         model: a supported model.
-        protocol: sizes.
-        seed: of targets and random soft tokens.
+        protocol: the sizes.
+        seed: decides targets and random soft tokens.
     """
     n_out, d_vocab = protocol.n_out, host_of(model).d_vocab
 

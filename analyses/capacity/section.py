@@ -32,8 +32,8 @@ def section(evidence: Evidence) -> Section:
             "Right: share of random targets emitted against their length.",
             "One token in an otherwise empty context, greedy decoding, toys of the ladder, "
             f"{counted(len(result.seeds), 'seed')}. Left: different continuations of {n_out} "
-            "tokens. Right: a soft token is optimised for each random target; bands are 95% t "
-            "intervals over seeds, dashed lines the same shapes with their initial weights.",
+            "tokens. Right: one soft token is optimised per random target; bands are 95% t "
+            "intervals over seeds, dashed lines are the same shapes with their initial weights.",
             distinct,
         ),
         Words(
@@ -48,8 +48,8 @@ def section(evidence: Evidence) -> Section:
                "longest": records(longest)}  # fmt: skip
     return Section(
         "capacity-section", "Capacity", "How much one token can say",
-        "A hard token calls up at most as many continuations as there are tokens. A soft token is "
-        "not bound by that.",
+        "Hard tokens call up at most as many continuations as there are tokens. Soft tokens are "
+        "not bound by that limit.",
         parts, numbers, _findings(distinct, longest),
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What single tokens call up, over seeds: how many continuations, and how long ones."""
+"""What single tokens call up, over seeds: number and length of continuations."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def distinct_rows(result: Result) -> list[dict[str, Any]]:
 
 
 def length_rows(result: Result) -> list[dict[str, Any]]:
-    """Return which share of random targets a searched soft token emits, by length, over seeds.
+    """Return the share of random targets that searched soft tokens emit, by length, over seeds.
 
     Args:
         result: of this study.
@@ -53,8 +53,9 @@ def length_rows(result: Result) -> list[dict[str, Any]]:
 def longest_rows(result: Result) -> list[dict[str, Any]]:
     """Return the longest random target that soft tokens emit, by depth and training.
 
-    ``half``: the largest length at which at least half of the targets are emitted, mean and range
-    over seeds; ``any``: at which at least one is, over all seeds. 0 if none.
+    ``half``: the largest length at which at least half of the targets are emitted, as mean and
+    range over seeds. ``any``: the largest length at which at least one is, over all seeds. 0 if
+    none.
 
     Args:
         result: of this study.
@@ -82,7 +83,7 @@ def longest_rows(result: Result) -> list[dict[str, Any]]:
 def readme_block(evidence: Evidence) -> str:
     """Return what one token calls up on the toys of the ladder, in Markdown.
 
-    Below stands the same of a language model, if its result is there.
+    A language model's row follows, if its result exists.
 
     Args:
         evidence: with the result of this study.
@@ -107,5 +108,5 @@ def readme_block(evidence: Evidence) -> str:
 
 
 def toy_words(depth: int, trained: bool) -> str:
-    """Return what a toy is called."""
+    """Return the name of a toy."""
     return counted(depth, "layer") + ("" if trained else ", never trained")

@@ -1,4 +1,4 @@
-"""The claims: what the paper proves and says of Table 1, each with a number and a verdict."""
+"""The claims that the paper proves or makes about Table 1, each with a number and a verdict."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from prefix_interp.results import Result
 
 
 def tables(result: Result) -> dict[str, Sequence[Mapping[str, Any]]]:
-    """Return the claims as they were measured: there is one seed, and nothing to summarise."""
+    """Return the claims as measured: there is only one seed, so nothing to summarise."""
     return {"claims": result.rows("claims")}
 
 

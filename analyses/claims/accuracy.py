@@ -1,4 +1,4 @@
-"""The learning claims of the report, from Table 1 as it was measured."""
+"""The claims of the report about learning, from the measured Table 1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def accuracy_claims(table1: Tables) -> Iterator[dict[str, Any]]:
     """Yield the claim that no prefix learns to sort descending, for each variant of Table 1.
 
     Args:
-        table1: the summaries of its result.
+        table1: the summaries of Table 1's result.
     """
     sweep = table1["sweep"]
     for row in table1["rows"]:
@@ -52,11 +52,11 @@ def accuracy_claims(table1: Tables) -> Iterator[dict[str, Any]]:
 
 
 def control_claims(seed: int, n_count: int) -> Iterator[dict[str, Any]]:
-    """Yield how far a rule gets that cannot see the content (one record per metric).
+    """Yield the scores of a rule that cannot see the content (one record per metric).
 
     Args:
         seed: chooses the sequences.
-        n_count: training sequences that the rule is counted on.
+        n_count: number of training sequences to estimate the rule from.
     """
     hits = content_blind_hits(NEW, seed=seed, n_count=n_count)
     about = {

@@ -32,7 +32,7 @@ def claim_record(
     high: float | None = None,
     note: str = "",
 ) -> dict[str, Any]:
-    """Return the record of one claim about one subject, as `measure` describes it."""
+    """Return the record of one claim about one subject (see `measure`)."""
     return {
         "claim": claim,
         "statement": statement,

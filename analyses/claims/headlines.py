@@ -15,10 +15,10 @@ Record = Mapping[str, Any]
 
 
 def headlines(evidence: Evidence) -> list[str]:
-    """Return the findings, those against the paper included, a sentence or two each.
+    """Return the findings, including those against the paper, in one or two sentences each.
 
     Args:
-        evidence: the claims, and the result of Table 1 under each preset if it is there.
+        evidence: contains the claims, and the result of Table 1 under each preset if it exists.
     """
     claims = evidence.tables("claims")["claims"]
     theory = [r for r in claims if not r["claim"].startswith("no-prefix")]

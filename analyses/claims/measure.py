@@ -1,4 +1,4 @@
-"""The claims of the report: each a number, a tolerance and a verdict, from shipped models."""
+"""The claims of the report, measured on shipped models: number, tolerance and verdict."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Protocol:
     """Sizes of one preset.
 
     Attributes:
-        n_count: training sequences that the content-blind rule is counted on.
+        n_count: number of training sequences to estimate the content-blind rule from.
     """
 
     n_count: int = 400_000
@@ -41,7 +41,7 @@ PROTOCOLS = {"fast": Protocol(), "smoke": Protocol(2000)}
 
 
 def settings(preset: str) -> dict[str, Any]:
-    """Return what a result says of a preset beside the protocol."""
+    """Return what a result records about a preset besides the protocol."""
     return {
         "pretrained": PRETRAINED,
         "fine_tuned": FINE_TUNED,
@@ -56,12 +56,12 @@ def measure(job: Job) -> dict[str, Rows]:
     """Return the table ``claims``: every claim of the report, on the shipped models and results.
 
     A record is one claim about one subject: ``claim``, ``statement``, ``formula``, ``quantity``
-    (what was measured), ``value``, ``comparison`` and ``tolerance`` (what it is held against),
-    ``verdict``, ``subject``, ``parameterization``, ``n_slots``, ``level``, ``layer``,
-    ``baseline``, ``low`` and ``high`` (95% over seeds, where there are seeds) and ``note``.
+    (what was measured), ``value``, ``comparison`` and ``tolerance`` (what it is compared with),
+    ``verdict``, ``subject``, ``parameterization``, ``n_slots``, ``level``, ``layer``, ``baseline``,
+    ``low`` and ``high`` (95% over seeds, where there are seeds) and ``note``.
 
     Args:
-        job: its evidence holds the models and the result of Table 1.
+        job: its evidence contains the models and the result of Table 1.
     """
     evidence = job.evidence
     assert evidence is not None
@@ -135,7 +135,7 @@ def _head_claims(
     space = bias_subspace(pair.model, pair.prefix, pair.tokens, layer, head)
     before = pair.off[Site.PATTERN.at(layer)][:, head, answers, -pair.tokens.shape[1] :]
     moved = total_variation(parts.content_pattern[layer, :, head, answers], before)
-    # Beyond the first layer the layer's input differs, so that no theorem speaks of it.
+    # Beyond the first layer the layer's input differs, so no theorem applies.
     line: dict[str, Any] = {"comparison": "at most", "tolerance": EXACT} if layer == 0 else {}
     return [
         claim_record(
@@ -189,7 +189,7 @@ def _injection_claim(about: Mapping[str, Any], pair: RunPair) -> dict[str, Any]:
     model, prefix, tokens = pair.model, pair.prefix, pair.tokens
     runs: dict[str, Callable[[], Tensor]] = {"mixture": lambda: _mixture_logits(pair)}
     if prefix.n_slots == host_of(model).n_reserved:
-        # A cache puts the content right behind the slots, where a toy has it for this n_s alone.
+        # A cache puts content directly after the slots; in a toy only this n_s puts it there.
         cache = prefix_cache(model, prefix, len(tokens))
         mask = torch.ones_like(tokens)
         runs["cache"] = lambda: model(tokens, past_kv_cache=cache, attention_mask=mask)

@@ -1,4 +1,4 @@
-"""The claims in the report: every verdict, and where all its numbers come from."""
+"""The claims in the report: every verdict, and the source of every number."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prefix_interp.models.zoo import toy_folder
 from prefix_interp.results import Result
 from prefix_interp.views.style import variant_label
 
-# The formulas of the claims as HTML; the JSON has them as plain text.
+# The formulas of the claims as HTML; in the JSON they are plain text.
 _FORMULAS = {
     "eq6": "A<sup>pt</sup><sub>ij</sub> = (1 − g<sub>i</sub>) A<sub>ij</sub>",
     "relative-attention": "A<sup>pt</sup><sub>ij</sub> / (1 − g<sub>i</sub>) = A<sub>ij</sub>",
@@ -39,7 +39,7 @@ _CLASSES = {"holds": "holds", "does not hold": "fails"}
 
 
 def sections(evidence: Evidence) -> list[Section]:
-    """Return the verdict of every claim, and the provenance of what was measured.
+    """Return the verdict of every claim, and the provenance of the measurements.
 
     Args:
         evidence: measures the claims.
@@ -63,7 +63,7 @@ def sections(evidence: Evidence) -> list[Section]:
 
 
 def verdicts(claims: Sequence[Mapping[str, Any]]) -> list[Verdicts]:
-    """Return the claims in the order they were measured, one group per statement.
+    """Return the claims in the order of measurement, one group per statement.
 
     Args:
         claims: records of `measure`.
@@ -100,15 +100,15 @@ def _verdict(record: Mapping[str, Any]) -> Verdict:
 
 
 def _number(x: float) -> str:
-    # A gate next to 1 is not 1: what is left of the content would be lost.
+    # A gate close to 1 must not be rounded to 1, which would hide the content's share.
     return f"1 − {1 - x:.1e}" if 0.9995 <= x < 1 else f"{x:.3g}"
 
 
 def provenance(evidence: Evidence, claims: Result) -> list[Table]:
-    """Return where every number comes from: versions, settings and recipes.
+    """Return the source of every number: versions, settings and recipes.
 
     Args:
-        evidence: holds the models and prefixes.
+        evidence: contains the models and prefixes.
         claims: the result of this study.
     """
     zoo = evidence.once(load_zoo)

@@ -1,4 +1,4 @@
-"""The shipped models of Table 1 with their prefixes, and what is run on them."""
+"""The shipped models of Table 1 with their prefixes, and their runs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ N_SEQUENCES = 256
 
 @dataclass(frozen=True)
 class Zoo:
-    """The trained models and prefixes that the report is about, in float64.
+    """The trained models and prefixes of the report, in float64.
 
     Attributes:
-        pretrained: sorts ascending.
-        fine_tuned: the same, fine-tuned in full to sort descending.
+        pretrained: a model that sorts ascending.
+        fine_tuned: the same model, fully fine-tuned to sort descending.
         prefixes: tuned on `pretrained` to sort descending, by their name in the zoo.
         tokens: test sequences of sort descending, answers fed in (teacher forcing).
         n_out: outputs of each sequence; the last `n_out` positions predict them.
@@ -45,7 +45,7 @@ def load_zoo(evidence: Evidence) -> Zoo:
     """Return the models and prefixes of Table 1 with test sequences; for `Evidence.once`.
 
     Args:
-        evidence: says which sequences, and where the models run.
+        evidence: defines the sequences, and the device of the models.
     """
     models = []
     for name in (PRETRAINED, FINE_TUNED):
@@ -60,10 +60,10 @@ def load_zoo(evidence: Evidence) -> Zoo:
 
 
 def zoo_runs(evidence: Evidence) -> dict[str, tuple[RunPair, Decomposition]]:
-    """Return every prefix of the zoo run and taken apart, by its name; for `Evidence.once`.
+    """Return the decomposed run of every prefix of the zoo, by name; for `Evidence.once`.
 
     Args:
-        evidence: holds the zoo.
+        evidence: contains the zoo.
     """
     zoo = evidence.once(load_zoo)
     pairs = {

@@ -1,4 +1,4 @@
-"""The constructions: the paper's theorems as models that can be hooked and looked at."""
+"""The constructions: the paper's theorems as models with hooks."""
 
 from analyses.constructions.measure import PROTOCOLS, measure
 from analyses.constructions.section import figures, section

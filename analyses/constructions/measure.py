@@ -1,6 +1,6 @@
 """One seed of `constructions`: how many behaviours of each construction come out right.
 
-Also how sharp the derived temperatures are, and how large a vocabulary each dtype holds.
+Also how sharp the derived temperatures are, and how large a vocabulary each dtype allows.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ BUILDERS: dict[str, Callable[..., Construction]] = {
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table to come.
+    """One check, which becomes one row.
 
     Attributes:
         construction: a key of `BUILDERS`.
         n_tokens: V.
-        n_out: output tokens, for the two that take it (Theorem 1's N).
-        n: random behaviours, for precision codes; None takes all.
+        n_out: output tokens, for the two constructions that take them (N in Theorem 1).
+        n: number of random behaviours (in checks of precision, of codes); None takes all.
         greedy: generate token by token; otherwise one forward pass (see `Construction.right`).
-        offset: T less the smallest T; None takes the default.
+        offset: T minus the smallest T; None takes the default.
         dtype: of the model, converted from float64.
         decoder: ``"parabola"`` or ``"distance"``.
-        seed: of random behaviours.
+        seed: decides random behaviours.
     """
 
     construction: str
@@ -74,13 +74,13 @@ class Protocol:
     """One preset's sizes.
 
     Attributes:
-        right: checks of behaviours; those with `n` are drawn once a seed.
-        sharp: checks just above and below the smallest temperature; those without `n` have no T
-            too small and are checked at 0.
+        right: checks of behaviours; those with `n` are drawn once per seed.
+        sharp: checks just above and below the smallest temperature; those without `n` work at any T
+            and are checked at 0.
         offsets: distances from the smallest temperature.
-        multiples: vocabularies, relative to the largest each dtype is built for.
-        most: vocabulary above which a decoder would be slow, not imprecise.
-        codes: of a vocabulary that are tried for precision, half from each end.
+        multiples: vocabularies, relative to the largest that is allowed in each dtype.
+        most: largest vocabulary; above it a decoder would be slow, not imprecise.
+        codes: number of codes to try for precision, half from each end of the vocabulary.
     """
 
     right: tuple[Check, ...]
@@ -134,16 +134,16 @@ PROTOCOLS = {
 
 
 def measure(job: Job) -> Tables:
-    """Return what the constructions get right, one table for each part.
+    """Return what the constructions get right, one table per part.
 
     - ``"right"``: of how many ``behaviours`` on how many ``inputs`` each (all there are) every
       output is right: ``right`` of ``checked``, and the share ``exact``.
-    - ``"sharp"``: the same of random behaviours at ``temperature`` = ``smallest_temperature`` +
+    - ``"sharp"``: the same for random behaviours at ``temperature`` = ``smallest_temperature`` +
       ``offset``, and whether the ``hardest`` behaviour is right.
-    - ``"precision"``: at V = ``n_tokens`` in ``dtype``, given the ``largest`` it is built for, how
-      many codes come out right of those tried.
+    - ``"precision"``: how many of the tried codes come out right at V = ``n_tokens`` in ``dtype``,
+      and the ``largest`` V that is allowed there.
 
-    ``seed`` is None in the rows of checks that draw nothing: they are the same for every seed.
+    ``seed`` is None in rows without random draws, which are the same for every seed.
 
     Args:
         job: one seed of the study.
@@ -164,7 +164,7 @@ def checks_of(protocol: Protocol, seed: int) -> dict[str, list[Check]]:
 
     Args:
         protocol: sizes.
-        seed: of the random behaviours.
+        seed: decides the random behaviours.
     """
     sharp = []
     for check in protocol.sharp:
@@ -182,7 +182,7 @@ def check_row(part: str, check: Check) -> dict[str, Any]:
 
     Args:
         part: ``"right"``, ``"sharp"`` or ``"precision"``.
-        check: what to build and how much to try.
+        check: what to build and how many behaviours to try.
     """
     built = check.build()
     if check.offset is not None:

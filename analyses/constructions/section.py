@@ -1,4 +1,4 @@
-"""The section on the theorems: one virtual token of a transformer made for it says anything."""
+"""The section on the theorems: one virtual token makes a special transformer say anything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WRITTEN = torch.tensor([3, 1, 4, 1, 5, 9])  # a sequence to show Theorem 1 on
 
 
 def section(evidence: Evidence) -> Section:
-    """Return the constructions at work, what came out right and how sharp their bounds are.
+    """Return the constructions at work, their success and how sharp their bounds are.
 
     Args:
         evidence: with the result of the constructions.
@@ -29,26 +29,26 @@ def section(evidence: Evidence) -> Section:
     )
     parts = [
         *_at_work(),
-        Words("What came out right", "Rows of wanted outputs; a row counts as right only where "
+        Words("What came out right", "Counted are rows of wanted outputs; a row is right only if "
               "every output is. Float64, temperature 5 above the smallest.",
               frame_table(counts, 6)),
         Words("How sharp", "Exact: the share of random behaviours that come out right on every "
               "input at the smallest temperature plus an offset. Hardest: whether the hardest "
-              "behaviour does.",
+              "behaviour comes out right.",
               frame_table(sharp, 6), folded=True),
-        Words("Precision", "Codes of a vocabulary that come out right, by dtype and decoder. "
-              "Largest: what is proved and allowed.", frame_table(precision, 6), folded=True),
+        Words("Precision", "Codes that come out right, by dtype and decoder. "
+              "Largest: the largest proved vocabulary.", frame_table(precision, 6), folded=True),
     ]  # fmt: skip
     return Section(
         "constructions", "Theorems", "One virtual token can say anything",
-        "In a transformer made for it. Section 3 of the paper, as models that can be hooked and "
-        "looked at.",
+        "This holds in a transformer made for it: section 3 of the paper, as models with hooks "
+        "and figures.",
         parts, numbers(tables), _findings(counts),
     )  # fmt: skip
 
 
 def _at_work() -> list[Part]:
-    """Return two constructions with what happens inside them."""
+    """Return two constructions with their inner steps."""
     writer = any_sequence(n_tokens=10, length=len(WRITTEN))
     steps = trace(writer, WRITTEN)
     answers = any_map_to_sequences(n_tokens=4, n_out=3)
@@ -58,7 +58,7 @@ def _at_work() -> list[Part]:
         picture(
             "theorem-1",
             trace_figure(writer, steps),
-            "Five panels: the virtual token's coordinates, two heads that look at the own position "
+            "Five panels: the virtual token's coordinates, heads that look at their own position "
             "and at the virtual token, the number read at each output, and the logits.",
             "Theorem 1 as a model with hooks, V = 10, N = 6, block 0: head self marks a "
             "coordinate, head first brings the virtual token, their sum less 1 leaves one number, "
@@ -75,7 +75,7 @@ def _at_work() -> list[Part]:
         picture(
             "longer-responses",
             trace_figure(answers, longer),
-            "Virtual tokens with a table of answers, the head that fetches one of them at each "
+            "Virtual tokens with a table of answers, the head that fetches one token at each "
             "position, the head that fetches the input, the numbers and the logits.",
             "Three answers to one input from three virtual tokens, V = 4: slot k holds the k-th "
             "answers to all inputs; at each output one head brings the slot, the other the input "

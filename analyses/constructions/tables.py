@@ -1,4 +1,4 @@
-"""What came out right on the constructions, as the report and the README have it."""
+"""What came out right on the constructions, as the report and the README show it."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def _named(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _once(rows: Rows) -> Rows:
-    """Return rows of checks that draw nothing, the same for every seed, only once."""
+    """Return rows of checks without random draws, equal for every seed, only once."""
     return [row for i, row in enumerate(rows) if row["seed"] is not None or row not in rows[:i]]
 
 
 def readme_block(evidence: Evidence) -> str:
-    """Return what was counted, in Markdown.
+    """Return the counts in Markdown.
 
     Args:
         evidence: with the result of this study.

@@ -21,7 +21,7 @@ from prefix_interp.theory.constructions import Construction
 from prefix_interp.views.attention import AttentionView
 from prefix_interp.views.style import COLOURS, CONTENT_COLOURS, SLOT_COLOURS, look
 
-_LABELLED = 24  # more codes or coordinates than this are drawn without numbers
+_LABELLED = 24  # with more codes or coordinates, numbers are left out
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +29,12 @@ class Trace:
     """What a construction does on one input, step by step.
 
     Attributes:
-        labels: a name for each row of the sequence, virtual tokens ``s1`` on, then tokens.
+        labels: a name per row of the sequence: virtual tokens (``s1``, ...), then tokens.
         reading: the rows that outputs are read at.
-        virtual: what the slots hold in the coordinates of tokens.
+        virtual: the slots' values in the coordinates of tokens.
         pattern: attention of block 0's heads.
-        number: what the decoder reads at each of the rows `reading`; between 0 and 1.
-        logits: at each of them.
+        number: the number that the decoder reads at each of the rows `reading`, 0 to 1.
+        logits: logits at each of these rows.
         wanted: the outputs asked for.
         view: the attention, for the attention figures.
     """
@@ -49,7 +49,7 @@ class Trace:
     view: AttentionView
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return a row an output: where it is read, the number found there, and the answer."""
+        """Return one row per output: where it is read, the number found there, and the answer."""
         found = self.logits.argmax(dim=-1)
         return pd.DataFrame(
             {
@@ -70,12 +70,12 @@ def trace(
 ) -> Trace:
     """Return what a construction does with one behaviour's prompt on one input.
 
-    The outputs wanted are fed back.
+    The wanted outputs are fed back.
 
     Args:
         construction: from `prefix_interp.theory.constructions`.
         behaviour: codes, in the construction's shape.
-        inputs: one code for each input token.
+        inputs: one code per input token.
 
     Raises:
         PrefixInterpError: a behaviour or input that does not fit the construction.
@@ -112,11 +112,11 @@ def trace(
 def trace_figure(construction: Construction, shown: Trace) -> Figure:
     """Return the steps of a construction in one figure.
 
-    From the left: what the virtual tokens hold; where each head of block 0 looks, rows that are
-    read in bold; the number that is read at each output; and the logits, their largest ringed.
+    From left to right: the virtual tokens; where each head of block 0 looks, with the rows that are
+    read in bold; the number read at each output; and the logits, with the largest ringed.
 
     Args:
-        construction: gives names.
+        construction: source of the names.
         shown: from `trace`.
     """
     n_heads = len(construction.heads)
@@ -179,7 +179,7 @@ def _numbers(ax: Axes, shown: Trace) -> None:
 
 
 def _logits(ax: Axes, shown: Trace) -> None:
-    # A small vocabulary's logits lie close together: shown less the largest, in steps of 1 / V^2.
+    # Logits can lie close together: show them minus the largest, in steps of 1 / V^2.
     logits = shown.logits - shown.logits.amax(dim=-1, keepdim=True)
     ax.imshow(logits.numpy(), cmap=CONTENT_COLOURS, aspect="auto")
     ax.grid(False)

@@ -1,4 +1,4 @@
-"""Which pretrained heads does a prefix turn up and down, and which does it bias?"""
+"""Which pretrained heads does a prefix amplify or suppress, and which does it bias?"""
 
 from analyses.heads.measure import PROTOCOLS, measure, settings
 from analyses.heads.section import figures, section

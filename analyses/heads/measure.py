@@ -1,8 +1,7 @@
 """Which heads do the prefixes of Table 2 elicit? Measured on one seed's model.
 
-Heads of different seeds have nothing to do with each other by number. What can be compared is
-what a head does without a prefix: ``copy``, how much of its attention goes from output i to
-input i, which is what adding needs and sorting does not.
+Head numbers cannot be compared between seeds. What a head does without a prefix can: ``copy`` is
+how much of its attention goes from output i to input i, which adding needs and sorting does not.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ class Protocol:
     """Sizes of one preset.
 
     Attributes:
-        n: test sequences.
-        n_random: random prefixes of each kind, as controls.
-        n_random_circuits: random circuits of each size.
-        threshold: share of the effect that a circuit keeps.
-        metric: what effects are of.
+        n: number of test sequences.
+        n_random: random prefixes per kind, as controls.
+        n_random_circuits: random circuits per size.
+        threshold: share of the effect that a circuit must keep.
+        metric: the metric of the effects.
     """
 
     n: int = 64
@@ -58,7 +57,7 @@ PROTOCOLS = {"fast": Protocol(), "smoke": Protocol(n=8, n_random=3, n_random_cir
 
 
 def settings(preset: str) -> dict[str, Any]:
-    """Return what a result says of a preset beside the protocol."""
+    """Return what a result records about a preset besides the protocol."""
     return {"models": f"table2-{preset}", "baseline": "masked"}
 
 
@@ -71,14 +70,15 @@ def measure(job: Job) -> dict[str, Rows]:
       renamed ``gate_effect``, ``copy`` (see the module), and ``gate_first``, the mass on the
       prefix at output 0.
     - ``control``: one row of `Elicitation.controls_dataframe` per control, head and direction.
-    - ``gating``: the prefix kept (denoise) or dropped (noise) at one head, by its mass.
+    - ``gating``: the prefix kept (denoise) or dropped (noise) at one head, by gating.
     - ``circuit``: the smallest circuit: ``nodes``, ``size``, ``of``, ``faithfulness``,
-      ``completeness``, and ``held_out``, its faithfulness on other sequences. Residual prefixes.
-    - ``agreement``: rank correlation of an estimate with exact patches; None where all values of
-      one side are equal. Residual prefixes.
+      ``completeness``, and ``held_out``, its faithfulness on other sequences; only residual
+      prefixes.
+    - ``agreement``: rank correlation of an estimate with exact patches, None if all values of one
+      side are equal; only residual prefixes.
 
     Args:
-        job: one seed's work, with what this seed and the next one of Table 2 keep.
+        job: one seed's work, with the models and prefixes that Table 2 keeps for it and the next.
     """
     kept = job.needs["table2"]
     model = kept.toy(NAME).to(job.device, print_details=False)
@@ -110,14 +110,14 @@ def _tuned(kept: Kept, task: str, kind: str, model: Model) -> Prefix:
 
 
 def controls(job: Job, task: str, kind: str, prefix: Prefix, model: Model) -> dict[str, Prefix]:
-    """Return prefixes of another task, start and seed to compare with, those that there are.
+    """Return prefixes of another task, start and seed to compare with, as far as they exist.
 
     Args:
-        job: with what Table 2 keeps.
-        task: what `prefix` was tuned for.
+        job: contains the models and prefixes that Table 2 keeps.
+        task: the task that `prefix` was tuned for.
         kind: its parameterization.
         prefix: the best of its trial.
-        model: that all of them are put on.
+        model: the model that all are put into.
     """
     kept, start = job.needs["table2"], prefix.metadata["start"]
     before = FOUR_SKILLS[FOUR_SKILLS.index(task) - 1]
@@ -139,8 +139,8 @@ def copy_attention(
 
     Args:
         model: frozen.
-        prefix: gives the gate; the attention is of the masked baseline.
-        task: whose inputs and answers are fed.
+        prefix: used for the gate; the attention is that of the masked baseline.
+        task: source of the inputs and answers.
         n: sequences.
     """
     pair = run_pair(model, prefix, task.sample(n, seed=0).tokens)
@@ -155,7 +155,7 @@ def copy_attention(
 
 @dataclass(frozen=True, eq=False)
 class _OnePrefix:
-    """A prefix with its runs, and the tables that are measured of it."""
+    """A prefix with its runs, and the tables measured from it."""
 
     about: Mapping[str, Any]
     pair: Contrast
@@ -164,11 +164,11 @@ class _OnePrefix:
 
     @property
     def given(self) -> tuple[Model, Prefix, Contrast]:
-        """What attribution functions take first: nothing is run again."""
+        """The first arguments of attribution functions, chosen so that nothing runs twice."""
         return self.pair.model, self.pair.prefix, self.pair
 
     def elicitation(self, others: Mapping[str, Prefix]) -> tuple[Rows, Rows]:
-        """Return the rows of heads, and those of the controls."""
+        """Return the rows of the heads and of the controls."""
         copied, gates = copy_attention(self.pair.model, self.pair.prefix, self.task)
         heads: Rows = []
         control: Rows = []

@@ -24,22 +24,22 @@ _DIRECTIONS = {
     "denoise": "the head's prefixed output alone in the run without prefix: is it enough?",
     "noise": "the head's plain output alone in the prefixed run: is it needed?",
 }
-# Summaries that are printed as they are: heading and paragraph.
+# Summaries that are printed without changes: heading and paragraph.
 _WORDS = {
     "elicited": (
         "How many heads",
-        "Over all seeds: heads whose effect lies outside of all random prefixes, and how their "
-        "effect splits.",
+        "Over all seeds: heads whose effect lies outside those of all random prefixes, and how it "
+        "splits.",
     ),
     "gating": (
         "The prefix at one head",
-        "Exact match with the prefix kept at its best head alone, and with the prefix dropped at "
-        "the one head where that costs most, by gating its attention mass; mean over seeds.",
+        "Exact match with the prefix kept only at its best head, and with the prefix dropped at "
+        "the one head where this costs most, by gating its attention mass; mean over seeds.",
     ),
     "calibration": (
         "Controls",
         "The total effect of one head, mean over heads and seeds, under the prefix itself and "
-        "under others.",
+        "under other prefixes.",
     ),
     "agreement": (
         "Estimates by gradients",
@@ -52,7 +52,8 @@ def section(evidence: Evidence) -> Section:
     """Return which heads each prefix elicits, how, and where.
 
     Args:
-        evidence: results of this study, whose first seed is the shipped model, and that model.
+        evidence: contains the results of this study, and the shipped model, which is its first
+            seed.
     """
     result, summary = evidence.result("heads"), evidence.tables("heads")
     assert result is not None
@@ -66,10 +67,10 @@ def section(evidence: Evidence) -> Section:
         picture(
             "copying",
             copying_figure(noise),
-            "One panel for each prefix, one point for each head and seed: the gate at the first "
+            "One panel per prefix, one point per head and seed: the gate at the first "
             "output against how much the head copies.",
             f"All heads of all {len(result.seeds)} seeds: the gate at output 0 against the "
-            "attention that the same head, without a prefix, pays from output i to input i. "
+            "attention from output i to input i that the same head has without a prefix. "
             "Filled: elicited (noise). Residual prefixes, layer 0.",
             pd.DataFrame(summary["copying"]),
         ),
@@ -101,14 +102,14 @@ def _elicitation(result: Result, heads: pd.DataFrame, direction: str) -> Picture
     return picture(
         f"elicitation-{direction}",
         elicitation_figure(frames, gate_column="gate_effect"),
-        "Bars for each head and prefix, split into gate and bias, beside the range of random "
+        "One bar per head and prefix, split into gate and bias, beside the range of random "
         "prefixes.",
         f"{direction.capitalize()}: {_DIRECTIONS[direction]} Effect on the log-probability of the "
         f"right answer (nats per output, mean over {sizes['n']} test sequences), heads of layer 0, "
         "residual prefixes, masked baseline. Gate and bias are Shapley values, which add up to "
         "the total (diamond, 95% bootstrap interval over sequences). Grey: the range over "
-        f"{sizes['n_random']} norm-matched random prefixes, which runs out of the picture where "
-        "they do more harm. A head above it whose interval is above 0 (or both below) is elicited "
+        f"{sizes['n_random']} norm-matched random prefixes, cut off by the picture where "
+        "they do more harm. A head above it with its interval above 0 (or both below) is elicited "
         "at the 95% level of one head.",
         own.drop(columns=["parameterization", "direction"]),
     )
@@ -127,10 +128,10 @@ def _patching(evidence: Evidence) -> tuple[Picture, pd.DataFrame]:
     shown = picture(
         "patching",
         patch_figure(grids),
-        "Heat maps of heads by position: nearly all effect is at the position that predicts the "
-        "first outputs.",
+        "Heat maps of heads by position: nearly all of the effect is at the position that predicts "
+        "the first outputs.",
         "Denoise by position: one head's prefixed output at one content position put into the run "
-        "without prefix, as a share of the whole prefix's effect on the log-probability "
+        "without prefix, as a share of the prefix's total effect on the log-probability "
         f"({N_PATCHED} test sequences, layer 0, masked baseline). Position 9 is the last input, "
         "which predicts output 0.",
         frame,
@@ -150,7 +151,7 @@ def _findings(copying: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def copying_figure(heads: pd.DataFrame) -> Figure:
-    """Return, over all seeds, each head's gate at output 0 against how much it copies.
+    """Plot each head's gate at output 0 against how much it copies, over all seeds.
 
     Args:
         heads: the table ``head`` in one direction: one row per seed, task and head, with columns
@@ -180,7 +181,7 @@ def copying_figure(heads: pd.DataFrame) -> Figure:
 
 
 def figures(result: Result) -> dict[str, Figure]:
-    """Return what the command writes beside the result: the first seed's heads, and all."""
+    """Return the figures that the command writes beside the result: first seed, and all."""
     frame = result.to_dataframe("head")
     noise = frame[(frame["parameterization"] == "residual") & (frame["direction"] == "noise")]
     first = noise[noise["seed"] == result.seeds[0]]

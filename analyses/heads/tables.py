@@ -1,4 +1,4 @@
-"""Elicited heads over seeds: how many, by which part, beside which controls."""
+"""Elicited heads over seeds: how many, by which part, and the controls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Rows = list[dict[str, Any]]
 
 
 def tables(result: Result) -> dict[str, Rows]:
-    """Return the summaries below by name; each says which keys its rows have.
+    """Return the summaries below by name; the keys of their rows are described there.
 
     Args:
         result: of this study.
@@ -30,12 +30,12 @@ def tables(result: Result) -> dict[str, Rows]:
 
 
 def elicited_rows(result: Result) -> Rows:
-    """Return, for each kind of prefix and task, how many heads are elicited and by which part.
+    """Return, per kind of prefix and task, how many heads are elicited and by which part.
 
     Keys: ``parameterization``, ``direction``, ``tuned_on``, ``heads`` (over all seeds),
     ``elicited``, ``seeds_with_one`` (seeds with at least one), ``gate_share`` and
     ``bias_share`` (of the summed absolute parts, mean over seeds), ``largest`` (share of the
-    prefix's effect that the strongest head recovers alone, mean over seeds).
+    prefix's effect that the strongest head alone recovers, mean over seeds).
 
     Args:
         result: of this study.
@@ -84,11 +84,11 @@ def calibration_rows(result: Result) -> Rows:
 
 
 def agreement_rows(result: Result) -> Rows:
-    """Return how well estimates by gradients rank what exact patches measure.
+    """Return how well gradient estimates rank the effects that exact patches measure.
 
     Keys: ``estimate``, ``direction``, ``n``, ``median``, ``min`` and ``max`` of Spearman's rank
-    correlation over seeds and tasks. One that does not exist, because all values of one side are
-    equal, does not count; where none exists ``n`` is 0 and the others are None.
+    correlation over seeds and tasks. A correlation is undefined, and not counted, if all values of
+    one side are equal; if none is defined, ``n`` is 0 and the others are None.
 
     Args:
         result: of this study.
@@ -108,11 +108,11 @@ def agreement_rows(result: Result) -> Rows:
 
 
 def copying_rows(result: Result) -> Rows:
-    """Return, for each task, the gate at output 0 of the head that copies most, and of the rest.
+    """Return, per task, the gate at output 0 of the head that copies most, and of the others.
 
     Keys: ``tuned_on``, ``seeds``, ``copying_gate`` with its 95% t interval over seeds ``low`` and
     ``high``, its ``median`` and ``seeds_above_half``, ``other_gate`` (mean over the other heads),
-    ``copy`` (mean attention of that head from output i to input i without a prefix). Residual
+    ``copy`` (mean attention of that head from output i to input i without a prefix). Only residual
     prefixes.
 
     Args:
@@ -138,7 +138,7 @@ def copying_rows(result: Result) -> Rows:
 
 
 def circuit_rows(result: Result) -> Rows:
-    """Return, for each task, the sizes of the smallest circuits and how faithful they are.
+    """Return, per task, the sizes of the smallest circuits and how faithful they are.
 
     Keys: ``tuned_on``, ``seeds``, ``size`` (mean), ``smallest``, ``largest``, ``of``,
     ``faithfulness`` (mean), ``held_out`` (mean, on other sequences), ``completeness`` (mean).
@@ -161,11 +161,11 @@ def circuit_rows(result: Result) -> Rows:
 
 
 def gating_rows(result: Result) -> Rows:
-    """Return what is left if the prefix is kept, or dropped, at the one head where it counts most.
+    """Return the scores with the prefix kept, or dropped, at the one head where it matters most.
 
     Keys: ``parameterization``, ``tuned_on``, ``seeds`` and, as mean exact match over seeds,
-    ``kept_at_one`` (the prefix at its best head alone) and ``dropped_at_one`` (everywhere but at
-    the head where that costs most).
+    ``kept_at_one`` (the prefix only at its best head) and ``dropped_at_one`` (everywhere except at
+    the head where this costs most).
 
     Args:
         result: of this study.

@@ -29,10 +29,10 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def figures(result: Result) -> Mapping[str, Figure]:
-    """Return the figures of a result, by the end of their file's stem.
+    """Return the figures of a result, by the suffix of their file's stem.
 
     Args:
-        result: of the study.
+        result: result of the study.
     """
     rows = ladder_rows(result.rows())
     return {
@@ -44,9 +44,9 @@ def figures(result: Result) -> Mapping[str, Figure]:
 
 
 def ladder_figure(rows: Rows) -> Figure:
-    """Return heat maps of exact match, contexts down and tasks across, one for each depth.
+    """Plot heat maps of exact match, contexts down and tasks across, one per depth.
 
-    Empty cells were not measured: some contexts are tuned longer on some tasks alone.
+    Empty cells were not measured: some contexts are tuned longer only on some tasks.
 
     Args:
         rows: from `ladder_rows`.
@@ -93,8 +93,8 @@ def rung_label(context: str, n_slots: int, steps: int) -> str:
 
     Args:
         context: one of `CONTEXTS`.
-        n_slots: rows that it takes.
-        steps: of its tuning; 0 where nothing is tuned.
+        n_slots: number of its rows.
+        steps: steps of its tuning; 0 if nothing is tuned.
     """
     if n_slots == 0:
         return {"none": "no context"}.get(context, context)
@@ -109,9 +109,9 @@ def layers(depth: int) -> str:
 
 
 def suffix_figure(rows: Rows, metric: str = "exact_match") -> Figure:
-    """Return each tuned context by depth, one panel for each task, with 95% intervals over seeds.
+    """Plot each tuned context by depth, one panel per task, with 95% intervals over seeds.
 
-    Contexts are those of the shorter tuning, which all depths have. Dotted: the blind rule.
+    Contexts are those of the shorter tuning, which exists at all depths. Dotted: the blind rule.
 
     Args:
         rows: from `ladder_rows`.
@@ -140,10 +140,10 @@ def suffix_figure(rows: Rows, metric: str = "exact_match") -> Figure:
 
 
 def tuning_length_figure(rows: Rows, metric: str = "loss") -> Figure:
-    """Return each tuned context by the steps of its tuning, one panel for each depth and task.
+    """Plot each tuned context by the steps of its tuning, one panel per depth and task.
 
-    Only depths and tasks that were tuned for more than one number of steps. Bars are 95% t
-    intervals over seeds, dotted lines the blind rule.
+    Only depths and tasks with more than one length of tuning are shown. Bars are 95% t intervals
+    over seeds, dotted lines the blind rule.
 
     Args:
         rows: from `ladder_rows`.
@@ -179,7 +179,7 @@ def tuning_length_figure(rows: Rows, metric: str = "loss") -> Figure:
 
 
 def _most_slots(rows: Rows) -> Rows:
-    """Return the rows of the blind rule and of contexts with the most slots that were tuned."""
+    """Return the rows of the blind rule, and of tuned contexts with the largest number of slots."""
     rows = [r for r in rows if r["method"] == "context"]
     most = max(r["n_slots"] for r in rows if r["context"] in TUNED)
     return [

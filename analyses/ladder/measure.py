@@ -1,8 +1,8 @@
 """The ladder of contexts: what each kind of context can make the same frozen toys do.
 
-From real tokens (hard prompts, examples) over soft prompts to prefixes at every layer, and the
-suffixes that the paper leaves open: the same vectors behind the input instead of in front of it.
-The toys know three skills; two tasks are new to them.
+The contexts range from real tokens (hard prompts, examples) and soft prompts to prefixes at every
+layer. The paper leaves suffixes open: the same vectors after the input instead of before it. The
+toys know three skills; two tasks are new to them.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def measure(job: Job) -> Tables:
     """Return how well the same toys do each task with each kind of context.
 
     Each record has ``seed``, ``depth``, ``context`` (one of `CONTEXTS`), ``n_slots`` (rows),
-    ``steps`` (of its tuning; None where nothing is tuned), the ``task`` it is tested on, the one
-    it was ``tuned_on`` (None for a control or no context), ``method`` (``context``, or a control:
+    ``steps`` (of its tuning; None if nothing is tuned), the ``task`` it is tested on, the task it
+    was ``tuned_on`` (None for a control or no context), ``method`` (``context``, or a control:
     ``random``, the untuned start, and ``norm-matched``, random directions with the tuned norms),
     ``lr``, ``chosen`` (the lowest training loss of its sweep), ``train_loss``, ``evaluation``, and
-    ``by_output``: the share of right answers at each output, which tells the first output, read at
-    the last slot of a suffix, from the others. A prefix has ``parameterization``, any other
-    context ``position`` and ``layers``. Contexts that were chosen are tested on all tasks, others
-    on their own alone. The blind rule (`content_blind_log_probs`) has no model; it stands at every
-    depth so that rows can be compared.
+    ``by_output``: the share of right answers at each output, which separates the first output, read
+    at the last slot of a suffix, from the others. A prefix has ``parameterization``, any other
+    context ``position`` and ``layers``. Chosen contexts are tested on all tasks, others only on
+    their own. The blind rule (`content_blind_log_probs`) has no model; it is repeated at every
+    depth for comparison.
 
     Args:
         job: one seed's work.
@@ -53,11 +53,12 @@ def measure(job: Job) -> Tables:
 
 
 def blind_rows(seed: int, protocol: Protocol) -> Rows:
-    """Return what the best content-blind rule scores on each task, once for each depth.
+    """Return the scores of the best content-blind rule on each task, once per depth.
 
     Args:
-        seed: chooses the sequences it is counted on; it is tested on the same as all contexts.
-        protocol: sizes.
+        seed: chooses the sequences to estimate the rule from; the test sequences are always the
+            same.
+        protocol: the sizes.
     """
     rows: Rows = []
     for task in map(get_task, TASKS):
@@ -76,7 +77,7 @@ def blind_rows(seed: int, protocol: Protocol) -> Rows:
 
 
 class _Seed:
-    """One seed's toys, contexts in order, and the rows they give."""
+    """One seed's toys and contexts in order, and their rows."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.seed, self.protocol = job, job.seed, job.protocol
@@ -199,14 +200,14 @@ class _Seed:
 
 
 def random_context(kind: str, model: Model, task: Task, n_slots: int, seed: int) -> Context:
-    """Return a context of noise, as a tuning starts from it.
+    """Return a context of noise, the start of a tuning.
 
     Args:
         kind: one of `TUNED`.
-        model: that it is for.
-        task: whose input stands in front of a suffix.
-        n_slots: rows.
-        seed: of the noise.
+        model: the model it is for.
+        task: its input precedes a suffix.
+        n_slots: number of rows.
+        seed: decides the noise.
     """
     name, _, detail = kind.partition(", ")
     if name == "prefix":

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from prefix_interp.tasks import Task
 
 SKILLS = Task("three_skills", ("sort_ascending", "add_one", "add_two"))
-# What each task asks of a toy that has the three skills.
+# What each task requires of a toy that has the three skills.
 TASKS = {
     "sort_ascending": "known",
     "sort_ascending_add_one": "combined",
     "sort_descending": "new",
     "double_histogram": "new",
 }
-# Contexts that are tuned, in the order in which they are shown.
+# Tuned contexts, in the order in which they are shown.
 TUNED = ("soft prompt", "prefix, residual", "prefix, kv", "suffix at every layer", "soft suffix")
-# A control beside them: the best rule that knows an output's index and the token before it alone.
+# A control: the best rule that knows only an output's index and the token before it.
 BLIND = "blind rule"
 CONTEXTS = (BLIND, "none", "hard prompt", "examples", *TUNED)
 
@@ -27,19 +27,19 @@ class Protocol:
 
     Attributes:
         depths: layers of the toys.
-        d_model: their width; four heads each.
-        pretrain_steps: on the mixture.
-        n_slots: of each tuned context.
-        steps: of each tuning.
-        long_steps: of a second tuning, from the same start, of tasks that `long_asks_for` names,
-            in toys of `long_depths`: does what fails fail because it was tuned too briefly?
+        d_model: width of the toys, which have four heads each.
+        pretrain_steps: steps of the pretraining on the mixture.
+        n_slots: numbers of slots of the tuned contexts.
+        steps: steps of each tuning.
+        long_steps: steps of a second tuning from the same start, for tasks in `long_asks_for` and
+            toys of `long_depths`: do contexts fail because the first tuning is too short?
         long_depths: layers of these toys.
-        long_asks_for: which tasks, by what they ask of the toy.
-        lrs: each tuned context is tuned at all of them, the lowest training loss counts.
-        hard_slots: real tokens of each prompt.
-        n_examples: in-context examples in each prompt.
-        draws: of examples.
-        n_test: test sequences.
+        long_asks_for: kinds of tasks, by what they require of the toy.
+        lrs: learning rates; each context is tuned at all, and the lowest training loss counts.
+        hard_slots: numbers of real tokens of the prompts.
+        n_examples: numbers of in-context examples per prompt.
+        draws: number of draws of examples.
+        n_test: number of test sequences.
     """
 
     depths: tuple[int, ...] = (1, 2, 4)
@@ -68,9 +68,9 @@ PROTOCOLS = {
 
 
 def toy_name(depth: int) -> str:
-    """Return the name of a toy of the ladder, as it is kept.
+    """Return the name under which a toy of the ladder is kept.
 
     Args:
-        depth: its layers.
+        depth: number of its layers.
     """
     return f"three-skills-{depth}l4h"

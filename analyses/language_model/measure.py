@@ -1,4 +1,4 @@
-"""One token of a language model: how many continuations, hard against searched tokens."""
+"""One token of a language model: how many continuations hard and searched tokens call up."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from prefix_interp.theory.capacity import (
 )
 
 Tensors = dict[str, Tensor]
-_SUBSETS = 1000  # of the hard tokens, as many in each as soft tokens were searched
+_SUBSETS = 1000  # of the hard tokens, each as large as the set of searched tokens
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Protocol:
 
     Attributes:
         n_out: tokens of the continuations that are counted (the paper: 10).
-        chunk: hard tokens that are kept at a time.
+        chunk: number of hard tokens whose results are kept at a time.
         n_random: random soft tokens, normal with the embeddings' standard deviation.
-        n_targets: uniform random targets, a soft token each, for every length.
-        lengths: of targets.
-        steps: of each search.
-        lr: of each search.
+        n_targets: uniform random targets per length, with one soft token per target.
+        lengths: lengths of targets.
+        steps: steps of each search.
+        lr: learning rate of each search.
     """
 
     n_out: int = 10
@@ -63,10 +63,10 @@ def load_model(path: str) -> Model:
     """Return a Hugging Face model of the Llama architecture with hooks.
 
     Args:
-        path: of a folder, or of a GGUF file.
+        path: path of a folder or a GGUF file.
 
     Raises:
-        PrefixInterpError: there is nothing of that name, or the model is not supported.
+        PrefixInterpError: the path does not exist, or the model is not supported.
     """
     file = Path(path)
     if not file.exists():
@@ -79,11 +79,11 @@ def load_model(path: str) -> Model:
 
 
 def about_model(model: Model, name: str) -> dict[str, Any]:
-    """Return what a result says of the model.
+    """Return what a result records about the model.
 
     Args:
-        model: that was measured; its unembedding and zero biases count as parameters.
-        name: what it is called.
+        model: the measured model; its unembedding and zero biases count as parameters.
+        name: its name.
     """
     return {
         "model": name,
@@ -96,16 +96,16 @@ def about_model(model: Model, name: str) -> dict[str, Any]:
 def measure(job: Job) -> Tables:
     """Return how many continuations one token calls up in a language model.
 
-    Nothing but the token stands in the context, no beginning-of-sequence token either, as in the
-    paper. The tables are those of the study ``capacity`` without depth and training: ``"distinct"``
-    with the ``kind`` ``hard`` (the whole vocabulary), ``hard, as many`` (the mean over random
-    subsets as large as the searched tokens are many), ``random`` and ``searched`` (targets of
-    ``n_out`` tokens), and ``"length"``.
+    The context contains only the token, without a beginning-of-sequence token, as in the paper. The
+    tables are those of the study ``capacity`` without depth and training: ``"distinct"`` with the
+    ``kind`` ``hard`` (the whole vocabulary), ``hard, as many`` (the mean over random subsets of the
+    size of the searched set), ``random`` and ``searched`` (targets of ``n_out`` tokens), and
+    ``"length"``.
 
-    This takes hours of one core on a small model, so that every part is kept as soon as it is done.
+    This takes hours on one core for a small model, so every part is kept as soon as it is done.
 
     Args:
-        job: one seed of the study, with the model that was handed in.
+        job: one seed of the study, with the external model.
     """
     assert job.model is not None
     parts: dict[str, Tensors] = {}
@@ -118,7 +118,7 @@ def measure(job: Job) -> Tables:
 def _parts(
     model: Model, protocol: Protocol, seed: int
 ) -> Iterator[tuple[str, Callable[[], Tensors]]]:
-    """Yield each part's name and what makes its tensors."""
+    """Yield each part's name and the function that makes its tensors."""
     host, n_out = host_of(model), protocol.n_out
 
     def searched(length: int) -> Tensors:

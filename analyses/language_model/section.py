@@ -26,15 +26,15 @@ def section(evidence: Evidence) -> Section:
     words = [
         Words(
             "Different continuations",
-            f"{about} Hard: the whole vocabulary; as many: the mean over random subsets as large "
-            "as the searched tokens are many; random: normal vectors as long as embeddings; "
-            f"searched: one for each uniform random target, {protocol['steps']} steps.",
+            f"{about} Hard: the whole vocabulary; as many: mean over random subsets of the size "
+            "of the searched set; random: normal vectors with the embeddings' spread; "
+            f"searched: one per uniform random target, {protocol['steps']} steps.",
             frame_table(distinct.assign(distinct=distinct["distinct"].map(_count))),
         ),
         Words(
             "By length",
             "Random targets that a searched soft token emits exactly, and the share of their "
-            "tokens that stand where they should; mean loss over tokens in nats. Lower bounds: a "
+            "tokens that are right in their place; mean loss over tokens in nats. Lower bounds: a "
             "longer search may reach more.",
             frame_table(lengths),
         ),
@@ -43,7 +43,7 @@ def section(evidence: Evidence) -> Section:
     hard, few, searched = (found[kind] for kind in ("hard", "hard, as many", "searched"))
     return Section(
         "language-model", "Language model", "One token of a language model",
-        "The same count where the paper made it: a pretrained language model.",
+        "The same count on a pretrained language model, as in the paper.",
         words, numbers(tables),
         [
             f"{settings['model']}: {hard['distinct']:,.0f} different continuations from "
@@ -55,5 +55,5 @@ def section(evidence: Evidence) -> Section:
 
 
 def _count(number: float) -> str:
-    """Return a count in full, a mean of counts with one digit more."""
+    """Return a count in full, or a mean of counts with one decimal."""
     return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"

@@ -1,4 +1,4 @@
-"""What one token of a language model calls up, as the report and the README have it."""
+"""What one token of a language model calls up, as the report and the README show it."""
 
 from __future__ import annotations
 

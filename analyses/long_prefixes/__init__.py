@@ -1,4 +1,4 @@
-"""Long prefixes: how many of the directions that they could use they do use."""
+"""Long prefixes: how many of their possible directions they use."""
 
 from __future__ import annotations
 

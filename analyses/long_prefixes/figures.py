@@ -1,4 +1,4 @@
-"""Figure of how many directions prefixes use, against the number of their slots."""
+"""Figure of the number of directions that prefixes use, against the number of slots."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LEVELS = {"head": "effective rank of each head", "layer": "effective rank of th
 
 
 def figures(result: Result) -> Mapping[str, Figure]:
-    """Return the figure of a result, by the end of its file's stem.
+    """Return the figure of a result, by the suffix of its file's stem.
 
     Args:
         result: of the study.
@@ -34,15 +34,15 @@ def figures(result: Result) -> Mapping[str, Figure]:
 def slots_figure(
     summary: Sequence[Mapping[str, Any]], biases: Sequence[Mapping[str, Any]]
 ) -> Figure:
-    """Return effective rank and the range of slot attention against the number of slots.
+    """Plot effective rank and the range of slot attention against the number of slots.
 
     Thick lines are means over seeds, tasks and heads. Thin lines are single heads (or layers) of
     the tuned prefixes, each of one seed, averaged over tasks. The dashed line is the bound. Slot
-    shares are those of the last input position's attention to the slots; their range reaches
-    from the 1st to the 99th percentile over inputs.
+    shares are shares of the last input position's attention to the slots; their range goes from the
+    1st to the 99th percentile over inputs.
 
     Args:
-        summary: of the biases, from `tables`.
+        summary: summary of the biases, from `tables`.
         biases: the records of the result's table ``bias``.
 
     Raises:

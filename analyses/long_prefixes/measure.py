@@ -1,8 +1,9 @@
 """How many directions a longer prefix uses (the paper's appendix B, on the models of Table 2).
 
-A prefix of n_s slots can bias a head in n_s directions. The paper's sign that it does not: over
-inputs, the attention shared out among the slots hardly moves. Beside that statistic stands the
-bias itself: its rank, its effective rank and how many directions carry most of its norm.
+A prefix of n_s slots can bias a head in n_s directions. The paper takes it as a sign to the
+contrary that the distribution of attention over the slots hardly changes between inputs. Measured
+here are that statistic and the bias itself: its rank, its effective rank and how many directions
+carry most of its norm.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ class Protocol:
     """One preset's sizes.
 
     Attributes:
-        n_slots: slots.
-        steps: of each tuning.
-        lr: of each tuning.
-        init_std: of each start.
-        n_space: test sequences that the bias is measured on.
-        n_items: test sequences that the attention over slots is measured on.
-        n_shares: leading singular values that are recorded.
+        n_slots: numbers of slots.
+        steps: steps of each tuning.
+        lr: learning rate of each tuning.
+        init_std: standard deviation of each start.
+        n_space: number of test sequences to measure the bias on.
+        n_items: number of test sequences to measure the attention over slots on.
+        n_shares: number of leading shares to record.
     """
 
     n_slots: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
@@ -63,23 +64,23 @@ PROTOCOLS = {
 def measure(job: Job) -> Tables:
     """Return how many directions prefixes of 1 to 32 slots use, tuned for each skill of Table 2.
 
-    - ``tuning``: ``train_loss`` and ``evaluation`` of a prefix on the ``task`` it was tuned for.
-    - ``bias``: of a prefix at a ``level``, ``layer`` and ``head`` the ``bound``, ``rank``,
-      ``effective_rank``, the ``shares`` of the squared norm that the leading directions carry,
-      how many carry 95 and 99% of it (``n_95``, ``n_99``), and of a head's attention to the slots
-      at the last input position, renormalised to sum to 1: ``slot_range``, the paper's statistic
-      (99th less 1st percentile over inputs, mean over slots), and ``top_slot``, the mean of the
+    - ``tuning``: ``train_loss`` and ``evaluation`` of a prefix on its own ``task``.
+    - ``bias``: per ``level``, ``layer`` and ``head`` the ``bound``, ``rank``, ``effective_rank``,
+      the ``shares`` of the squared norm that the leading directions carry, and how many carry 95
+      and 99% of it (``n_95``, ``n_99``). For a head there are two statistics of its attention to
+      the slots at the last input position, renormalised to sum to 1: ``slot_range``, the paper's
+      (99th minus 1st percentile over inputs, mean over slots), and ``top_slot``, the mean of the
       largest share. ``method`` is ``prefix``, or one of the controls: ``random prefix``, the start
       that was tuned, and ``norm-matched prefix``, random directions with the tuned prefix's norms.
 
     Args:
-        job: one seed's work, with what the same seed of Table 2 keeps.
+        job: one seed's work, with the models that Table 2 keeps for this seed.
     """
     model = job.needs["table2"].toy(NAME)
     model.to(job.device, print_details=False)
     exact = clone(model)
     exact.to("cpu", print_details=False)  # some accelerators have no float64
-    to_dtype(exact, torch.float64)  # small directions drown in float32
+    to_dtype(exact, torch.float64)  # small directions are lost in float32
     tuning: Rows = []
     bias: Rows = []
     for n_slots in job.protocol.n_slots:
@@ -100,7 +101,7 @@ def measure(job: Job) -> Tables:
 
 
 def _tune(job: Job, model: Model, task: str, kind: str, n_slots: int) -> ContextFit:
-    """Return a prefix tuned for a task; it is kept."""
+    """Return a prefix tuned for a task, and keep it."""
     size = job.protocol
     recipe = Recipe.from_preset(
         job.preset, "prefix", lr=size.lr, steps=size.steps, init_std=size.init_std
@@ -120,8 +121,8 @@ def _biases(job: Job, model: Model, exact: Model, task: str, tuned: Prefix) -> R
     Args:
         job: one seed's work.
         model: the toy.
-        exact: the same in float64.
-        task: that the prefix was tuned for.
+        exact: the same toy in float64.
+        task: the task of the prefix.
         tuned: the prefix.
     """
     size, kind, n_slots = job.protocol, tuned.parameterization, tuned.n_slots
@@ -151,14 +152,14 @@ def bias_rows(
     mass: Float[Tensor, "layer item head slot"],
     n_shares: int,
 ) -> Rows:
-    """Return one row per head, and one for the layer, of each layer (see `measure`).
+    """Return one row per head and one row per layer (see `measure`).
 
     Args:
         model: a supported model, best in float64.
         prefix: a prefix that fits it.
-        tokens: what the bias is measured on.
+        tokens: content to measure the bias on.
         mass: from `slot_attention`.
-        n_shares: how many leading shares are recorded.
+        n_shares: number of leading shares to record.
     """
     rows: Rows = []
     for layer in range(host_of(model).n_layers):
@@ -189,7 +190,7 @@ def slot_attention(
     Args:
         model: a supported model.
         prefix: a prefix that fits it.
-        inputs: content; its last position is the one that asks.
+        inputs: content; the attention is that of its last position.
     """
     names = {Site.PATTERN.at(layer) for layer in range(host_of(model).n_layers)}
     with torch.no_grad(), attach(model, prefix):
@@ -198,15 +199,15 @@ def slot_attention(
         )
     rows = [cache[Site.PATTERN.at(i)][:, :, -1] for i in range(host_of(model).n_layers)]
     mass = torch.stack(rows)[..., : prefix.n_slots]
-    # A head that does not attend to the slots at all shares out nothing.
+    # A head without any attention to the slots has shares of 0.
     return mass / mass.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
 
 
 def slot_range(mass: Float[Tensor, "batch head slot"]) -> Float[Tensor, " head"]:
-    """Return the paper's statistic: how far each slot's share moves over inputs, mean over slots.
+    """Return the paper's statistic: the range of each slot's share over inputs, mean over slots.
 
-    That is the 99th less the 1st percentile, 0 to 1: near 0 the prefix writes one fixed mixture
-    of its values, whatever the input. Of one slot it is 0.
+    The range is the 99th minus the 1st percentile, 0 to 1. Near 0 the prefix writes a fixed mixture
+    of its values, whatever the input. For a single slot it is 0.
     """
     ends = torch.tensor([0.01, 0.99], dtype=mass.dtype, device=mass.device)
     low, high = mass.quantile(ends, dim=0)
@@ -214,7 +215,7 @@ def slot_range(mass: Float[Tensor, "batch head slot"]) -> Float[Tensor, " head"]
 
 
 def _carried(space: BiasSubspace, n_shares: int) -> dict[str, Any]:
-    """Return the leading directions' shares of the squared norm, and how many carry most."""
+    """Return the leading directions' shares of the squared norm, and how many carry most of it."""
     if space.rank == 0:
         return {"shares": []} | {f"n_{round(100 * part)}": 0 for part in CARRIED}
     energy = space.singular_values.square()

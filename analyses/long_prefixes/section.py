@@ -32,8 +32,8 @@ def section(evidence: Evidence) -> Section:
             "Prefixes of 1 to 32 slots for each of the four tasks, layer 0, "
             f"{len(result.seeds)} seed{'s' if len(result.seeds) > 1 else ''}. "
             "Effective rank of the bias (exp of the entropy of its singular values) beside the "
-            "bound n_s. Right: the paper's statistic of appendix B at every head: 99th less 1st "
-            "percentile over inputs of the attention over the slots, renormalised, mean over "
+            "bound n_s. Right: the paper's statistic of appendix B at every head: 99th minus 1st "
+            "percentile over inputs of the renormalised attention to each slot, mean over "
             "slots. Random prefix: the start that was tuned.",
             bias,
         ),
@@ -46,7 +46,7 @@ def section(evidence: Evidence) -> Section:
     ]
     return Section(
         "long-prefixes", "Long prefixes", "How many directions does a longer prefix use?",
-        "The bias of a head may have as many directions as the prefix has slots. How many it has, "
+        "The bias of a head can have as many directions as the prefix has slots. How many it has "
         "and how many matter, are different questions.",
         parts, {"bias": records(bias), "tuning": records(tuning)}, _long_findings(bias),
     )  # fmt: skip

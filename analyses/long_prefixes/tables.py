@@ -1,4 +1,4 @@
-"""The long prefixes over seeds: means, spreads and intervals of what was recorded."""
+"""The long prefixes over seeds: means, spreads and intervals of the measurements."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def tables(result: Result) -> Tables:
     """Return one row per kind of prefix, number of slots and task, summarised over seeds.
 
     ``tuning`` has ``exact_match`` and ``loss``. ``bias`` has one row per ``method`` and ``level``
-    of each, and what it gives of a head is averaged over heads. Rows with ``task`` None are
-    averages over tasks. Each metric has ``mean``, ``sd``, its 95% t interval ``low`` and ``high``,
-    ``min`` and ``max`` over seeds.
+    for each of them, with head values averaged over heads. Rows with ``task`` None are averages
+    over tasks. Each metric has ``mean``, ``sd``, its 95% t interval ``low`` and ``high``, ``min``
+    and ``max`` over seeds.
 
     Args:
         result: of the study.

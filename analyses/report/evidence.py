@@ -1,4 +1,4 @@
-"""What the sections of the report read: results, their summaries, and the shipped models."""
+"""What the sections of the report read: results, summaries and the shipped models."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Made = TypeVar("Made")
 
 
 class Evidence:
-    """Everything that a section may look at; each thing is read or computed once.
+    """Everything that a section may use; each item is read or computed only once.
 
     Args:
         studies: whose results these are.
         results: a folder of result files, or the results themselves.
-        seed: chooses the test sequences of what is measured anew.
+        seed: chooses the test sequences of new measurements.
         device: where models run.
-        progress: show the bars of what is measured anew.
+        progress: show bars for new measurements.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Evidence:
         self._made: dict[Any, Any] = {}
 
     def result(self, name: str, preset: str = "fast") -> Result | None:
-        """Return a study's result, None if it is missing; that of a live study is measured now.
+        """Return a study's result, or None if it is missing; a live study is measured now.
 
         Args:
             name: of the study.
@@ -76,12 +76,12 @@ class Evidence:
         return self._tables[name, preset]
 
     def once(self, make: Callable[[Evidence], Made]) -> Made:
-        """Return ``make(self)``, made on the first call and kept for the later ones.
+        """Return ``make(self)``, computed on the first call and kept for later ones.
 
-        Sections load shipped models, and run them, through this.
+        Sections load and run shipped models through this method.
 
         Args:
-            make: a function of a module, which is what it is known by.
+            make: a module-level function, which identifies the value.
         """
         if make not in self._made:
             self._made[make] = make(self)
@@ -102,5 +102,5 @@ class Evidence:
 
 
 def numbers(tables: Tables) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    """Return tables as the report's JSON has them, empty ones left out."""
+    """Return non-empty tables in the form of the report's JSON."""
     return {name: rows for name, rows in tables.items() if rows}

@@ -32,7 +32,7 @@ def write_report(
     """Write ``<out>/report.html`` and ``<out>/report.json``; return the path of the HTML.
 
     Everything comes from the trained toys of the library and from committed results; nothing is
-    trained. Two reports of one seed differ in nothing but ``timing`` in the JSON.
+    trained. Two reports of one seed differ only in ``timing`` in the JSON.
 
     Args:
         out: a folder, made if missing.
@@ -56,10 +56,10 @@ def write_report(
 
 
 def all_sections(evidence: Evidence, progress: bool = True) -> list[Section]:
-    """Return the sections of all studies, a sentence in place of those whose result is missing.
+    """Return the sections of all studies; a missing result is replaced by a sentence.
 
     Args:
-        evidence: what the studies have measured.
+        evidence: the studies' measurements.
         progress: show a bar.
     """
     made: list[Section] = []
@@ -80,7 +80,7 @@ def report_record(
 
     Args:
         sections: from `all_sections`.
-        seed: that chose the test sequences.
+        seed: the seed of the test sequences.
         device: where models ran.
     """
     return {

@@ -1,4 +1,4 @@
-"""What a section of the report is: words, pictures, tables, and the numbers for the JSON."""
+"""The parts of a report section: words, pictures, tables, and the numbers for the JSON."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from prefix_interp.views.style import data_uri
 
 @dataclass(frozen=True)
 class Picture:
-    """A static figure with everything a reader may need in its place.
+    """A static figure with alternative text, caption and numbers.
 
     Attributes:
         id: unique in the page.
         src: the picture as a data URI.
-        alt: what a reader who cannot see it should know.
-        caption: how to read it, and what baseline, level and layer it is of.
+        alt: description for readers who cannot see it.
+        caption: how to read it, with baseline, level and layer.
         table: its numbers.
     """
 
@@ -36,7 +36,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawing that stands in the page as it is (SVG), with the same company as a `Picture`."""
+    """An SVG drawing inside the page, with the same texts and table as a `Picture`."""
 
     id: str
     svg: Markup
@@ -48,15 +48,15 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Words:
-    """A heading, a paragraph and a table, each of which may be missing.
+    """A heading, a paragraph and a table, each optional.
 
     Attributes:
         title: the heading; empty for none.
         text: the paragraph; empty for none.
         table: what follows it.
-        folded: whether the table is for reference and folded away.
-        summary: what stands in the place of a folded table.
-        style: of the paragraph: ``""`` or ``"note"``.
+        folded: whether the table is folded away.
+        summary: text shown in place of a folded table.
+        style: style of the paragraph: ``""`` or ``"note"``.
     """
 
     title: str
@@ -81,7 +81,7 @@ class Interactive:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Attention figures next to each other where the page is wide enough."""
+    """Attention figures next to each other if the page is wide enough."""
 
     items: Sequence[Interactive]
     kind: ClassVar[str] = "side by side"
@@ -104,7 +104,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """A claim in words with its formula, and what was measured for each subject."""
+    """A claim in words, its formula, and the measurement for each subject."""
 
     statement: str
     formula: Markup
@@ -123,7 +123,7 @@ class Section:
         id: unique in the page.
         nav: its name in the row of links.
         title: its heading.
-        intro: a paragraph; `Markup` where it has formulas.
+        intro: a paragraph; `Markup` if it has formulas.
         parts: what follows, in order.
         numbers: its numbers for the JSON, by name.
         findings: sentences for the summary.
@@ -141,12 +141,12 @@ class Section:
 def picture(
     id: str, figure: Figure, alt: str, caption: str | Markup, frame: pd.DataFrame
 ) -> Picture:
-    """Return a figure with its DataFrame as the table beside it."""
+    """Return a figure with its DataFrame as its table."""
     return Picture(id, data_uri(figure), alt, caption, frame_table(frame))
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return a DataFrame as plain JSON values; what is missing becomes None."""
+    """Return a DataFrame as plain JSON values; missing values become None."""
     plain = frame.astype(object).where(frame.notna(), None)
     return [{str(k): v for k, v in row.items()} for row in plain.to_dict("records")]
 
@@ -155,8 +155,8 @@ def spread_frame(rows: Iterable[Mapping[str, Any]], metrics: Sequence[str]) -> p
     """Return summarised rows with the mean of each metric and its interval over seeds.
 
     Args:
-        rows: plain values, and for each metric its spread (see `summarise`); other spreads are
-            left out, and so is a metric that a row lacks.
+        rows: plain values, and a spread per metric (see `summarise`); other spreads and missing
+            metrics are left out.
         metrics: their keys.
     """
     flat = []
@@ -173,7 +173,7 @@ def spread_frame(rows: Iterable[Mapping[str, Any]], metrics: Sequence[str]) -> p
 
 
 def missing(name: str, preset: str = "fast") -> str:
-    """Return the sentence that stands where a result is missing.
+    """Return the sentence that replaces a missing result.
 
     Args:
         name: of the study.

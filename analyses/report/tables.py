@@ -1,4 +1,4 @@
-"""Numbers as the report prints them: rows of text, one table each."""
+"""Numbers as the report prints them: tables with rows of text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text: what stands above the columns, and the rows."""
+    """A table as text: its header and rows."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -31,7 +31,7 @@ def frame_table(frame: pd.DataFrame, digits: int = 3) -> Table:
 
 
 def percent(x: float) -> str:
-    """Return a share in percent; a share near 0 or 100 % is not rounded to it."""
+    """Return a share in percent; a share near 0 or 100 % is never rounded to it."""
     if 0 < x < 0.0005 or 0.9995 <= x < 1:
         return f"{100 * x:.3f}"
     return f"{100 * x:.1f}"

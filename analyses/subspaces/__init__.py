@@ -1,4 +1,4 @@
-"""Bias subspaces: in which directions a prefix writes, and whether the skill lives there."""
+"""Bias subspaces: in which directions a prefix writes, and whether the skill depends on them."""
 
 from __future__ import annotations
 

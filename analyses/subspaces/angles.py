@@ -1,4 +1,4 @@
-"""Principal angles between the biases of prefixes, beside those of random subspaces."""
+"""Principal angles between the biases of prefixes, and between random subspaces."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Measured(NamedTuple):
     """The subspaces of one prefix.
 
     Attributes:
-        prefix: whose.
-        task: what it was tuned for.
-        layers: of each layer its heads' subspaces, and last its own.
-        content: of every head of every layer, as many of the strongest directions of (1 - g) t.
+        prefix: the prefix.
+        task: the task it was tuned for.
+        layers: for each layer, its heads' subspaces and, last, its own.
+        content: for every head, equally many of the strongest directions of (1 - g) t.
     """
 
     prefix: Prefix
@@ -41,7 +41,7 @@ class Measured(NamedTuple):
 
     @property
     def about(self) -> dict[str, Any]:
-        """Return what a record says of the prefix."""
+        """Return the keys that describe the prefix in a record."""
         kind, n_slots = str(self.prefix.parameterization), self.prefix.n_slots
         return {"task": self.task, "parameterization": kind, "n_slots": n_slots}
 
@@ -52,10 +52,10 @@ def angle_rows(
     """Return one row per pair of subspaces that differ in one thing (see `measure`).
 
     Args:
-        model: whose W_O leads from heads to d_model.
-        best: one prefix for each task and variant.
-        starts: prefixes of one tuning from several starts, their start in the metadata.
-        draws: random pairs.
+        model: its W_O maps heads to d_model.
+        best: one prefix per task and variant.
+        starts: prefixes of one tuning from several starts, with the start in the metadata.
+        draws: number of random pairs.
     """
     rows: Rows = []
     for a, b in combinations(best, 2):
@@ -93,7 +93,7 @@ def _between(a: Measured, b: Measured, about: dict[str, Any], draws: int) -> Row
 def _between_heads(
     model: Model, own: Measured, draws: int, chances: dict[tuple[int, ...], Any]
 ) -> Iterator[dict[str, Any]]:
-    """Yield one row per pair of heads of one layer, compared where they write."""
+    """Yield one row per pair of heads of one layer, compared in the residual stream."""
     for layer, spaces in enumerate(own.layers):
         w_o = host_of(model).attention(layer).W_O.detach().double()
         for one, two in combinations([s for s in spaces[:-1] if s.rank], 2):
@@ -130,7 +130,7 @@ def _angles(one: BiasSubspace, two: BiasSubspace) -> dict[str, Any]:
 
 @lru_cache
 def _isotropic_chance(low_rank: int, rank: int, dim: int, draws: int) -> dict[str, Any]:
-    """Return what two uniformly random subspaces have; their mean overlap in closed form."""
+    """Return the same values for random subspaces, with their mean overlap in closed form."""
     rng = derive_generator(0, "chance", low_rank, rank, dim)
     found = _chance(_noise(rng, draws, low_rank, dim), _noise(rng, draws, rank, dim))
     # The mean squared cosine of a direction with a random subspace of rank r is r / dim.

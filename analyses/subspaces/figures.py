@@ -47,10 +47,10 @@ _METRICS = {
 
 
 def figures(result: Result) -> Mapping[str, Figure]:
-    """Return the figures of a result, by the end of their file's stem.
+    """Return the figures of a result, by the suffix of their file's stem.
 
     Args:
-        result: of the study, or from `toy_subspaces`.
+        result: result of the study, or from `toy_subspaces`.
     """
     return {
         "-removal": removal_figure(tables(result)["removal"], result.rows("removal")),
@@ -59,11 +59,11 @@ def figures(result: Result) -> Mapping[str, Figure]:
 
 
 def angles_figure(angles: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return the mean principal angle of every pair of subspaces, in degrees.
+    """Plot the mean principal angle of every pair of subspaces, in degrees.
 
-    One dot per pair, at random left and right; the black line is the mean. The grey band holds 95%
-    of pairs of random subspaces of the same rank, its line their mean: 90 degrees means that
-    nothing is shared. Heads are compared behind W_O, where they write.
+    One dot per pair, with random horizontal jitter; the black line is the mean. The grey band
+    contains 95% of pairs of random subspaces of the same rank, its line is their mean. 90 degrees
+    means that nothing is shared. Heads are compared after W_O, where they write.
 
     Args:
         angles: the records of the result's table ``angle``.
@@ -124,17 +124,17 @@ def removal_figure(
     metric: str = "exact_match",
     level: str = "head",
 ) -> Figure:
-    """Return how well prefixes do with a subspace taken out, one panel for each task.
+    """Plot the scores of prefixes with a subspace removed, one panel per task.
 
-    Bars are means over seeds. Their lines are 95% t intervals over seeds; for random subspaces
-    they reach from the worst draw of any seed to the best. The dashed lines are the untouched
-    runs with the prefix and without.
+    Bars are means over seeds. Their lines are 95% t intervals over seeds; for random subspaces they
+    go from the worst draw of any seed to the best. Dashed lines are the unchanged runs with and
+    without the prefix.
 
     Args:
-        summary: of the removals, from `tables`.
+        summary: summary of the removals, from `tables`.
         removals: the records of the result's table ``removal``.
         metric: ``"exact_match"``, ``"token_accuracy"``, ``"late_token_accuracy"`` or ``"loss"``.
-        level: subspaces of ``"head"`` (of every head at once) or of the ``"layer"``.
+        level: ``"head"`` (subspaces of all heads at once) or ``"layer"``.
 
     Raises:
         PrefixInterpError: an unknown metric or level, or no removals.
@@ -201,7 +201,7 @@ def _has(rows: Sequence[Mapping[str, Any]], remove: str, space: str) -> bool:
 def _ends(
     row: Mapping[str, Any], removals: Sequence[Mapping[str, Any]], metric: str
 ) -> tuple[float, float]:
-    """Return where the line of a bar begins and ends."""
+    """Return the start and end of a bar's line."""
     if row["space"] != "random":
         return row[metric]["low"], row[metric]["high"]
     keys = ("parameterization", "n_slots", "task", "run", "level", "space", "remove")

@@ -1,8 +1,8 @@
-"""The subspace in which a prefix acts: how large, shared with what, and whether it matters.
+"""The subspace in which a prefix acts: its size, what shares it, and whether it matters.
 
-On the models and prefixes of Table 2: rank and effective rank of each task's bias at every head
-and layer; principal angles between tasks, starts, parameterizations and heads; and what is left
-of the skill when the subspace is taken out (`removals`).
+Measured on the models and prefixes of Table 2: rank and effective rank of each task's bias at every
+head and layer; principal angles between tasks, starts, parameterizations and heads; and what
+remains of the skill if the subspace is removed (`removals`).
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Protocol:
     """One preset's sizes.
 
     Attributes:
-        n_space: sequences of the train split that a subspace is measured on.
-        n_test: sequences of the test split that a removal is scored on.
-        draws: random subspaces that stand beside each removal.
-        chance_draws: pairs of random subspaces that stand beside each angle.
-        kinds: which of Table 2's prefixes, by what their names end in.
+        n_space: number of train-split sequences to measure subspaces on.
+        n_test: number of test-split sequences to score removals on.
+        draws: random subspaces to compare each removal with.
+        chance_draws: pairs of random subspaces to compare each angle with.
+        kinds: which of Table 2's prefixes, by the suffix of their names.
     """
 
     n_space: int = 64
@@ -55,26 +55,26 @@ PROTOCOLS = {
     "fast": Protocol(),
     "smoke": Protocol(n_space=8, n_test=16, draws=2, chance_draws=20),
 }
-# For a toy of your own: the same tables in a fraction of the time.
+# For your own toy: the same tables in a fraction of the time.
 LIGHT = Protocol(n_space=32, n_test=128, draws=5)
 
 
 def measure(job: Job) -> Tables:
     """Return what the biases of one seed's prefixes of Table 2 span.
 
-    - ``spectrum``: ``rank``, ``effective_rank``, ``bound`` and ``singular_values`` (as many as
-      the bound) of a ``task``'s prefix at a ``level``, ``layer`` and ``head``; ``method`` is
-      ``prefix`` or a control, ``random prefix`` (untuned) or ``norm-matched prefix``.
+    - ``spectrum``: ``rank``, ``effective_rank``, ``bound`` and ``singular_values`` (up to the
+      bound) of a ``task``'s prefix at a ``level``, ``layer`` and ``head``; ``method`` is ``prefix``
+      or a control, ``random prefix`` (untuned) or ``norm-matched prefix``.
     - ``angle``: two subspaces ``a`` and ``b``, with their principal ``angles`` (radians), their
-      mean, the ``overlap`` (mean squared cosine, 0 to 1), and what two random subspaces of equal
-      rank have in their place (``chance_angle`` with its 95% range, ``chance_overlap``).
-      ``comparison`` says what differs: ``tasks``, ``starts`` (random starts of one tuning),
-      ``parameterizations`` or ``heads``. Models of different seeds share no basis, so that angles
-      between them would say nothing. Heads are compared where they write, behind W_O.
+      mean, the ``overlap`` (mean squared cosine, 0 to 1), and the same values of random subspaces
+      of equal rank (``chance_angle`` with its 95% range, ``chance_overlap``). ``comparison`` names
+      what differs: ``tasks``, ``starts`` (random starts of one tuning), ``parameterizations`` or
+      ``heads``. Models of different seeds have no common basis, so angles between them would be
+      meaningless. Heads are compared after W_O, where they write.
     - ``removal``: see `removal_rows` and `removals`.
 
     Args:
-        job: one seed's work, with what the same seed of Table 2 keeps.
+        job: one seed's work, with the models that Table 2 keeps for this seed.
     """
     kept, kinds = job.needs["table2"], job.protocol.kinds
     best, starts = (
@@ -90,13 +90,13 @@ def toy_subspaces(
     name_or_path: str | Path = NAME, *, protocol: Protocol = LIGHT, preset: str = "fast",
     seed: int = 0,
 ) -> Result:  # fmt: skip
-    """Return the same tables for one toy and the prefixes beside it, without starts.
+    """Return the same tables for one toy and its saved prefixes, without starts.
 
     Args:
-        name_or_path: of the zoo, or a folder of your own, as for `load_toy`.
+        name_or_path: a name in the zoo or your own folder, as for `load_toy`.
         protocol: sizes.
-        preset: that the toy was trained with, to label the result.
-        seed: of the toy; also chooses controls and sequences.
+        preset: preset of the toy's training, to label the result.
+        seed: the toy's seed; also chooses controls and sequences.
     """
     began = time.perf_counter()
     found = list(load_prefixes(name_or_path).values())
@@ -118,7 +118,7 @@ def subspace_tables(
 
     Args:
         model: a supported model, in float32 or float64.
-        prefixes: the best of each task and variant, with their task in the metadata.
+        prefixes: the best per task and variant, with the task in the metadata.
         starts: prefixes of the same tunings from several random starts, to compare.
         protocol: sizes.
         seed: chooses controls and sequences.
@@ -128,7 +128,7 @@ def subspace_tables(
     """
     exact = clone(model)
     exact.to("cpu", print_details=False)  # some accelerators have no float64
-    to_dtype(exact, torch.float64)  # faint directions drown in float32
+    to_dtype(exact, torch.float64)  # faint directions are lost in float32
 
     def measured(prefix: Prefix, task: str | None = None) -> Measured:
         task = str(prefix.metadata.get("task")) if task is None else task
@@ -173,7 +173,7 @@ def subspace_tables(
 
 
 def _content(parts: Decomposition, layers: list[list[BiasSubspace]]) -> list[BiasSubspace]:
-    """Return the strongest directions of (1 - g) t at every head, as many as the bias has."""
+    """Return the strongest directions of (1 - g) t at every head, as many as in the bias."""
     found = []
     for layer, spaces in enumerate(layers):
         rows = parts.scaled_base[layer].transpose(0, 1).flatten(1, 2)  # head row d_head

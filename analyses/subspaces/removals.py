@@ -27,14 +27,14 @@ Spaces = Sequence[BiasSubspace]
 
 
 class Removal(NamedTuple):
-    """One row to measure: one set of subspaces per draw, and what is done with them.
+    """One row to measure: one set of subspaces per draw, and how to remove them.
 
     Attributes:
         run: ``"on"`` with the prefix, ``"off"`` without it (masked baseline).
         level: ``"head"``, ``"layer"``, or None if nothing is removed.
         space: ``"none"``, ``"own"``, ``"random"``, ``"other"`` or ``"content"``.
         remove: as for `projection_hooks`; None if nothing is removed.
-        draws: sets of subspaces, each taken out alone; the row is their mean.
+        draws: sets of subspaces, each removed alone; the row is the mean.
     """
 
     run: str
@@ -50,17 +50,17 @@ def removals(
     """Yield every removal of the study.
 
     Spaces: the bias's own; random ones of equal rank; those of the prefixes for other tasks (one
-    draw each); and ``"content"``, as many of the strongest directions of what the pretrained
-    heads write. The last three are controls: for the rank, for the task, for the size of what
-    goes. In the run without prefix the same removals show what of the pretrained computation
-    the subspace carries.
+    draw each); and ``"content"``, equally many of the strongest directions of what the pretrained
+    heads write. The last three control for the rank, the task and the size of what is removed. In
+    the run without prefix, the same removals show how much of the pretrained computation lies in
+    the subspace.
 
     Args:
-        own: of every head and every layer.
-        others: the same of other prefixes.
-        content: of every head.
-        draws: random sets.
-        seed: decides them.
+        own: the prefix's subspaces, of every head and layer.
+        others: those of other prefixes.
+        content: content subspaces of every head.
+        draws: number of random sets.
+        seed: decides the random sets.
     """
     yield Removal("on", None, "none", None, [()])
     yield Removal("off", None, "none", None, [()])
@@ -76,7 +76,7 @@ def removals(
             yield Removal("on", level, "random", remove, chance)
             if elsewhere:
                 yield Removal("on", level, "other", remove, elsewhere)
-        if level == "head":  # at the layer it is the same
+        if level == "head":  # for a layer both are the same
             yield Removal("on", level, "own", "bias", [here])
         yield Removal("off", level, "own", "output", [here])
         yield Removal("off", level, "random", "output", chance)
@@ -94,13 +94,13 @@ def removal_rows(
 ) -> Rows:
     """Return one row per removal: exact match, token accuracy and loss on one batch.
 
-    Each metric has ``value``, its 95% interval over sequences ``low`` and ``high``, and, of more
-    than one draw, ``min`` and ``max`` over draws. ``late_token_accuracy`` is that of the second
-    half of the outputs, where the answers so far have shown a model without prefix which skill is
-    asked for.
+    Each metric has ``value``, its 95% interval over sequences ``low`` and ``high`` and, if there
+    are several draws, ``min`` and ``max`` over draws. ``late_token_accuracy`` is token accuracy in
+    the second half of the outputs, where earlier answers have shown a model without prefix which
+    skill to use.
 
     Args:
-        about: what every row says of itself.
+        about: keys that describe every row.
         model: a supported model.
         prefix: a prefix that fits it.
         batch: unseen sequences.
@@ -127,9 +127,9 @@ def removal_rows(
 def _logits(
     pair: RunPair, batch: Batch, one: Removal, spaces: Spaces
 ) -> Float[Tensor, "batch n_out d_vocab"]:
-    """Return the logits at the outputs, with `spaces` taken out."""
+    """Return the logits at the outputs, with `spaces` removed."""
     model, n_out = pair.model, batch.answers.shape[1]
-    # The bias is read off the slots' columns; all else is the same, and faster, without slots.
+    # The bias is read from the slots' columns; other removals are equal, and faster, without slots.
     slots = one.remove == "bias"
     hooks = [] if slots else answer_rows_hooks(model, n_out)
     if one.remove is not None:

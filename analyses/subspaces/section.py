@@ -31,14 +31,14 @@ def section(evidence: Evidence) -> Section:
         picture(
             "removal",
             removal_figure(rows["removal"], result.rows("removal")),
-            "Bars of exact match for each prefix with a subspace taken out of all heads: its own "
+            "Bars of exact match per prefix with a subspace removed from all heads: its own "
             "bias subspace, random ones of equal rank, other tasks' and the strongest content "
             "directions.",
-            f"Exact match with a subspace taken out of every head's output in layer 0, {n} seeds. "
-            "Blue: that of the prefix's own bias (rank 1 at each head with one slot). Output "
-            "projected out: nothing is left in the subspace, not of the content either. Plain "
+            f"Exact match with a subspace removed from every head's output in layer 0, {n} seeds. "
+            "Blue: the subspace of the prefix's own bias (rank 1 per head with one slot). Output "
+            "projected out: nothing is left in the subspace, including content. Plain "
             "run's inside it: the part in the subspace is that of the run without prefix, the rest "
-            "stays. Plain run's outside it: the other way round, only the part in the subspace is "
+            "stays. Plain run's outside it: the reverse, so only the part in the subspace is "
             "the prefix's. Bias projected out: the bias goes, the gate stays. Baseline: masked.",
             removal,
         ),
@@ -49,7 +49,7 @@ def section(evidence: Evidence) -> Section:
             "parameterizations and heads, beside those of random subspaces.",
             f"Mean principal angle between two bias subspaces, {n} seeds, layer 0. Models of "
             "different seeds share no basis: starts are random starts on one model. Heads are "
-            "compared where they write, behind W_O.",
+            "compared after W_O, where they write.",
             angles,
         ),
         Words(
@@ -62,7 +62,7 @@ def section(evidence: Evidence) -> Section:
     numbers = {"removal": records(removal), "angles": records(angles), "spectra": records(spectra)}
     return Section(
         "subspaces", "Bias subspaces", "The subspace in which a prefix biases",
-        "With one slot, a head's bias lies on a line. Does the skill live there, and do two tasks, "
+        "With one slot, a head's bias lies on a line. Does the skill need it, and do two tasks, "
         "two starts or two heads share it?",
         parts, numbers, _removal_findings(rows["removal"]),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The bias subspaces over seeds: means, spreads and intervals of what was recorded."""
+"""The bias subspaces over seeds: means, spreads and intervals of the measurements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from analyses.study import Tables
 from analyses.summaries import summarise
 from prefix_interp.results import Result
 
-# What the records of each table are summarised by, and what of them; the largest value of each.
+# For each table: the keys to group by, and the metrics with their largest possible values.
 _SUMMARIES: Mapping[str, tuple[tuple[str, ...], Mapping[str, float]]] = {
     "spectrum": (
         ("method", "parameterization", "n_slots", "task", "level"),
@@ -34,8 +34,8 @@ _SUMMARIES: Mapping[str, tuple[tuple[str, ...], Mapping[str, float]]] = {
 def tables(result: Result) -> Tables:
     """Return each table of the result summarised over seeds, by the name of the table.
 
-    A seed counts once: first its heads, pairs and layers are averaged. Rows with ``task`` None are
-    averages over tasks too. Each metric has ``mean``, ``sd``, its 95% t interval ``low`` and
+    Each seed counts once: its heads, pairs and layers are averaged first. Rows with ``task`` None
+    are also averaged over tasks. Each metric has ``mean``, ``sd``, its 95% t interval ``low`` and
     ``high``, ``min`` and ``max`` over seeds.
 
     Args:

@@ -1,4 +1,4 @@
-"""Table 1, one seed: a model that sorts ascending is fine-tuned, and prefix-tuned, to descend."""
+"""Table 1, one seed: a model that sorts ascending is fine-tuned and prefix-tuned to descend."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from prefix_interp.tuning.train import ModelFit, fine_tune, pretrain
 MODEL = ToyConfig(n_layers=1, n_heads=1, d_model=96, n_prefix=1)
 OLD, NEW = "sort_ascending", "sort_descending"
 PRETRAINED, FINE_TUNED = "sort-ascending-1l1h", "sort-descending-1l1h-fine-tuned"
-GROUP = "prefixes"  # of the contexts that are kept
+GROUP = "prefixes"  # group of the kept contexts
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One set of prefixes tuned side by side, one for each learning rate."""
+    """One set of prefixes tuned side by side, one per learning rate."""
 
     parameterization: Parameterization
     n_slots: int
@@ -36,14 +36,14 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One preset's sizes; steps and rates of the weights come from the preset itself.
+    """One preset's sizes; steps and rates for training weights come from the preset itself.
 
     Attributes:
-        sweeps: the prefixes that are tuned.
-        other_task: whether a prefix tuned on the old task is tested on the new one. Under the
-            paper's protocol it would double the prefix steps (80,000 for each seed and sweep), so
-            there the other controls stand alone.
-        n_test: test sequences.
+        sweeps: the prefixes to tune.
+        other_task: whether to test a prefix tuned on the old task on the new one. Under the paper's
+            protocol this would double the prefix steps (80,000 per seed and sweep), so it is left
+            out there.
+        n_test: number of test sequences.
     """
 
     sweeps: tuple[Sweep, ...]
@@ -54,7 +54,7 @@ class Protocol:
 _WIDE = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 PROTOCOLS = {
     "fast": Protocol(tuple(Sweep(p, n, _WIDE) for p in ("residual", "kv") for n in (1, 10))),
-    # As published: one residual vector, one rate. The fast preset has the rest.
+    # As published: one residual vector, one rate. The other variants are in the fast preset.
     "paper": Protocol((Sweep("residual", 1, (5e-4,)),), other_task=False),
     "smoke": Protocol(
         tuple(Sweep(p, n, (1e-2, 1e-1)) for p in ("residual", "kv") for n in (1, 2)), n_test=200
@@ -63,7 +63,7 @@ PROTOCOLS = {
 
 
 def settings(preset: str) -> dict[str, Any]:
-    """Return what a result says of a preset beside the protocol."""
+    """Return what a result records about a preset besides the protocol."""
     precision = Recipe.from_preset(preset, "pretrain").precision
     return {
         "model": asdict(MODEL),
@@ -81,13 +81,13 @@ def measure(job: Job) -> dict[str, Rows]:
     training loss is the lowest of its sweep.
 
     Args:
-        job: the seed, its protocol, and where models are kept.
+        job: the seed, its protocol, and the place for models.
     """
     return {"rows": _Seed(job).run()}
 
 
 class _Seed:
-    """One seed's trainings in order, and the rows they give."""
+    """One seed's trainings in order, and their rows."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -158,7 +158,7 @@ class _Seed:
 
     def _keep_toy(self, name: str, fit: ModelFit, task: str) -> None:
         if self.job.keeps is not None:
-            # The two rows just measured: this model on either task.
+            # The two rows just measured: this model on both tasks.
             scores = [row["evaluation"] for row in self.rows[-2:]]
             self.job.keeps.save_toy(
                 name, fit, task=task, preset=self.job.preset, seed=self.job.seed, evaluation=scores
@@ -169,7 +169,7 @@ def export_zoo(kept: Kept, zoo: Path) -> list[Path]:
     """Copy one seed's models and prefixes into a zoo; return their folders.
 
     Args:
-        kept: of a finished seed; the shipped zoo is seed 0, not a seed picked by its result.
+        kept: models of a finished seed; the shipped zoo is seed 0, not a seed picked by its result.
         zoo: e.g. ``prefix_interp/models/trained``.
 
     Raises:
@@ -177,7 +177,7 @@ def export_zoo(kept: Kept, zoo: Path) -> list[Path]:
     """
     copies = [kept.export_toy(name, zoo / name) for name in (PRETRAINED, FINE_TUNED)]
     for name, prefix in kept.contexts(GROUP).items():
-        # The paper's own kind of prefix goes by the task's name alone.
+        # The paper's own kind of prefix is named by its task only.
         key = NEW if name == f"{NEW}-residual-1" else name
         copies.append(prefix.save(zoo / PRETRAINED / "prefixes" / key))
     return copies

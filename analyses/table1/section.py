@@ -1,4 +1,4 @@
-"""Table 1 in the report: the table under both presets, and the learning rates."""
+"""Table 1 in the report: the table for both presets, and the learning rates."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TITLES = {"fast": "Fast protocol", "paper": "The paper's protocol"}
 
 
 def sections(evidence: Evidence) -> list[Section]:
-    """Return Table 1, and how its prefixes do at every learning rate.
+    """Return Table 1, and the scores of its prefixes at every learning rate.
 
     Args:
         evidence: results of this study.
@@ -48,7 +48,7 @@ def sections(evidence: Evidence) -> list[Section]:
     assert result is not None
     rates = Section(
         "rates", "Learning rates", "Learning rates",
-        "A prefix that fails at one learning rate may not have been trained enough. Every variant "
+        "A prefix that fails at one learning rate may be badly trained. So every variant "
         "was tuned at every rate.",
         [sweep_picture(sweep, len(result.seeds))], {"fast sweep": sweep},
     )  # fmt: skip
@@ -60,12 +60,12 @@ def _tables(title: str, result: Result, rows: Sequence[Mapping[str, Any]]) -> li
     how = (
         f"Level: whole model (one layer, one head). Mean ± standard deviation over "
         f"{len(result.seeds)} seeds, with the 95% t interval over seeds in brackets, cut off at 0 "
-        f"and 100. Each seed is a model of its own, tested on {n_test} unseen sequences. A prefix "
+        f"and 100. Each seed has its own model, tested on {n_test} unseen sequences. A prefix "
         "counts at the learning rate with the lowest training loss. Exact match: all ten outputs "
         "right."
     )
     note = (
-        "An interval without width says that all seeds agree, not that nothing lies beyond: no hit "
+        "An interval of width 0 means that all seeds agree, not that the rate is exact: no hit "
         f"among {n_test} sequences still allows a rate of about {384 / n_test:.2f} %. Controls: an "
         "untrained random prefix, random directions with the tuned norms, and a prefix tuned in "
         "the same way for the old task. “–”: the paper prints no number."
@@ -82,30 +82,30 @@ def sweep_picture(rows: Sequence[Mapping[str, Any]], n_seeds: int) -> Picture:
 
     Args:
         rows: from `sweep_rows`.
-        n_seeds: that they are summarised over.
+        n_seeds: number of seeds that they summarise.
     """
     return Picture(
         "sweep",
         data_uri(sweep_figure(rows)),
         "Exact match, token accuracy and loss on sort descending against the learning rate, one "
-        "line for each parameterization and number of slots.",
+        "line per parameterization and number of slots.",
         "Prefix tuning for sort descending at every learning rate of the sweep, whole model, "
-        f"{n_seeds} seeds, test split: lines are means, bands reach from the smallest to the "
+        f"{n_seeds} seeds, test split: lines are means, bands go from the smallest to the "
         "largest seed.",
         sweep_table(rows),
     )
 
 
 def sweep_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return exact match, token accuracy and loss against the learning rate of prefix tuning.
+    """Plot exact match, token accuracy and loss against the learning rate of prefix tuning.
 
-    Lines are means over seeds, bands reach from the smallest to the largest seed.
+    Lines are means over seeds, bands go from the smallest to the largest seed.
 
     Args:
         rows: from `sweep_rows`.
 
     Raises:
-        PrefixInterpError: there is no row, or more variants than can be told apart.
+        PrefixInterpError: no rows, or more variants than can be told apart.
     """
     variants = list(dict.fromkeys((r["parameterization"], r["n_slots"]) for r in rows))
     if not 1 <= len(variants) <= len(COLOURS):
@@ -115,7 +115,7 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     metrics = {
         "exact_match": "exact match (share of sequences)",
         "token_accuracy": "token accuracy (share of outputs)",
-        "loss": "test loss (nats an output)",
+        "loss": "test loss (nats per output)",
     }
     with look():
         figure = Figure(figsize=(9.6, 3.5), layout="constrained")
@@ -140,5 +140,5 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def figures(result: Result) -> dict[str, Figure]:
-    """Return what the command writes beside the result."""
+    """Return the figures that the command writes beside the result."""
     return {"": sweep_figure(sweep_rows(result))}

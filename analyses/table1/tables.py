@@ -1,4 +1,4 @@
-"""Table 1 over seeds: rows of numbers, the same as text, and the README's block."""
+"""Table 1 over seeds: rows of numbers, tables of text, and the README's block."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ METHODS = (
     "other-task prefix",
 )
 
-# What the paper prints, in percent: mean and standard deviation over ten seeds.
+# The paper's numbers in percent: mean and standard deviation over ten seeds.
 PAPER = {
     "pretrained": {OLD: (91, 5), NEW: (0, 0)},
     "fine-tuned": {OLD: (0, 0), NEW: (85, 5)},
@@ -42,10 +42,10 @@ def table1_rows(result: Result) -> list[dict[str, Any]]:
     """Return the rows of Table 1: each method and variant, summarised over seeds.
 
     A prefix counts at the learning rate that had the lowest training loss for its seed. Keys:
-    ``method``, ``parameterization``, ``n_slots``, ``baseline``, ``lrs`` (rates that were
-    chosen, with the number of seeds), ``n_seeds``, ``paper`` (percent, mean and sd, by task)
-    and, by task, ``exact_match``, ``token_accuracy`` and ``loss``, each with ``mean``, ``sd``,
-    ``low``, ``high``, ``min`` and ``max``.
+    ``method``, ``parameterization``, ``n_slots``, ``baseline``, ``lrs`` (chosen rates, with the
+    number of seeds), ``n_seeds``, ``paper`` (percent, mean and sd, by task) and, by task,
+    ``exact_match``, ``token_accuracy`` and ``loss``, each with ``mean``, ``sd``, ``low``, ``high``,
+    ``min`` and ``max``.
 
     Args:
         result: of this study.
@@ -54,7 +54,7 @@ def table1_rows(result: Result) -> list[dict[str, Any]]:
     rows = []
     for method, parameterization, n_slots in _variants(chosen):
         own = [r for r in chosen if _variant(r) == (method, parameterization, n_slots)]
-        # The paper's one prefix is the residual one with a single slot.
+        # The paper's only prefix is residual with a single slot.
         published = parameterization in (None, "residual") and n_slots in (None, 1)
         row: dict[str, Any] = {
             "method": method,
@@ -81,7 +81,7 @@ def sweep_rows(result: Result, task: str = NEW) -> list[dict[str, Any]]:
 
     Args:
         result: of this study.
-        task: the task that was tested on.
+        task: the test task.
     """
     prefixes = [r for r in result.rows() if r["method"] == "prefix" and r["task"] == task]
     rows = []
@@ -108,7 +108,7 @@ def _variant(record: Mapping[str, Any]) -> tuple[str, str | None, int | None]:
 
 
 def _variants(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, str | None, int | None]]:
-    """Return the variants that occur, in the order of the table."""
+    """Return the existing variants, in the order of the table."""
 
     def order(variant: tuple[str, str | None, int | None]) -> tuple[int, bool, int]:
         method, parameterization, n_slots = variant
@@ -202,7 +202,7 @@ def sweep_table(rows: Rows) -> Table:
 
 
 def readme_block(evidence: Evidence) -> str:
-    """Return Table 1 in Markdown: the paper's numbers beside both presets', without controls.
+    """Return Table 1 in Markdown: the paper's numbers and those of both presets, without controls.
 
     Args:
         evidence: results; a preset whose result is missing is left out.

@@ -1,8 +1,8 @@
 """Table 2, one seed: a prefix picks one of the skills that a one-layer, four-head model has.
 
-The model is pretrained on an unlabelled mixture of four tasks, so that it must guess which one
-is asked for; one prefix slot for each task makes it do that task. The paper: 90-98 % with the
-prefix, about 25 % without, at most 1 % on the other tasks.
+The model is pretrained on an unlabelled mixture of four tasks, so it must guess the task. One
+prefix slot per task makes it do that task. The paper: 90-98 % with the prefix, about 25 % without,
+at most 1 % on the other tasks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from prefix_interp.tuning.train import ModelFit, pretrain
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to tune a prefix: every start at every rate, the lowest training loss counts."""
+    """One way to tune a prefix: every start at every rate; the lowest training loss counts."""
 
     parameterization: Parameterization
     init_std: float
@@ -48,7 +48,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One preset's sizes; what it leaves open comes from the preset itself."""
+    """One preset's sizes; all other settings come from the preset itself."""
 
     pretrain_steps: int
     pretrain_lr: float
@@ -58,8 +58,8 @@ class Protocol:
 
 
 PROTOCOLS = {
-    # Without ln_1 a slot's norm counts. From N(0, 1) a fifth of the runs end in a bad
-    # optimum, from N(0, 0.1^2) one in a hundred: the third trial keeps that on record.
+    # Without ln_1 a slot's norm matters. From N(0, 1) a fifth of the runs end in a bad optimum,
+    # from N(0, 0.1^2) one in a hundred; the third trial keeps this on record.
     "fast": Protocol(8000, 2e-3, 500, (
         Trial("residual", 0.1, 3, (3e-2, 1e-1)),
         Trial("kv", 0.1, 2, (3e-2, 1e-1)),
@@ -74,7 +74,7 @@ PROTOCOLS = {
 
 
 def settings(preset: str) -> dict[str, Any]:
-    """Return what a result says of a preset beside the protocol."""
+    """Return what a result records about a preset besides the protocol."""
     precision = Recipe.from_preset(preset, "pretrain").precision
     return {
         "model": asdict(MODEL),
@@ -89,17 +89,17 @@ def measure(job: Job) -> dict[str, Rows]:
     Keys: ``method`` (``pretrained``, ``prefix``, or one of the controls ``random prefix`` and
     ``norm-matched prefix``), ``tuned_on``, ``parameterization``, ``n_slots``, ``init_std``,
     ``start``, ``lr``, ``seed``, ``task``, ``train_loss``, ``evaluation``, and ``chosen``: whether
-    its training loss is the lowest of its trial. Prefixes that were not chosen are scored on
-    their own task alone. The other-task control is the matrix itself, off its diagonal.
+    its training loss is the lowest of its trial. Other prefixes are scored only on their own task.
+    The matrix itself, off its diagonal, is the other-task control.
 
     Args:
-        job: the seed, its protocol, and where its model and prefixes are kept.
+        job: the seed, its protocol, and the place for its model and prefixes.
     """
     return {"rows": _Seed(job).run()}
 
 
 class _Seed:
-    """One seed's trainings in order, and the rows they give."""
+    """One seed's trainings in order, and their rows."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.protocol = job, job.protocol
@@ -167,14 +167,14 @@ class _Seed:
 
     def _keep_toy(self, fit: ModelFit) -> None:
         if self.job.keeps is not None:
-            scores = [row["evaluation"] for row in self.rows]  # so far those of this model
+            scores = [row["evaluation"] for row in self.rows]  # so far only those of this model
             self.job.keeps.save_toy(
                 NAME, fit, task=MIXTURE, preset=self.job.preset, seed=self.job.seed,
                 evaluation=scores,
             )  # fmt: skip
 
     def _keep_prefixes(self, trial: str, fits: Sequence[ContextFit], best: ContextFit) -> None:
-        """Keep the best prefix, and the best of each start to compare starts with."""
+        """Keep the best prefix, and the best of each start for the comparison of starts."""
         if self.job.keeps is None:
             return
         self.job.keeps.save_context(PREFIXES, trial, best.prefix)
@@ -187,7 +187,7 @@ def export_zoo(kept: Kept, zoo: Path) -> list[Path]:
     """Copy one seed's model and prefixes into a zoo; return their folders.
 
     Args:
-        kept: of a finished seed; the shipped zoo is seed 0, not a seed picked by its result.
+        kept: models of a finished seed; the shipped zoo is seed 0, not a seed picked by its result.
         zoo: e.g. ``prefix_interp/models/trained``.
 
     Raises:

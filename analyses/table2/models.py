@@ -9,14 +9,14 @@ MIXTURE, NAME = "four_skills", "four-skills-1l4h"
 
 # Groups of kept prefixes: the best of each trial, and the best of each of its starts.
 PREFIXES, STARTS = "prefixes", "starts"
-INIT_STD = 0.1  # of the trials that other studies measure
+INIT_STD = 0.1  # starts of the trials that other studies measure
 
 
 def variant(task: str, parameterization: str, init_std: float = INIT_STD) -> str:
     """Return the name of a trial's best prefix in `PREFIXES`.
 
     Args:
-        task: what it was tuned for.
+        task: the task it was tuned for.
         parameterization: ``"residual"`` or ``"kv"``.
         init_std: standard deviation of its start.
     """

@@ -64,15 +64,15 @@ def section(evidence: Evidence) -> Section:
         ),
         Words(
             "Starts decide",
-            "Without the norm before attention a slot's length counts. How many starts found their "
+            "Without the norm before attention a slot's norm matters. How many starts found their "
             "skill (half of the test sequences right), by the standard deviation of the start:",
             restarts_table(summary["restarts"]),
         ),
     ]  # fmt: skip
     return Section(
         "skills", "Table 2", "Table 2: a prefix picks one of the model's skills",
-        "One model is pretrained on four tasks without being told which is asked for. One vector "
-        "in front of the input makes it do one of them.",
+        "One model is pretrained on four tasks without a label for the task. One vector "
+        "in front of the input makes it do one of the tasks.",
         parts, {"table2": rows, "restarts": summary["restarts"]},
         _findings(summary["diagonal"], n_seeds),
     )  # fmt: skip
@@ -93,7 +93,7 @@ def _findings(diagonal: Rows, n_seeds: int) -> list[str]:
 
 
 def figures(result: Result) -> dict[str, Figure]:
-    """Return what the command writes beside the result."""
+    """Return the figures that the command writes beside the result."""
     return {"": matrix_figure(table2_rows(result))}
 
 
@@ -103,7 +103,7 @@ def kind_label(parameterization: str | None, init_std: float | None) -> str:
 
 
 def table2_table(rows: Rows) -> Table:
-    """Return Table 2, the paper's number below ours in each cell.
+    """Return Table 2, with the paper's number below ours in each cell.
 
     Args:
         rows: from `table2_rows`.
@@ -124,7 +124,7 @@ def table2_table(rows: Rows) -> Table:
 
 
 def restarts_table(rows: Rows) -> Table:
-    """Return how many starts found their skill, and how many seeds did with the chosen one.
+    """Return how many starts found their skill, and in how many seeds the chosen one did.
 
     Args:
         rows: from `restart_rows`.
@@ -149,13 +149,13 @@ def restarts_table(rows: Rows) -> Table:
 
 
 def matrix_figure(rows: Rows) -> Figure:
-    """Return Table 2 as heat maps, one for each kind of prefix, the paper's mean in brackets.
+    """Plot Table 2 as heat maps, one per kind of prefix, with the paper's mean in brackets.
 
     Args:
         rows: from `table2_rows`.
 
     Raises:
-        PrefixInterpError: there are no prefixes in it.
+        PrefixInterpError: `rows` has no prefixes.
     """
     (plain,) = [r for r in rows if r["method"] == "pretrained"]
     tuned = [r for r in rows if r["method"] == "prefix"]

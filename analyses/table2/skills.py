@@ -1,4 +1,4 @@
-"""The shipped four-skill model with its prefixes and test sequences, ready to be looked at."""
+"""The shipped four-skill model with its prefixes and test sequences."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SKILL_WORDS = {
 
 @dataclass(frozen=True)
 class Skills:
-    """A model of four skills and what elicits each of them.
+    """A model with four skills, and the prefixes that elicit them.
 
     Attributes:
         model: pretrained on the unlabelled mixture.
-        prefixes: residual, one slot, by the task they were tuned for.
-        batches: test sequences by task, the same inputs in each, answers fed in.
+        prefixes: residual, one slot, by task.
+        batches: test sequences by task, with the same inputs and with answers fed in.
     """
 
     model: Model
@@ -45,7 +45,7 @@ def load_skills(evidence: Evidence) -> Skills:
     Sections call it as ``evidence.once(load_skills)``.
 
     Args:
-        evidence: says where the model runs; its seed chooses the sequences.
+        evidence: defines the model's device; its seed chooses the sequences.
 
     Raises:
         PrefixInterpError: the zoo lacks the model.

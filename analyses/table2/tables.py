@@ -1,4 +1,4 @@
-"""Table 2 over seeds: the matrix of skills and prefixes, and what became of the starts."""
+"""Table 2 over seeds: the matrix of skills and prefixes, and the outcome of the starts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ METHODS = ("pretrained", "prefix", "random prefix", "norm-matched prefix")
 METRICS = ("exact_match", "token_accuracy", "loss")
 FOUND = 0.5  # a start that gets fewer sequences right than this has missed its skill
 
-# What the paper prints, in percent: mean and standard deviation. Rows: the model alone, then the
-# prefix tuned for each skill; columns: the skills in the same order.
+# The paper's numbers in percent: mean and standard deviation. Rows: the model alone, then the
+# prefix for each skill; columns: the skills in the same order.
 PAPER = {
     None: ((25, 13), (25, 12), (24, 11), (22, 7)),
     "sort_ascending": ((95, 2), (0, 0), (0, 0), (0, 0)),
@@ -45,7 +45,7 @@ def table2_rows(result: Result) -> list[Row]:
     A prefix counts at the start and learning rate with the lowest training loss of its trial.
     Keys: ``method``, ``parameterization``, ``init_std``, ``tuned_on``, ``baseline``,
     ``n_seeds``, ``paper`` (percent, mean and sd, by task; None where the paper has no such row)
-    and, by task, ``exact_match``, ``token_accuracy`` and ``loss``, each as `spread` gives it.
+    and, by task, ``exact_match``, ``token_accuracy`` and ``loss``, each as `spread` returns it.
 
     Args:
         result: of this study.
@@ -54,7 +54,7 @@ def table2_rows(result: Result) -> list[Row]:
     for method, kind, std, tuned_on in _variants(result):
         own = [r for r in result.rows() if _variant(r) == (method, kind, std, tuned_on)]
         own = [r for r in own if r["chosen"]]
-        # The paper's prefix is the residual one; its start counts as the same claim.
+        # The paper's prefix is residual; its numbers stand beside every start.
         published = method in ("pretrained", "prefix") and kind in (None, "residual")
         paper = dict(zip(FOUR_SKILLS, PAPER[tuned_on], strict=True)) if published else None
         row: Row = {
@@ -70,7 +70,7 @@ def table2_rows(result: Result) -> list[Row]:
 
 
 def diagonal_rows(rows: Sequence[Row]) -> list[Row]:
-    """Return, for each kind of prefix, its mean on and off the diagonal of the matrix.
+    """Return, per kind of prefix, its means on and off the diagonal of the matrix.
 
     Keys: ``method``, ``parameterization``, ``init_std``, ``own`` (mean exact match on the task
     it was tuned on, by task), ``other`` (largest mean exact match on any other task).
@@ -102,7 +102,7 @@ def diagonal_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def restart_rows(result: Result) -> list[Row]:
-    """Return what became of all starts: how many found their skill, by kind of prefix and task.
+    """Return how many starts found their skill, by kind of prefix and task.
 
     Keys: ``parameterization``, ``init_std``, ``tuned_on``, ``runs`` (starts times learning
     rates, over all seeds), ``found`` (those with at least half of the test sequences right),
@@ -142,7 +142,7 @@ def _variant(record: Mapping[str, Any]) -> _Variant:
 
 
 def _variants(result: Result) -> list[_Variant]:
-    """Return the variants that occur, in the order of the table."""
+    """Return the existing variants, in the order of the table."""
 
     def order(variant: _Variant) -> tuple[int, bool, float, int]:
         method, kind, std, task = variant

@@ -1,4 +1,4 @@
-"""The figure of one fixed head that fits functions on a sphere with more and more slots."""
+"""The figure of one fixed head that fits functions on a sphere with ever more slots."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ EPSILON = 2.0**-52  # of float64
 
 
 def universality_figure(summary: Tables, dim: int = 2, metric: str = "rmse") -> Figure:
-    """Return error against the number of slots, one panel per function, and what stays as it is.
+    """Plot error against the number of slots, one panel per function, and what does not change.
 
-    Lines are means over seeds, bands reach from the best seed to the worst. The dashed line is the
-    constant predictor. Functions have variance 1; errors are those of held-out points. The last
+    Lines are means over seeds, bands go from the best seed to the worst. The dashed line is the
+    constant predictor. Functions have variance 1; errors are measured on held-out points. The last
     panels show the largest violations of eq. 6 and eq. 7 over all methods and seeds beside the
     precision of float64, and the range of the bias's rank beside the bound min(slots, d_head).
 
@@ -112,7 +112,7 @@ def _ranks(ax: Axes, limits: Rows) -> None:
 
 
 def figures(result: Result) -> dict[str, Figure]:
-    """Return what the command writes beside the result: one figure per sphere."""
+    """Return the figures that the command writes beside the result: one per sphere."""
     summary = tables(result)
     dims = sorted({row["dim"] for row in summary["errors"]})
     return {f"-s{dim}": universality_figure(summary, dim) for dim in dims}

@@ -1,14 +1,14 @@
-"""One head with fixed weights that a prefix makes any continuous function on a sphere.
+"""One head with fixed weights that a prefix turns into any continuous function on a sphere.
 
-Petrov, Torr and Bibi (2024) show that a single attention head can be such that a prefix, if it is
-long enough, makes it approximate any continuous function of a unit vector x. That agrees with
-eq. 6 and 7: the bias sum_s A_s(x) v_s stays in the span of the values, and content attends to
-content as ever, but with many slots the shares A_s(x) are a kernel that can follow x anywhere.
+Petrov, Torr and Bibi (2024) construct a single attention head that a sufficiently long prefix makes
+approximate any continuous function of a unit vector x. This agrees with eq. 6 and 7: the bias sum_s
+A_s(x) v_s stays in the span of the values, and attention within the content does not change. But
+with many slots the shares A_s(x) form a kernel that can follow x anywhere.
 
 Here the head is a `HookedTransformer` whose weights are ones and zeros. The score of a slot is
-<x, k_s> + c_s, so that a key k_s = kappa p_s of length kappa gives the von Mises-Fisher kernel
-exp(kappa <x, p_s>): how sharp the kernel is stands in the prefix too, and the same weights serve
-every number of slots.
+<x, k_s> + c_s, so a key k_s = kappa p_s of length kappa yields the von Mises-Fisher kernel
+exp(kappa <x, p_s>). The prefix thus also sets the sharpness of the kernel, and the same weights
+serve any number of slots.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ SlotValues = Literal["quadrature", "least_squares", "random"]
 Function = Callable[[Tensor], Tensor]
 
 RIDGE = 1e-13  # of the trace: 500 times the rounding of the normal equations
-N_TRAIN = 512  # points at least; four a slot where that is more
-UNIT = 1e-6  # how far from 1 the norm of a point may be
+N_TRAIN = 512  # points at least; four per slot if that is more
+UNIT = 1e-6  # largest deviation of a point's norm from 1
 
 
 @dataclass(frozen=True, eq=False)
 class KernelHead:
-    """A transformer of one layer and one head, whose logits a prefix turns into a function of x.
+    """A transformer with one layer and one head; a prefix makes its logits a function of x.
 
     The residual stream has four parts: the ``point`` x of the content, which is query, key and
     value; the ``key`` and the ``offset`` of a slot, which only keys read; and its ``value``, which
-    only the logits read. Content has none of the last three. So without a prefix all logits are 0
-    and the head averages points by their similarity. With one it still does, times 1 - g, and the
-    logits are the bias alone:
+    only the logits read. Content is 0 in the last three. So without a prefix all logits are 0 and
+    the head averages points by their similarity. With a prefix it still does, scaled by 1 - g, and
+    the logits are only the bias:
 
         f(x) = sum_s exp(<x, k_s> + c_s) v_s / (e + sum_s exp(<x, k_s> + c_s)),
 
-    e = exp(<x, x>) being what x has for itself, the same everywhere on the sphere. Further content
-    in front of x takes mass too, and so scales f by the ratio of the gates.
+    where e = exp(<x, x>) is the weight of x itself, the same everywhere on the sphere. Further
+    content in front of x also takes mass, which scales f by the ratio of the gates.
 
     Attributes:
-        model: the transformer; float64 from `kernel_head`.
+        model: the transformer; in float64 if made by `kernel_head`.
         dim: m of the sphere S^m.
         n_out: outputs of the function.
     """
@@ -77,7 +77,7 @@ class KernelHead:
         offsets: Float[Tensor, " slot"],
         values: Float[Tensor, "slot out"],
     ) -> Prefix:
-        """Return the residual prefix whose slots hold these keys, offsets and values.
+        """Return the residual prefix whose slots have these keys, offsets and values.
 
         Args:
             keys: of any length.
@@ -95,9 +95,9 @@ class KernelHead:
             if tuple(x.shape) != shape:
                 raise PrefixInterpError(
                     f"{name} has shape {tuple(x.shape)} but {n} slots of this head need {shape}; "
-                    "give one row a slot"
+                    "give one row per slot"
                 )
-        unused = keys.new_zeros(n, self.dim + 1)  # slots are no points
+        unused = keys.new_zeros(n, self.dim + 1)  # slots are not points
         vectors = torch.cat([unused, keys, offsets[:, None], values], dim=1)[None]
         own = model_id(self.model)
         return Prefix("residual", vectors.to(host_of(self.model).dtype), model_id=own)
@@ -108,14 +108,13 @@ class KernelHead:
     ) -> Iterator[Int[Tensor, "batch pos"]]:
         """Write `points` at the embedding within a with block; yield tokens to call with.
 
-        The tokens say how many points there are and nothing else. `attach` and `run_pair` go
-        inside the block.
+        The tokens only indicate the number of points. Use `attach` and `run_pair` inside the block.
 
         Args:
-            points: unit vectors, a sequence a row; a query sees those in front of it too.
+            points: unit vectors, one sequence per row; a query also sees the points before it.
 
         Raises:
-            PrefixInterpError: another number of coordinates, or a vector that has not length 1.
+            PrefixInterpError: another number of coordinates, or a vector whose length is not 1.
         """
         self._check_points(points)
         tokens = torch.zeros(points.shape[:2], dtype=torch.long)
@@ -140,7 +139,7 @@ class KernelHead:
             PrefixInterpError: bad points, or a prefix of another model.
         """
         with torch.no_grad(), self.feed(points) as tokens:
-            # No rows for the slots: these may be a thousand, and a sequence a single point.
+            # No rows for slots: there may be a thousand of them, and a single point per sequence.
             with attach(self.model, prefix, method="mixture"):
                 return self.model(tokens)
 
@@ -163,7 +162,7 @@ def kernel_head(dim: int, n_out: int, n_content: int = 8) -> KernelHead:
     Args:
         dim: m of the sphere S^m.
         n_out: outputs of the function.
-        n_content: points a sequence may have.
+        n_content: largest number of points in a sequence.
 
     Raises:
         PrefixInterpError: a size below 1.
@@ -182,7 +181,7 @@ def kernel_head(dim: int, n_out: int, n_content: int = 8) -> KernelHead:
         for parameter in model.parameters():
             parameter.zero_()
         attn = model.blocks[0].attn
-        # Queries are x and a constant 1 for the offset; the scale takes back what scores lose.
+        # Queries are x and a constant 1 for the offset; the factor undoes the scaling of scores.
         attn.W_Q[0, point, point] = attn.attn_scale
         attn.b_Q[0, offset] = attn.attn_scale
         attn.W_K[0, point, point] = 1
@@ -207,20 +206,20 @@ def slots_for(
 ) -> Prefix:
     """Return a prefix of `n_slots` slots that makes `head` approximate `function`.
 
-    Keys are even points on the sphere times kappa. One offset for all slots sets their share of
-    the mass: the logit of the gate has the given one's on average over the sphere. Values are
+    Keys are even points on the sphere times kappa. One common offset sets the slots' share of the
+    mass: averaged over the sphere, the logit of the gate is that of `gate`. Values are
 
     - ``"quadrature"``: function(p_s) / gate, so that f is a weighted mean of nearby values;
     - ``"least_squares"``: the best for these keys on random points, with a ridge of 1e-13 of the
-      trace (what the gate does is in the equations, and needs no correction);
-    - ``"random"``: normal of variance 1, for control.
+      trace (the equations include the effect of the gate);
+    - ``"random"``: normal with variance 1, as a control.
 
     Args:
         head: from `kernel_head`.
         function: takes points ``batch coordinate``, returns ``batch out``.
         n_slots: slots.
-        method: how the values come about.
-        gate: the slots' share of the mass beside one point of content, between 0 and 1.
+        method: how to choose the values.
+        gate: the slots' share of the mass with one point of content, between 0 and 1.
         sharpness: kappa as a multiple of `concentration`.
         seed: decides the rotation of the points, the training points and random values.
 
@@ -255,7 +254,7 @@ def _evaluated(head: KernelHead, function: Function, points: Tensor) -> Tensor:
     if tuple(values.shape) != (len(points), head.n_out):
         raise PrefixInterpError(
             f"function returns shape {tuple(values.shape)} for {len(points)} points; this head "
-            f"needs {(len(points), head.n_out)}, one row a point"
+            f"needs {(len(points), head.n_out)}, one row per point"
         )
     if not bool(torch.isfinite(values).all()):
         raise PrefixInterpError("function returns NaN or infinity; give one that is finite")

@@ -1,8 +1,8 @@
 """How well one fixed head fits functions on a sphere with 4 to 1024 slots (Petrov et al. 2024).
 
-One prefix serves all functions at once, their outputs side by side. Beside the error stands what
-the theory says no prefix can change: relative attention (eq. 6), the split of the head's output
-(eq. 7) and the rank of the bias.
+One prefix fits all functions at once, with their outputs side by side. Besides the error, the study
+measures what no prefix can change: relative attention (eq. 6), the split of the head's output (eq.
+7) and the bound on the bias's rank.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from prefix_interp.seeds import derive_generator
 from prefix_interp.theory.decompose import decompose_attention
 from prefix_interp.theory.subspace import subspaces_of
 
-# How the values come about, and kappa as a multiple of the rule's.
+# How the values are chosen, and kappa as a multiple of the rule's.
 METHODS: dict[str, tuple[str, float]] = {
     "quadrature": ("quadrature", 1.0),
     "least squares": ("least_squares", 1.0),
     "least squares, flat": ("least_squares", 0.25),
     "random values": ("random", 1.0),
 }
-N_SLOPE = 16  # slots from which on the order of convergence is taken
+N_SLOPE = 16  # smallest number of slots for the order of convergence
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Protocol:
 
     Attributes:
         dims: m of the spheres S^m.
-        n_slots: how many slots are tried.
-        n_test: held-out points.
+        n_slots: numbers of slots to try.
+        n_test: number of held-out points.
         gate: the slots' share of the mass.
-        n_sweep: slots at which `sharpnesses` and `gates` are swept.
+        n_sweep: number of slots at which `sharpnesses` and `gates` are swept.
         sharpnesses: kappa as multiples of the rule's.
         gates: shares of the mass.
-        n_company: points in a sequence where content is not alone.
+        n_company: points per sequence when there is more than one.
     """
 
     dims: tuple[int, ...] = (1, 2, 4)
@@ -72,7 +72,7 @@ PROTOCOLS = {
 
 
 def settings(preset: str) -> dict[str, Any]:
-    """Return how the values come about under each method."""
+    """Return how the values are chosen under each method."""
     return {"methods": {method: list(how) for method, how in METHODS.items()}}
 
 
@@ -86,12 +86,12 @@ def measure(job: Job) -> Tables:
     points and outputs) on held-out points alone in their sequence; functions have variance 1.
 
     - ``"fit"``: errors at ``n_slots`` slots, ``rmse_float32`` of the same prefix in float32,
-      ``kappa``, ``largest_value`` in the prefix; and of sequences of several points ``eq6`` and
+      ``kappa``, ``largest_value`` in the prefix; and for sequences of several points ``eq6`` and
       ``eq7`` (largest violations), ``rank`` and ``bound`` of the bias, ``gate`` at the first and
       ``gate_in_company`` at the last position (means).
     - ``"order"``: minus the slope of log error against log slots, from 16 slots on.
     - ``"sharpness"``: errors at one number of slots with kappa ``sharpness`` times the rule's.
-    - ``"gate"``: errors with another ``gate``, and ``rmse_in_company`` of the last of several
+    - ``"gate"``: errors with another ``gate``, and ``rmse_in_company`` at the last of several
       points, where content takes more of the mass.
 
     Args:
@@ -105,7 +105,7 @@ def measure(job: Job) -> Tables:
 
 
 class _Sphere:
-    """One seed's fits on one sphere, and the rows they give."""
+    """One seed's fits on one sphere, and their rows."""
 
     def __init__(self, seed: int, dim: int, protocol: Protocol) -> None:
         self.seed, self.dim, self.protocol = seed, dim, protocol
@@ -206,12 +206,12 @@ def _side_by_side(points: Float[Tensor, "batch coordinate"]) -> Float[Tensor, "b
 def identities(
     head: KernelHead, prefix: Prefix, points: Float[Tensor, "batch pos coordinate"]
 ) -> dict[str, float | int]:
-    """Return what theory says of the head's attention and bias, on sequences of several points.
+    """Check the theory's statements on attention and bias, on sequences of several points.
 
     Args:
         head: from `kernel_head`.
-        prefix: for its model.
-        points: unit vectors; more of them than the head is wide, or the rank says nothing.
+        prefix: a prefix for its model.
+        points: unit vectors, more than `d_head`, or the rank says nothing.
 
     Returns:
         ``eq6`` and ``eq7`` (largest violations), ``rank`` and ``bound`` of the bias, and the mean

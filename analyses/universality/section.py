@@ -1,4 +1,4 @@
-"""The section on universality: one head, more and more slots."""
+"""The section on universality: one head, ever more slots."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from analyses.universality.figure import universality_figure
 
 
 def section(evidence: Evidence) -> Section:
-    """Return how well one fixed head fits functions on spheres with more and more slots.
+    """Return how well one fixed head fits functions on spheres with ever more slots.
 
     Args:
         evidence: with the result of this study.
@@ -23,20 +23,20 @@ def section(evidence: Evidence) -> Section:
             f"universality-{dim}",
             universality_figure(tables, dim),
             f"Error against the number of slots on the sphere S{dim}, falling lines for fitted "
-            "values and flat ones for random values; beside them violations of eq. 6 and 7 and "
+            "values and flat lines for random values; also the violations of eq. 6 and 7 and "
             "the bias's rank.",
             f"One head with fixed weights, functions on S^{dim} with variance 1, held-out points, "
-            f"{len(result.seeds)} seeds (bands: all seeds). Layer 0, head 0, masked baseline. All "
-            "that differs from line to line is the prefix: its values, or the length of its keys "
-            "(κ). The mass of the gate grows finer with the slots, the rank of the bias does not "
-            "grow past the number of outputs and eq. 6 holds throughout.",
+            f"{len(result.seeds)} seeds (bands: all seeds). Layer 0, head 0, masked baseline. Only "
+            "the prefix differs from line to line: its values, or the length of its keys "
+            "(κ). With more slots the masses resolve finer detail; the rank of the bias does not "
+            "exceed the number of outputs, and eq. 6 always holds.",
             fits[fits["sphere"] == dim],
         )
         for dim in sorted(set(fits["sphere"].tolist()))
     ]
     return Section(
         "universality", "Universality", "One head, many slots: any function on a sphere",
-        "Relative attention stays, the bias has a bounded rank, and yet enough slots fit any "
+        "Relative attention is fixed and the bias has bounded rank, yet enough slots fit any "
         "continuous function of the query (Petrov et al. 2024): each slot's share of the mass is "
         "a kernel around its key.",
         parts, {"fits": records(fits)}, _findings(fits),

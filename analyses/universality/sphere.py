@@ -12,7 +12,7 @@ from torch import Tensor
 from prefix_interp.errors import PrefixInterpError, check_positive
 from prefix_interp.seeds import derive_generator, derive_seed
 
-N_NORMALISE = 2**16  # points that mean and variance of a function are taken from
+N_NORMALISE = 2**16  # points to estimate a function's mean and variance
 
 
 def random_points(dim: int, n: int, rng: torch.Generator) -> Float[Tensor, "batch coordinate"]:
@@ -31,10 +31,11 @@ def random_points(dim: int, n: int, rng: torch.Generator) -> Float[Tensor, "batc
 
 
 def even_points(dim: int, n: int, seed: int = 0) -> Float[Tensor, "slot coordinate"]:
-    """Return `n` points spread evenly over S^dim, turned by a random rotation.
+    """Return `n` points spread evenly over S^dim, randomly rotated.
 
-    On the circle they are equally spaced, on S^2 a Fibonacci lattice, beyond that a scrambled
-    Sobol sequence of normal vectors, normalised: the last is the least even.
+    On the circle they are equally spaced, on S^2 they form a Fibonacci lattice. In higher
+    dimensions they are a normalised scrambled Sobol sequence of normal vectors, which is the least
+    even.
 
     Args:
         dim: m, at least 1.
@@ -64,7 +65,7 @@ def even_points(dim: int, n: int, seed: int = 0) -> Float[Tensor, "slot coordina
 
 
 def spacing(dim: int, n: int) -> float:
-    """Return the side of the cube of equal volume that each of `n` even points on S^dim has."""
+    """Return the side of a cube with the volume per point of `n` even points on S^dim."""
     _check_sizes(dim, n)
     area = 2 * math.pi ** ((dim + 1) / 2) / math.gamma((dim + 1) / 2)
     return (area / n) ** (1 / dim)
@@ -73,11 +74,11 @@ def spacing(dim: int, n: int) -> float:
 def concentration(dim: int, n: int) -> float:
     """Return kappa of a kernel exp(kappa <x, p>) that suits `n` even points p on S^dim.
 
-    Near p the kernel is a Gaussian of variance 1 / kappa. Two errors pull at kappa. Smoothing
-    changes a function by about its Laplacian over 2 kappa. And a sum over points that are h apart
-    is not the integral: by Poisson's formula the largest wave of the difference has the size
-    exp(-2 pi^2 / (kappa h^2)). The second falls far faster, so that kappa may be as large as keeps
-    it at 1 / (1 + n^(2 / dim)), the order of the first. Hence
+    Near p the kernel is a Gaussian of variance 1 / kappa. Two errors compete. Smoothing changes a
+    function by about its Laplacian over 2 kappa. And a sum over points at distance h differs from
+    the integral: by Poisson's formula the largest wave of the difference has size exp(-2 pi^2 /
+    (kappa h^2)). With smaller kappa the second error falls far faster than the first rises, so
+    kappa is set to make it 1 / (1 + n^(2 / dim)), the order of the first. Hence
 
         kappa = 2 pi^2 / (h^2 ln(1 + n^(2 / dim)))
 

@@ -1,4 +1,4 @@
-"""Errors of one fixed head over seeds, and what no prefix changes."""
+"""Errors of one fixed head over seeds, and what no prefix can change."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Rows = Sequence[Mapping[str, Any]]
 def tables(result: Result) -> dict[str, Rows]:
     """Return the summaries over seeds.
 
-    - ``fits``: one row per sphere, function, method and number of slots, as the report shows it.
+    - ``fits``: one row per sphere, function, method and number of slots, for the report.
     - ``errors``: the same rows with the whole spread of ``rmse`` and ``max_error``.
-    - ``limits``: one row per sphere and number of slots: the smallest and the largest of `LIMITS`
+    - ``limits``: one row per sphere and number of slots: the smallest and largest value of `LIMITS`
       over all methods and seeds.
 
     Args:

@@ -1,4 +1,4 @@
-"""What is refused before two runs are compared, since the numbers would be wrong in silence."""
+"""Checks before two runs are compared: without them the numbers would be silently wrong."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_answers(model: Model, batch: Batch) -> None:
     fits = answers.ndim == 2 and len(shape) == 2 and len(answers) == shape[0]
     if not fits or not 1 <= answers.shape[1] <= shape[1]:
         raise PrefixInterpError(
-            f"answers have shape {tuple(answers.shape)} but tokens {shape}; give a row of answers "
+            f"answers have shape {tuple(answers.shape)} but tokens {shape}; give answers "
             "for each row of tokens, one for each of the last positions"
         )
     d_vocab = host_of(model).d_vocab
@@ -35,7 +35,7 @@ def check_answers(model: Model, batch: Batch) -> None:
 
 
 def check_finite(runs: RunPair) -> None:
-    """Raise on NaN: TransformerLens takes a row of NaN scores for one without any attention."""
+    """Raise on NaN, since TransformerLens treats a row of NaN scores as a row without attention."""
     for layer in range(host_of(runs.model).n_layers):
         for site in (Site.Q, Site.K, Site.V, Site.RESID_POST):
             if not bool(torch.isfinite(runs.on[site.at(layer)]).all()):
@@ -58,13 +58,13 @@ def check_metrics(metrics: Mapping[str, Metric], target: Target) -> None:
 
 
 def check_same(runs: RunPair, runs_id: str, model: Model, prefix: Prefix) -> None:
-    """Raise unless runs at hand are those of this model, its weights as they are, and prefix.
+    """Raise unless finished runs belong to this model with its present weights and to this prefix.
 
     Args:
-        runs: at hand.
+        runs: already made.
         runs_id: fingerprint of the weights that ran.
-        model: what is asked about.
-        prefix: what is asked about.
+        model: the one that the caller names.
+        prefix: the one that the caller names.
     """
     if model_id(model) != runs_id:
         raise PrefixInterpError(

@@ -46,23 +46,22 @@ class Circuit(ResultObject):
 
     - faithfulness(S) = (m(S) - m(off)) / (m(on) - m(off)). Above 1 the nodes left out work
       against the prefix.
-    - completeness(S) = 1 - faithfulness(all nodes without S): 1 if nothing is left to the rest
-      (Marks et al. 2024; Wang et al. 2023, their criterion with K = C), below 1 if the rest does
-      part of it too, above 1 if the rest works against it. It is 1 by construction where S has
-      all slots: search with ``kinds=("head", "mlp")`` to see what other heads make of the prefix.
+    - completeness(S) = 1 - faithfulness(all nodes without S): 1 if the other nodes alone have no
+      effect (Marks et al. 2024; Wang et al. 2023, their criterion with K = C), below 1 if they have
+      part of it, above 1 if they work against it. It is 1 by construction if S contains all slots:
+      search with ``kinds=("head", "mlp")`` to see what other heads do with the prefix.
     - minimality of a node of S = faithfulness(S) - faithfulness(S without the node).
 
-    All are shares of the prefix's effect on the examples that the search saw; measure again on
-    others with `faithfulness` and `completeness`, since the search picks what looks best.
+    All are shares of the prefix's effect on the examples that the search saw. The search picks what
+    looks best there: measure again on others with `faithfulness` and `completeness`.
 
     Attributes:
-        nodes: the circuit, by falling minimality.
-        all_nodes: what there was to choose from; parts of other kinds always stay in.
-        threshold: the faithfulness that was asked for.
+        nodes: the circuit, in order of decreasing minimality.
+        all_nodes: the candidates of the search; parts of other kinds always stay in.
+        threshold: the faithfulness that the search had to reach.
         metric: the name of what was measured.
         search: ``"exhaustive"``: no smaller set reaches the threshold, and no other of this size
-            is more faithful. ``"backward"``: every node of it is needed, but a smaller set may
-            exist.
+            is more faithful. ``"backward"``: every node is needed, but a smaller set may exist.
         on: mean metric with the prefix.
         off: mean metric without it (masked baseline).
         scores: faithfulness and completeness with their 95% intervals over examples.
@@ -167,7 +166,7 @@ class Circuit(ResultObject):
         """Return one row per node.
 
         Columns: ``name``, ``kind``, ``layer``, ``index``, ``in_circuit``, ``minimality`` (NaN
-        outside the circuit) and ``effect``, both as shares of the prefix's effect.
+        outside the circuit) and ``effect``, the last two as shares of the prefix's effect.
         """
         lost = dict(zip(self.nodes, self.minimality, strict=True))
         rows = [
@@ -185,7 +184,7 @@ class Circuit(ResultObject):
         return pd.DataFrame(rows).astype({"index": "Int64"})
 
     def curves(self) -> pd.DataFrame:
-        """Return one row per size: the best nodes, their scores, and those of random circuits.
+        """Return one row per size: the best nodes, their scores, and the scores of random circuits.
 
         Columns: ``size``, ``nodes``, ``chosen`` (the circuit's own size), and for faithfulness
         and completeness the score and ``random_..._min``, ``_mean`` and ``_max``.
@@ -265,8 +264,8 @@ class Circuit(ResultObject):
     def to_dot(self) -> str:
         """Return the circuit as Graphviz text: slots, heads and MLPs by layer, logits on top.
 
-        Node labels give the minimality; edge width and label the edge's effect, dashed and
-        orange where it works against the prefix.
+        Node labels show the minimality, edge widths and labels the effect. Edges that work against
+        the prefix are dashed and orange.
         """
         lost = dict(zip(self.nodes, self.minimality, strict=True))
         ordered = {node: lost[node] for node in self.all_nodes if node in lost}
@@ -282,7 +281,7 @@ class Circuit(ResultObject):
 
 
 def _interval_record(x: Estimate) -> dict[str, float | None]:
-    # JSON has no infinity, which an interval that nothing bounds ends in.
+    # An unbounded interval ends in infinity, which JSON does not have.
     return {key: y if math.isfinite(y) else None for key, y in x.to_dict().items()}
 
 

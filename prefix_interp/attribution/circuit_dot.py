@@ -12,12 +12,12 @@ _SHAPES = {"head": "circle", "mlp": "box", "slot": "diamond"}
 
 
 def dot_text(caption: str, minimality: Mapping[Node, float], edges: Sequence[Edge]) -> str:
-    """Return Graphviz text: nodes of a layer and kind in one row, layers upwards, logits on top.
+    """Return Graphviz text: one row per layer and kind of node, layers upwards, logits on top.
 
     Args:
-        caption: stands above.
+        caption: text above the graph.
         minimality: of each node, in the order in which they are drawn.
-        edges: width and label give the effect, dashed and orange where it works against the prefix.
+        edges: width and label show the effect, dashed and orange if it works against the prefix.
     """
     lines = [
         "digraph circuit {",

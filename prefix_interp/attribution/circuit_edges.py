@@ -1,8 +1,8 @@
-"""What each edge of a circuit carries: one edge cut at a time, everything else left as it is.
+"""What each edge of a circuit carries: one edge is cut at a time, the rest stays as it is.
 
 An edge from a slot is cut by closing its gate at one head. An edge between nodes is cut by path
-patching (Wang et al. 2023, Goldowsky-Dill et al. 2023): its target, and nothing else, reads the
-residual stream with the source's contribution at its value without the prefix.
+patching (Wang et al. 2023, Goldowsky-Dill et al. 2023): only its target reads a residual stream in
+which the source's contribution has its value without the prefix.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from prefix_interp.prefixes.layout import Hook
 
 
 class Link(NamedTuple):
-    """An edge by its ends; a target of None is the logits."""
+    """An edge, given by its ends; a target of None means the logits."""
 
     source: Node
     target: Node | None
@@ -35,11 +35,11 @@ def circuit_links(pair: Contrast, inside: Sequence[Node]) -> list[Link]:
     """Return every direct edge between the nodes of a circuit, and from them to the logits.
 
     Edges run from slots to the heads of their layer, and from heads and MLPs to whatever reads
-    the residual stream after them. Behind a norm of the attention's output (as in Gemma 2) what
-    a single head writes is not defined, and only edges from slots are given.
+    the residual stream after them. If a norm follows the attention's output (as in Gemma 2), what a
+    single head writes is not defined, and only edges from slots are returned.
 
     Args:
-        pair: from `contrast`; gives the architecture.
+        pair: from `contrast`; its model defines the architecture.
         inside: the circuit.
     """
     return [
@@ -77,7 +77,7 @@ def cut_links(
         nodes: all nodes of the search.
         inside: the circuit.
         links: from `circuit_links`.
-        bar: moved on by the number of links done.
+        bar: advanced by the number of links done.
     """
     host = host_of(pair.model)
     keep = torch.tensor([[node in set(inside) for node in nodes]])
@@ -111,7 +111,7 @@ def _record(pair: Contrast, keep: Tensor, nodes: Sequence[Node]) -> dict[str, Te
 
 
 def _cut_hooks(pair: Contrast, seen: dict[str, Tensor], links: Sequence[Link]) -> list[Hook]:
-    """Return hooks under which the target of each link reads a changed residual stream."""
+    """Return hooks that make the target of each link read a changed residual stream."""
     host = host_of(pair.model)
     last = host.n_layers - 1
     change = torch.stack([_change(pair, seen, source) for source, _ in links])
@@ -125,7 +125,7 @@ def _cut_hooks(pair: Contrast, seen: dict[str, Tensor], links: Sequence[Link]) -
     hooks: list[Hook] = []
     for layer in range(host.n_layers):
         heads, mlp = is_target("head", layer), is_target("mlp", layer)
-        # The change is put in where the target reads, and taken out again behind it.
+        # The change is added where the target reads and removed again after it.
         if not host.has_resid_mid:
             added = {Site.RESID_PRE: heads + mlp, Site.RESID_POST: -heads - mlp}
         else:
@@ -135,7 +135,7 @@ def _cut_hooks(pair: Contrast, seen: dict[str, Tensor], links: Sequence[Link]) -
         for site, weight in added.items():
             if bool(weight.any()):
                 hooks.append((site.at(layer), _adder(weight, change)))
-        # Of what reads the changed stream with the target, all else is put back.
+        # Other heads read the changed stream along with the target: their values are put back.
         together = heads + mlp if host.parallel else heads
         if bool(together.any()):
             back = repeat(together.bool(), "stack -> stack head", head=host.n_heads).clone()

@@ -1,4 +1,4 @@
-"""What a circuit holds beside its nodes: edges, and the circuits of other sizes."""
+"""What a circuit contains besides its nodes: edges, and the circuits of other sizes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Edge:
 
 @dataclass(frozen=True)
 class SizePoint:
-    """The best circuit of one size beside random ones with as many nodes of each kind.
+    """The best circuit of one size, and random ones with as many nodes of each kind.
 
     Attributes:
         nodes: of the best that the search found.
         faithfulness: of these nodes.
         completeness: of these nodes.
-        random_faithfulness: one for each random circuit.
-        random_completeness: one for each random circuit.
+        random_faithfulness: one value per random circuit.
+        random_completeness: one value per random circuit.
     """
 
     nodes: tuple[Node, ...]

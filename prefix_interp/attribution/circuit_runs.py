@@ -1,7 +1,7 @@
 """Running parts of a prefixed model alone: nodes, and many circuits stacked in one run.
 
-A circuit is a set of nodes. A node outside it is held at what it does without the prefix (masked
-baseline), so that all nodes together are the prefixed run and none is the run without prefix.
+A circuit is a set of nodes. A node outside it is held at its value without the prefix (masked
+baseline). All nodes together are therefore the prefixed run, and no nodes the run without prefix.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class Node:
-    """A part of the model that a circuit has or lacks.
+    """A part of the model that a circuit contains or leaves out.
 
     Attributes:
-        kind: ``"head"`` (out: its output z is that without prefix), ``"mlp"`` (out: its output is
-            that without prefix) or ``"slot"`` (out: no head of the layer attends to it).
+        kind: ``"head"`` (if out, its output z is the one without prefix), ``"mlp"`` (if out, its
+            output is the one without prefix) or ``"slot"`` (if out, no head attends to it).
         layer: 0-based.
         index: which head, or which slot; None for an MLP.
     """
@@ -50,7 +50,7 @@ class Node:
         if (self.index is None) != (self.kind == "mlp"):
             raise PrefixInterpError(
                 f"index={self.index!r} does not go with kind={self.kind!r}; heads and slots need "
-                "a number, an MLP has none"
+                "a number, an MLP does not take one"
             )
 
     @property
@@ -60,10 +60,10 @@ class Node:
 
     @classmethod
     def parse(cls, name: str) -> Node:
-        """Return the node of a name.
+        """Return the node of that name.
 
         Raises:
-            PrefixInterpError: the text names no node.
+            PrefixInterpError: the text does not name a node.
         """
         kind, _, where = name.partition(" ")
         numbers = where.split(".")
@@ -79,10 +79,10 @@ def circuit_nodes(model: Model, prefix: Prefix, kinds: Sequence[str] = KINDS) ->
     """Return every node of a model with a prefix, layer by layer: heads, the MLP, slots.
 
     Args:
-        model: gives layers, heads and MLPs (none in an attention-only model).
-        prefix: gives the slots.
-        kinds: what may be left out of a circuit; other parts always stay in, and have the
-            prefix. Without heads and slots nothing could take the prefix away.
+        model: defines layers, heads and MLPs (none in an attention-only model).
+        prefix: defines the slots.
+        kinds: what may be left out of a circuit; other parts always stay in and see the prefix.
+            With neither heads nor slots the prefix could not be removed.
 
     Raises:
         PrefixInterpError: an unknown kind, or neither heads nor slots.
@@ -114,21 +114,21 @@ def circuit_metrics(
 
     Args:
         pair: from `contrast`.
-        keep: which nodes each circuit has.
-        nodes: what the columns of `keep` stand for; None for all `circuit_nodes`. Parts of the
-            model that are not among them stay in.
-        gates: multiply those of the slots, to close single edges from a slot to a head.
+        keep: which nodes each circuit contains.
+        nodes: what the columns of `keep` stand for; None for all `circuit_nodes`. Other parts of
+            the model stay in.
+        gates: factors on the gates of the slots, to close single edges from a slot to a head.
         extra_hooks: more interventions, which act after those of the circuit.
-        bar: moved on by the number of circuits done.
+        bar: advanced by the number of circuits done.
 
     Raises:
-        PrefixInterpError: `keep` has another number of nodes.
+        PrefixInterpError: `keep` and `nodes` differ in the number of nodes.
     """
     if nodes is None:
         nodes = circuit_nodes(pair.model, pair.prefix)
     if keep.shape[1] != len(nodes):
         raise PrefixInterpError(
-            f"keep has {keep.shape[1]} columns but there are {len(nodes)} nodes; give one each"
+            f"keep has {keep.shape[1]} columns but there are {len(nodes)} nodes; give one per node"
         )
     host, n_slots = host_of(pair.model), pair.n_slots
     keep = keep.to(host.device)
@@ -154,7 +154,7 @@ def circuit_metrics(
 def _hold_hooks(
     pair: Contrast, heads: Bool[Tensor, "stack layer head"], mlps: Bool[Tensor, "stack layer"]
 ) -> list[Hook]:
-    """Return hooks that hold what is outside each circuit at its value without the prefix."""
+    """Return hooks that hold the nodes outside each circuit at their values without the prefix."""
 
     def hold(site: Site, layer: int, inside: Bool[Tensor, "stack *rest"]) -> Hook:
         off = pair.activation("off", site, layer)
@@ -179,10 +179,10 @@ def _hold_hooks(
 def shares(
     pair: Contrast, metric: str, values: Float[Tensor, "stack batch"]
 ) -> Float[Tensor, " stack"]:
-    """Return the share of the prefix's effect that each run has: 0 as without it, 1 as with it.
+    """Return each run's share of the prefix's effect: 0 without the prefix, 1 with it.
 
     Args:
-        pair: gives the metric with the prefix and without.
+        pair: contains the metric with the prefix and without.
         metric: its name.
         values: the metric of the runs, one value per example.
 
@@ -204,21 +204,21 @@ def share_interval(
 ) -> Estimate:
     """Return the share of one run with its 95% bootstrap interval over examples.
 
-    A ratio of means: numerator and denominator are resampled with the same draws. Where a resample
-    has no effect to share out, the interval is unbounded.
+    A ratio of means: numerator and denominator are resampled with the same draws. If the prefix has
+    no effect on a resample, the interval is unbounded.
 
     Args:
         pair: as for `shares`.
         metric: as for `shares`.
-        values: of the run, one value per example, at least 2.
+        values: metric of the run, one value per example, at least 2.
         resamples: bootstrap samples.
 
     Raises:
-        PrefixInterpError: as `shares`, or fewer than 2 examples.
+        PrefixInterpError: as in `shares`, or fewer than 2 examples.
     """
     n = len(values)
     if n < 2:
-        raise PrefixInterpError(f"n={n} example gives no interval; give at least 2")
+        raise PrefixInterpError(f"n={n} is too few for an interval; give at least 2")
     drawn = torch.randint(n, (resamples, n), generator=derive_generator(0, "bootstrap", n))
     value, on, off = (x.double().cpu() for x in (values, pair.on[metric], pair.off[metric]))
     ratios = (value - off)[drawn].mean(dim=-1) / (on - off)[drawn].mean(dim=-1)

@@ -35,7 +35,7 @@ from prefix_interp.tasks import Batch, Task
 Score = Callable[[Bool[Tensor, "stack node"]], Float[Tensor, " stack"]]
 # All subsets of 12 nodes are 4096 runs.
 MAX_EXHAUSTIVE = 12
-# Faithfulness that differs by less is a tie: rounding must not choose between circuits.
+# Smaller differences in faithfulness are ties: rounding must not choose between circuits.
 _DECIMALS = 6
 
 
@@ -55,28 +55,26 @@ def find_circuit(
 ) -> Circuit:
     """Return the smallest set of heads, MLPs and slots that keeps the prefix's effect.
 
-    With up to 12 nodes all sets are tried, else nodes are dropped one at a time (see
-    `best_by_size`), which gives an upper bound on the smallest size. Both are judged on the
-    examples of `seed`; measure the result on others, ``circuit.faithfulness(contrast(...,
-    seed=1))``.
+    With up to 12 nodes all sets are tried. With more, nodes are dropped one at a time (see
+    `best_by_size`), which gives an upper bound on the smallest size. Both searches use the examples
+    of `seed`: measure the circuit on others, ``circuit.faithfulness(contrast(..., seed=1))``.
 
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        task: a task, its name, a batch of your own, or a `Contrast` that is at hand.
+        task: a task, its name, a batch of your own, or a `Contrast` already made.
         threshold: faithfulness to reach, above 0 and at most 1.
-        metric: a name in `METRICS`, or one metric of your own by name; the mean over examples is
-            what a circuit must keep.
-        n: examples of a task; of a batch or contrast all are taken.
+        metric: a name in `METRICS`, or one of your own by name; a circuit must keep its mean.
+        n: number of examples of a task; a batch or contrast is used whole.
         seed: chooses the examples of a task, and the random circuits.
         kinds: of ``"head"``, ``"mlp"``, ``"slot"``; parts of other kinds always stay in.
         n_random: random circuits of each size to compare with.
-        search: ``"exhaustive"``, ``"backward"``, or ``"auto"`` for the first where it can be done.
+        search: ``"exhaustive"``, ``"backward"``, or ``"auto"``: exhaustive if feasible.
         progress: show a bar.
 
     Raises:
-        PrefixInterpError: as `contrast`, a bad threshold, metric, kind or search, too many nodes
-            to try all sets, or a prefix without effect.
+        PrefixInterpError: as in `contrast`, a bad threshold, metric, kind or search, too many nodes
+            to try all sets, or a prefix that has no effect.
 
     Example:
         >>> circuit = pi.find_circuit(model, prefix, task, n=8, progress=False)
@@ -103,7 +101,7 @@ def find_circuit(
         best = best_by_size(score, len(nodes), search)
         sizes = _sizes(score, nodes, best, n_random, seed)
         enough = [k for k, point in enumerate(sizes) if point.faithfulness >= threshold]
-        # All nodes are the prefixed run itself: rounding must not leave them below 1.
+        # All nodes together are the prefixed run itself: rounding must not put them below 1.
         keep = best[enough[0]] if enough else best[-1]
         alone = ~torch.eye(len(nodes), dtype=torch.bool)
         effects = 1 - score(alone)
@@ -213,9 +211,9 @@ def _edges(
 def best_by_size(score: Score, n_nodes: int, search: Search | str) -> Bool[Tensor, "size node"]:
     """Return the best set of each size from 0 to `n_nodes` that the search finds.
 
-    ``"exhaustive"`` tries all sets, so that its sets are the best there are. ``"backward"`` starts
-    from all nodes and drops, one a step, the node without which faithfulness stays highest; its
-    sets lie in one another, and a better set of the same size may exist.
+    ``"exhaustive"`` tries all sets, so its sets are the best there are. ``"backward"`` starts from
+    all nodes and, at each step, drops the node whose removal leaves faithfulness highest. Its sets
+    are nested, and a better set of the same size may exist.
 
     Args:
         score: faithfulness of each set of a stack.
@@ -253,14 +251,13 @@ def random_circuits(
 ) -> Bool[Tensor, "draw node"]:
     """Return random circuits with as many nodes of each kind as `like`.
 
-    A circuit without heads or without slots does nothing, so that a comparison with random nodes
-    of any kind would be won too easily.
+    A circuit without heads or without slots does nothing, and would be too easy to beat.
 
     Args:
         like: the circuit to compare with.
-        nodes: what its entries stand for.
+        nodes: what the entries of `like` stand for.
         n: how many.
-        rng: where the draws come from; a circuit may be drawn more than once.
+        rng: source of the draws; a circuit may be drawn more than once.
     """
     drawn = torch.zeros(n, len(nodes), dtype=torch.bool)
     for kind in KINDS:

@@ -1,10 +1,10 @@
-"""The parts of what a prefix does to a head, put in one by one and together.
+"""The parts of a prefix's effect on a head, inserted one by one and together.
 
 A head's output under a prefix is ``z_on = (1 - g) (t_off + P) + b`` (eq. 7, with t split once
 more): the *gate* g scales what the head computes, the *bias* b is what the prefix adds there, and
-P is what *propagated* to its input from earlier layers. Every subset of the three can be put into
-the head alone; the split of the total effect is their Shapley value (Shapley 1953), the mean over
-the orders in which they can come in. It adds up to the total exactly.
+P is what *propagated* to its input from earlier layers. Every subset of the three can be inserted
+into a single head. The total effect is split by Shapley values (Shapley 1953), means over the
+orders in which the three can join. They add up to the total exactly.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def shapley_values(
     The sum over players is ``values[-1] - values[0]``.
 
     Args:
-        values: of every coalition; player i is in coalition c if bit i of c is set. Their number
-            is 2 to the power of the number of players.
+        values: one per coalition; player i is in coalition c if bit i of c is set. There are 2 to
+            the power of the number of players.
 
     Raises:
-        PrefixInterpError: their number is not a power of 2 above 1.
+        PrefixInterpError: the number of values is not a power of 2 above 1.
     """
     n = len(values).bit_length() - 1
     if n < 1 or len(values) != 1 << n:
@@ -60,15 +60,14 @@ def shapley_values(
 def coalition_values(
     pair: Contrast, parts: Decomposition, direction: Direction | str, effect: HeadEffects, bar: tqdm
 ) -> Float[Tensor, "coalition layer head batch"]:
-    """Return the metric with each subset of `PARTS` put into each head, in the order of bits.
+    """Return the metric with each subset of `PARTS` inserted into each head, in bit order.
 
     Args:
         pair: from `contrast`, with one metric.
         parts: its decomposition.
-        direction: ``"denoise"`` (put into the plain run) or ``"noise"`` (what is left out of the
-            prefixed run).
+        direction: ``"denoise"`` (insert into the plain run) or ``"noise"`` (remove from the other).
         effect: of all parts together, from `head_effects`.
-        bar: moved on by one for each layer.
+        bar: advanced by one per layer.
     """
     (metric,) = pair.metrics
     host = host_of(pair.model)
@@ -79,7 +78,7 @@ def coalition_values(
     values[0] = known if base == "off" else known - effect
     values[7] = known if base == "on" else known + effect
     for layer in range(n_layers):
-        # Nothing comes before layer 0, where the parts of a coalition are gate and bias alone.
+        # No layer precedes layer 0: there the parts of a coalition are only gate and bias.
         wanted = (1, 2, 3, 4, 5, 6) if layer else (1, 2)
         cells = torch.tensor(list(itertools.product(wanted, range(n_heads))))
         cells = cells.to(effect.device)
@@ -99,7 +98,7 @@ def coalition_values(
 def _head_writer(
     pair: Contrast, parts: Decomposition, layer: int, coalitions: Tensor, heads: Tensor
 ) -> Hook:
-    """Return a hook that gives each block of rows its head's output with some parts of three."""
+    """Return a hook that gives each block of rows its head's output with some of the parts."""
     n = len(heads)
     gate, bias, propagated = (
         (coalitions >> i & 1).to(parts.gate)[:, None, None, None] for i in range(len(PARTS))

@@ -1,7 +1,7 @@
-"""A prefix on against the same prefix off, on one batch: the pair behind every attribution.
+"""One batch with a prefix on and off: the pair of runs behind every attribution.
 
-`Contrast.run` is the one engine: many interventions stacked on the batch axis, resumed from the
-layer and the position where they begin.
+`Contrast.run` is the only engine. It stacks many interventions on the batch axis and resumes from
+the layer and position where they begin.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from prefix_interp.tasks import Batch, Task, get_task
 
 State = Literal["on", "off"]
 Values = dict[str, Float[Tensor, "stack batch"]]
-# Sequences per pass: above it nothing gets faster on a CPU, and memory grows.
+# Sequences per pass: more is not faster on a CPU and takes more memory.
 MAX_SEQUENCES = 256
 
 
@@ -46,7 +46,8 @@ MAX_SEQUENCES = 256
 class Contrast:
     """One batch with a prefix and without (masked baseline), and what is measured on it.
 
-    Every attribution function takes one in place of a task: several questions, one set of runs.
+    Every attribution function accepts a contrast in place of a task, so several questions can share
+    one set of runs.
 
     Attributes:
         runs: with the prefix and without, aligned on the content.
@@ -111,9 +112,9 @@ class Contrast:
             return self.prefix.keys_values(self.model)
 
     def activation(self, state: State | str, site: Site, layer: int) -> Float[Tensor, "batch ..."]:
-        """Return an activation of one of the two runs, its positions those of the content.
+        """Return an activation of one of the two runs at the positions of the content.
 
-        The pattern is cut to the content's keys: with the prefix its rows sum to 1 - g.
+        The pattern is restricted to the content's keys: with the prefix its rows sum to 1 - g.
 
         Raises:
             PrefixInterpError: the model has no such site.
@@ -126,11 +127,11 @@ class Contrast:
         return found[..., -self.tokens.shape[1] :] if site is Site.PATTERN else found
 
     def resume(self, pos: int) -> int:
-        """Return the position a run resumes at so that `pos` and all it acts on are computed."""
+        """Return the position to resume at so that `pos` and everything it affects are computed."""
         return pos if host_of(self.model).causal else 0
 
     def measure(self, logits: Float[Tensor, "*stack batch n_out d_vocab"]) -> Values:
-        """Return every metric of some logits, one value per example."""
+        """Return every metric of these logits, one value per example."""
         return {name: metric(logits, self.target) for name, metric in self.metrics.items()}
 
     def run(
@@ -148,20 +149,20 @@ class Contrast:
         """Return the metrics of `n_stack` interventions, each on the whole batch.
 
         Args:
-            base: the run that is intervened on.
+            base: the run to intervene on.
             n_stack: how many.
-            make_hooks: given a slice of the stack, returns its hooks. Their activations have
+            make_hooks: returns the hooks of a slice of the stack. Their activations have
                 ``(slice * batch)`` rows, the stack outermost, and the positions from `first_pos`
-                on; in the last layer, from `Site.MLP_OUT` on, only those of the outputs.
-                Hooks up to `Site.V` come before the prefix is mixed in, the others after.
-            layer: where the interventions begin: earlier layers are taken from the base run.
-            first_pos: where they begin within the content (see `resume`); earlier positions are
-                taken from the base run too.
-            after_attention: they begin at `Site.Z` or behind it: the heads' outputs of `layer`
-                are taken from the base run too. Gates of that layer then do nothing.
-            gates: of the prefix, one set per intervention. With ``base="off"`` they bring it into
-                that run; they must be 0 in the layers before `layer`, which do not run.
-            bar: moved on by the number of interventions done.
+                on. In the last layer, from `Site.MLP_OUT` on, they have only the positions of the
+                outputs. Hooks up to `Site.V` act before the prefix is mixed in, the others after.
+            layer: where the interventions begin; earlier layers are taken from the base run.
+            first_pos: where they begin in the content (see `resume`); earlier positions are taken
+                from the base run too.
+            after_attention: they begin at `Site.Z` or later, so the heads' outputs of `layer` are
+                also taken from the base run. Gates of that layer then do nothing.
+            gates: of the prefix, one set per intervention. With ``base="off"`` they bring the
+                prefix into that run. They must be 0 in the layers before `layer`, which do not run.
+            bar: advanced by the number of interventions done.
         """
         size = max(1, MAX_SEQUENCES // self.n_batch)
         parts: list[Values] = []
@@ -199,7 +200,7 @@ class Contrast:
         Gradients flow to what the hooks write and to the gates.
 
         Args:
-            base: as in `run`, like all that is not named here.
+            base: as in `run`, like every argument not described here.
             n_stack: how many.
             given: hooks for the whole stack.
             layer: where they begin.
@@ -241,7 +242,7 @@ class Contrast:
         first_pos: int,
         gates: Float[Tensor, "gated layer head slot"] | None,
     ) -> list[Hook]:
-        """Return hooks by which the rows that run see the prefix and the positions before them."""
+        """Return hooks that show the computed rows the prefix and the positions before them."""
         with_prefix = base == "on" or gates is not None
         if not with_prefix and first_pos == 0:
             return []
@@ -253,7 +254,7 @@ class Contrast:
                 own = [] if slots is None else [slots[layer][which][None]]
                 if first_pos:
                     seen = self.activation(base, site, layer)[:, :first_pos]
-                    # Where the model ungroups them, keys and values stand once a head.
+                    # If the model ungroups them, there is one key and one value per head.
                     own = [expand_heads(x, seen.shape[2]) for x in own]
                     own = [x.expand(len(seen), -1, -1, -1) for x in own] + [seen]
                 both = torch.cat(own, dim=1)
@@ -279,7 +280,7 @@ def contrast(
     seed: int = 0,
     metrics: Metrics = ("log_prob",),
 ) -> Contrast:
-    """Return the runs with `prefix` and without on a batch of unseen inputs, and their metrics.
+    """Return the runs with and without `prefix` on a batch of unseen inputs, and their metrics.
 
     "Without" is the masked baseline: the one against which eq. 6 and 7 are exact, and the only one
     in which the prefix can be dropped at a single head.
@@ -287,17 +288,16 @@ def contrast(
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        task: gives tokens and answers; a name, a task (its test split), or a batch of your own.
-            A contrast of the same model and prefix is not run again: its metrics come from its
-            logits.
-        n: examples; of a batch or a contrast all are taken.
+        task: source of tokens and answers: a name, a task (its test split), or a batch of your own.
+            A contrast of the same model and prefix is not run again: its logits give the metrics.
+        n: number of examples of a task; a batch or a contrast is used whole.
         seed: chooses the examples of a task.
         metrics: names in `METRICS`, or functions by name.
 
     Raises:
-        PrefixInterpError: prefix and model do not fit, unknown names, tokens outside vocabulary
-            or context, answers that do not fit the tokens, half precision, hooks that stand on
-            the model, activations that are not finite, or a contrast of another model or prefix.
+        PrefixInterpError: prefix and model do not fit, unknown names, tokens outside vocabulary or
+            context, answers that do not fit the tokens, half precision, hooks already on the model,
+            activations that are not finite, or a contrast of another model or prefix.
 
     Example:
         >>> list(pi.contrast(model, prefix, task, metrics=("kl",), n=8).on)
@@ -306,7 +306,7 @@ def contrast(
     chosen = choose_metrics(metrics)
     check_free(model)
     check_bare(model)
-    # Gradients may be wanted of what is run here, also where the caller wants none.
+    # Gradients may be needed through these runs, even if the caller has disabled them.
     with torch.inference_mode(False):
         if isinstance(task, Contrast):
             check_same(task.runs, task.model_id, model, prefix)

@@ -1,4 +1,4 @@
-"""What a prefix does at each head, and what other prefixes do there: the yardstick."""
+"""What a prefix does at each head and, for comparison, what other prefixes do there."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ def head_effects(
     direction: Direction | str,
     bar: tqdm | None = None,
 ) -> Float[Tensor, "draw layer head batch"]:
-    """Return the total effect of each head under each prefix: what patching its output does.
+    """Return each head's total effect under each prefix: the effect of patching its output.
 
-    Denoise: its output under the prefix put into the plain run, against that run. Noise: the
-    prefixed run against itself with the head's plain output put in. Both point from off to on.
+    Denoise: the head's prefixed output is put into the plain run, and compared with that run.
+    Noise: the head's plain output is put into the prefixed run, and compared with that run. Both
+    effects point from off to on.
 
     Args:
-        pair: from `contrast`, with one metric; gives the inputs and the plain run.
+        pair: from `contrast`, with one metric; contains the inputs and the plain run.
         prefixes: as many slots each as the prefix of `pair`, and parameterized alike.
         direction: ``"denoise"`` or ``"noise"``.
-        bar: moved on by one for each prefix.
+        bar: advanced by one per prefix.
 
     Returns:
         In units of the metric, float64.
@@ -80,7 +81,7 @@ def _stacked_effects(
     logits_on = _answers(pair, pair.tokens.repeat(n, 1), hooks, (n, -1))
     targets = [pair.target._replace(logits_on=x) for x in logits_on]
     (metric,) = pair.metrics.values()
-    # A metric may depend on the prefixed run: each prefix has its own value without it too.
+    # A metric may depend on the prefixed run, so each prefix has its own value of the plain run.
     bases = [metric(t.logits_off if denoise else t.logits_on, t) for t in targets]
     base = torch.stack(bases)[:, None].double()
     hooks = []
@@ -126,7 +127,7 @@ def _each(x: Float[Tensor, "stack *rest"], times: int) -> Float[Tensor, "more *r
 
 
 def _own_heads(layer: int, given: Float[Tensor, "draw batch pos head d_head"]) -> Hook:
-    """Return a hook that writes head h in the h-th block of rows of every draw."""
+    """Return a hook that writes head h into the h-th block of rows of every draw."""
     n, n_heads = len(given), given.shape[3]
     heads = torch.arange(n_heads, device=given.device)
 
@@ -145,11 +146,11 @@ def random_prefixes(model: Model, prefix: Prefix, n: int, seed: int) -> dict[str
     """Return the controls that every elicitation has, `n` draws of each.
 
     ``"norm-matched"``: random directions, each vector with the norm it has in `prefix`.
-    ``"random"``: normal noise, as tuning starts from.
+    ``"random"``: normal noise, like the start of a tuning.
 
     Args:
-        model: gives the shape.
-        prefix: gives slots, parameterization and norms.
+        model: defines the shape.
+        prefix: defines slots, parameterization and norms.
         n: draws.
         seed: any integer.
     """
@@ -170,13 +171,13 @@ def check_controls(model: Model, controls: Mapping[str, Prefix] | None) -> dict[
     """Return named controls.
 
     Raises:
-        PrefixInterpError: a name that the random controls have, or a prefix that does not fit.
+        PrefixInterpError: a name that a random control already has, or a prefix that does not fit.
     """
     named = dict(controls or {})
     for name, control in named.items():
         if name in (NORM_MATCHED, RANDOM):
             raise PrefixInterpError(
-                f"controls={name!r} is drawn anyway under that name; give yours another name"
+                f"controls={name!r} is the name of a random control; give yours another name"
             )
         control.check_fits(model)
     return named

@@ -1,4 +1,4 @@
-"""Effects of heads, sites or slots, example by example: what patches and gradients both give."""
+"""Effects of heads, sites or slots per example, as patches and gradients both measure them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Agreement(NamedTuple):
 
     Attributes:
         spearman: rank correlation, -1 to 1; NaN if all effects of one side are equal.
-        pearson: correlation, -1 to 1; likewise.
+        pearson: linear correlation, -1 to 1; NaN in the same case.
         max_difference: largest absolute difference, in units of the metric.
 
     Example:
@@ -38,7 +38,7 @@ class Agreement(NamedTuple):
 
 
 class Effects(ResultObject):
-    """What `PatchGrid` and `IntegratedGradients` share.
+    """Common base of `PatchGrid` and `IntegratedGradients`.
 
     Attributes:
         axes: names of the leading axes of the effects, e.g. ``("layer", "head")``.
@@ -48,7 +48,7 @@ class Effects(ResultObject):
 
     @abstractmethod
     def effect(self, metric: str | None = None) -> Float[Tensor, "*axes batch"]:
-        """Return the effects on one metric; None for the first that was measured."""
+        """Return the effects on one metric; None selects the first that was measured."""
 
     def names_of(self, axis: str, size: int) -> Sequence[object]:
         """Return what the entries of an axis are called."""
@@ -59,7 +59,7 @@ class Effects(ResultObject):
 
         Args:
             exact: from `patch_heads` or `patch_slots`, with the same axes.
-            metric: a metric of both; None for the first of this estimate.
+            metric: one that both have; None for the first of this estimate.
 
         Raises:
             PrefixInterpError: other axes, sizes or direction, or an unknown metric.
@@ -69,7 +69,7 @@ class Effects(ResultObject):
         if self.axes != exact.axes or a.shape[:-1] != b.shape[:-1]:
             raise PrefixInterpError(
                 f"exact has axes {exact.axes} of {tuple(b.shape[:-1])}, the estimate "
-                f"{self.axes} of {tuple(a.shape[:-1])}; make both of one model, prefix and "
+                f"{self.axes} of {tuple(a.shape[:-1])}; make both from one model, prefix and "
                 "choice of axes"
             )
         means = {"a": a.mean(-1).flatten().tolist(), "b": b.mean(-1).flatten().tolist()}
@@ -83,7 +83,7 @@ class Effects(ResultObject):
         """Return what was measured."""
 
     def plot(self, metric: str | None = None) -> Figure:
-        """Return the mean effects: bars with intervals if there are few, else a heat map.
+        """Plot the mean effects: bars with intervals if there are few, else a heat map.
 
         Args:
             metric: which; None for the first that was measured.
@@ -99,7 +99,7 @@ class Effects(ResultObject):
     def _frame(
         self, grid: Sequence[int], columns: Mapping[str, str | Float[Tensor, "*axes"]]
     ) -> pd.DataFrame:
-        """Return one row per entry of the grid, behind columns that name it."""
+        """Return one row per entry of the grid, after columns that name it."""
         names = [self.names_of(axis, k) for axis, k in zip(self.axes, grid, strict=True)]
         index = pd.MultiIndex.from_product(names, names=self.axes)
         flat = {k: x if isinstance(x, str) else x.flatten().tolist() for k, x in columns.items()}

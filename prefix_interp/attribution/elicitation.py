@@ -1,7 +1,7 @@
-"""Which heads a prefix elicits, and by which part of what it does to them.
+"""Which heads a prefix elicits, and by which part of its effect on them.
 
-A head's total effect is split into gate, bias and propagated (see `coalitions`) and held against
-what random prefixes do at the same head.
+A head's total effect is split into gate, bias and propagated (see `coalitions`) and compared with
+the effects of random prefixes at the same head.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Elicitation(ResultObject):
-    """What a prefix does through each head alone, example by example, and what other prefixes do.
+    """Effects of a prefix through each single head, per example, and those of other prefixes.
 
-    Effects are in the units of the metric and point from off to on: positive is the prefix's way
-    for every metric that the prefix raises.
+    Effects are in the units of the metric and point from off to on. For a metric that the prefix
+    raises, a positive effect acts in the prefix's direction.
 
     Attributes:
         direction: ``"denoise"`` (the head's prefixed output in the plain run: is it enough?) or
             ``"noise"`` (its plain output in the prefixed run: is it needed?).
         metric: what was measured.
-        effect: the total; ``gate + bias + propagated`` is the same number.
+        effect: the total, equal to ``gate + bias + propagated``.
         gate: Shapley value (Shapley 1953) of scaling the head's own output by 1 - g.
         bias: Shapley value of adding b.
         propagated: Shapley value of the changed input; exactly 0 in layer 0.
-        interaction: the total minus the effects of the three parts each put in alone: how far
-            the parts depend on each other. It is contained in the three Shapley values.
+        interaction: the total minus the effects of the three parts inserted one at a time, a
+            measure of how much they depend on each other. The Shapley values include it.
         logit_attribution: see `bias_logit_attribution`, in logits.
         on: the metric with the prefix.
         off: the metric without it.
@@ -91,18 +91,18 @@ class Elicitation(ResultObject):
     def level(self) -> float:
         """Return the level of the interval of the excess, 1 - 2 / (draws + 1).
 
-        If the prefix were one more of R norm-matched random prefixes, each head's mean effect
-        would be equally likely to take any of the R + 1 ranks, whatever its distribution, and
-        fall outside of the R others with probability 2 / (R + 1) (Hope 1968). It is the level of
-        one head: of 100 heads to which the prefix is a random one, 100 (1 - level) are elicited.
+        If the prefix were one more norm-matched random prefix beside R others, each head's mean
+        effect would take any of the R + 1 ranks with equal probability, whatever its distribution.
+        It would lie outside the R others with probability 2 / (R + 1) (Hope 1968). The level is
+        that of one head: at 95%, at most 5 of 100 heads are on average elicited by chance.
         """
         return 1 - 2 / (len(self.controls[NORM_MATCHED]) + 1)
 
     @property
     def rounding(self) -> float:
-        """Return the excess that could be rounding: 1000 machine epsilons of the metric's size.
+        """Return the largest excess that could be rounding: 1000 machine epsilons times the metric.
 
-        Rounding grows with what a prefix writes, even where nothing reads it.
+        Rounding grows with what a prefix writes, even if nothing reads it.
         """
         size = max(1.0, float(self.on.abs().max()), float(self.off.abs().max()))
         return 1000 * torch.finfo(self.on.dtype).eps * size
@@ -112,16 +112,16 @@ class Elicitation(ResultObject):
 
         Columns: ``layer``, ``head``; means over examples of ``effect`` (with its bootstrap
         interval ``low`` and ``high``), ``gate``, ``bias``, ``propagated``, ``interaction``,
-        ``direct`` (gate + bias) and ``logit_attribution``; ``recovered``, the effect over that of
-        the whole prefix; ``control``, the mean effect of the norm-matched random prefixes;
+        ``direct`` (gate + bias) and ``logit_attribution``; ``recovered``, the effect divided by
+        that of the whole prefix; ``control``, the mean effect of the norm-matched random prefixes;
         ``excess`` (effect - control) from ``excess_low`` (effect - largest control) to
-        ``excess_high`` (effect - smallest), at the level `Elicitation.level`; ``elicited``,
-        whether that interval excludes 0 by more than `Elicitation.rounding` and the effect's own
-        does so on the same side: where random prefixes do harm, a head without any effect is
-        above them, but nothing was elicited there.
+        ``excess_high`` (effect - smallest), at the level `Elicitation.level`; ``elicited``, whether
+        that interval excludes 0 by more than `Elicitation.rounding` and the bootstrap interval does
+        so on the same side. The second condition matters where random prefixes do harm: a head
+        without any effect lies above them, but is not elicited.
 
         The bootstrap interval says how well the effect is known on these inputs. It does not test
-        elicitation: random prefixes have effects too, and theirs exclude 0 as well.
+        elicitation, since the intervals of random prefixes exclude 0 too.
 
         Args:
             level: of the bootstrap interval.
@@ -170,7 +170,7 @@ class Elicitation(ResultObject):
         """Return one row per control and head.
 
         Columns: ``control``, ``layer``, ``head``, ``draws``, ``effect`` (mean over draws and
-        examples), ``low``, ``high``: the smallest and largest draw, or, of a control that is a
+        examples), ``low``, ``high``: the smallest and largest draw or, for a control that is a
         single prefix, its bootstrap interval over examples.
 
         Args:
@@ -190,7 +190,7 @@ class Elicitation(ResultObject):
         return pd.concat(frames, ignore_index=True)
 
     def caption(self) -> str:
-        """Return direction, sizes, metric of both runs, and which heads are elicited."""
+        """Return the direction, the sizes, the metric in both runs, and the elicited heads."""
         frame = self.to_dataframe()
         chosen = frame.loc[frame["elicited"]]
         heads = [f"{i}.{j}" for i, j in zip(chosen["layer"], chosen["head"], strict=True)]
@@ -221,27 +221,27 @@ def head_elicitation(
     seed: int = 0,
     progress: bool = True,
 ) -> Elicitation:
-    """Return which heads a prefix elicits: its effect through each, by parts, beside controls.
+    """Return which heads a prefix elicits: its effect through each head, in parts, and controls.
 
-    Every control is held against its own run without prefix, on the same batch. With
-    ``metric="kl"`` it is held against its own prefixed run too.
+    Every control is compared with its own run without prefix on the same batch, and with
+    ``metric="kl"`` also with its own prefixed run.
 
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        task: a task, its name, a batch of your own, or a `Contrast` that is at hand, with at
-            least 2 examples.
+        task: a task, its name, a batch of your own, or a `Contrast` already made, with at least
+            2 examples.
         direction: ``"denoise"`` or ``"noise"``.
         metric: a name in `METRICS`, or one metric of your own by name.
-        n_random: draws of each random control, at least 2; 39 give intervals at 95%.
+        n_random: draws of each random control, at least 2; 39 draws allow a level of 95%.
         controls: prefixes to compare with by name, e.g. another task's or another seed's.
-        n: examples of a task; of a batch or contrast all are taken.
+        n: number of examples of a task; a batch or contrast is used whole.
         seed: chooses the examples of a task, and the random prefixes.
         progress: show a bar.
 
     Raises:
-        PrefixInterpError: as `contrast`, an unknown direction or metric, controls that do not
-            fit or have a taken name, or too few examples or draws.
+        PrefixInterpError: as in `contrast`, an unknown direction or metric, controls that do not
+            fit or whose name is taken, or too few examples or draws.
 
     Example:
         >>> found = pi.head_elicitation(model, prefix, task, n=8, n_random=2, progress=False)
@@ -266,7 +266,7 @@ def head_elicitation(
         found = {k: head_effects(pair, group, direction, bar) for k, group in drawn.items()}
         answers = pair.target.answers
         batch = Batch(pair.tokens, answers, answers.new_zeros(len(answers)))
-        for who, control in named.items():  # may have other slots, and so another plain run
+        for who, control in named.items():  # its slots may differ, and so its plain run
             own = contrast(model, control, batch, metrics=chosen)
             found[who] = head_effects(own, [control], direction, bar)
     split = shapley_values(values)
@@ -287,12 +287,12 @@ def head_elicitation(
 def bias_logit_attribution(
     pair: Contrast, parts: Decomposition
 ) -> Float[Tensor, "layer head batch"]:
-    """Return how far each head's bias raises the right answer's logit over the mean logit.
+    """Return how much each head's bias raises the right answer's logit above the mean logit.
 
-    Only on the direct way: b W_O through the final norm, whose scale is frozen at that of the
-    prefixed run (which makes it linear), and the unembedding, before any cap on logits. What
-    later layers and MLPs make of the bias is left out, so that a head whose bias is read by an
-    MLP shows nothing here: compare with its effect.
+    This counts only the direct path: b W_O through the final norm and the unembedding, before any
+    cap on logits. The norm's scale is frozen at that of the prefixed run, which makes it linear.
+    Later layers and MLPs are left out, so a head whose bias only an MLP reads shows nothing here:
+    compare with its effect.
 
     Args:
         pair: from `contrast`.
@@ -324,7 +324,7 @@ def bias_logit_attribution(
 def _through_frozen(
     pair: Contrast, norm: nn.Module | None, read: Float[Tensor, "batch n_out d_model"]
 ) -> Float[Tensor, "batch n_out d_model"]:
-    """Return what `read` reads before `norm`, if its scale is that of the prefixed run."""
+    """Return the directions that `read` reads before `norm`, its scale that of the prefixed run."""
     point = getattr(norm, NORM_SCALE, None)
     if norm is None or point is None:
         return read

@@ -1,4 +1,4 @@
-"""First-order effects of heads: what one gradient says of every patch at once."""
+"""First-order effects of heads: one gradient estimates every patch at once."""
 
 from __future__ import annotations
 
@@ -38,28 +38,28 @@ def attribution_patch(
 ) -> PatchGrid:
     """Return the first-order estimate of `patch_heads`, from one forward and one backward pass.
 
-    Every patch is estimated at once by (donor - base) * gradient, taken in the run that is
-    patched (Nanda 2023; Syed et al. 2023). It is exact where the metric is linear in the
-    activation; `PatchGrid.compare_with` says how far it is from exact patches. Of the site
-    ``"gate"`` it estimates `patch_slots` with axes layer and head. Beware of its denoise form:
-    the slope at gate 0 is a slot's exp(score) over the content's, not its attention, and
-    overstates slots that take most of it without bound. Its noise form misses them, for there the
-    slope is near 0. Both rank heads badly where attention is saturated; `integrated_gradients`
-    does not.
+    Every patch is estimated at once by (donor - base) * gradient, with the gradient of the run that
+    is patched (Nanda 2023; Syed et al. 2023). This is exact if the metric is linear in the
+    activation; `PatchGrid.compare_with` measures the distance from exact patches. For the site
+    ``"gate"`` it estimates `patch_slots` with axes layer and head. Beware of the denoise form
+    there: the slope at gate 0 is a slot's exp(score) over the content's, not its attention, so
+    slots that take most attention are overstated without bound. The noise form misses these slots,
+    since their slope is near 0. Both forms rank heads badly if attention is saturated;
+    `integrated_gradients` does not.
 
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        task: a task, its name, a batch of your own, or a `Contrast` that is at hand.
+        task: a task, its name, a batch of your own, or a `Contrast` already made.
         direction: ``"denoise"`` or ``"noise"``; ``"kl"`` has no slope where noise begins.
         site: as in `patch_heads`, or ``"gate"``.
         by_position: estimate each content position alone; a gate has no positions.
-        n: examples of a task; of a batch or contrast all are taken.
+        n: number of examples of a task; a batch or contrast is used whole.
         seed: chooses the examples of a task.
         metrics: names in `METRICS`, or functions by name; each takes a backward pass.
 
     Raises:
-        PrefixInterpError: as `contrast`, an unknown direction or site, positions of a gate, or a
+        PrefixInterpError: as in `contrast`, an unknown direction or site, positions of a gate, or a
             metric without a gradient.
 
     Example:
@@ -120,19 +120,19 @@ def _keeper(seen: dict[int, Tensor], layer: int):
 
 
 def metric_gradients(name: str, value: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return the gradients of summed metrics: a sequence's own, since no other moves with it.
+    """Return the gradients of the summed metric: each sequence's own, as sequences do not interact.
 
     Args:
-        name: of the metric.
+        name: name of the metric.
         value: the metric of every sequence.
-        leaves: what the gradients are taken in.
+        leaves: tensors to differentiate by.
 
     Raises:
         PrefixInterpError: the metric has no gradient.
     """
     if not value.requires_grad:
         raise PrefixInterpError(
-            f"metric={name!r} has no gradient: it is a step of the logits; use 'log_prob' or "
+            f"metric={name!r} has no gradient: it is a step function; use 'log_prob' or "
             "'logit_difference'"
         )
     return torch.autograd.grad(value.sum(), list(leaves), retain_graph=True)

@@ -1,4 +1,4 @@
-"""What a patching sweep measured, example by example."""
+"""What a patching sweep measured, per example."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ class PatchGrid(Effects):
         return self.labels.get(axis, range(size))
 
     def effect(self, metric: str | None = None) -> Float[Tensor, "*axes batch"]:
-        """Return what each patch does to the metric, in the direction from off to on.
+        """Return the effect of each patch on the metric, in the direction from off to on.
 
-        Denoise: patched - off. Noise: on - patched, what is lost. Positive is the prefix's way
-        for every metric that the prefix raises.
+        Denoise: patched - off. Noise: on - patched, the loss. For a metric that the prefix raises,
+        a positive effect acts in the prefix's direction.
 
         Args:
             metric: one that was measured; None for the first.
@@ -72,7 +72,7 @@ class PatchGrid(Effects):
         return value - self.off[metric] if denoise else self.on[metric] - value
 
     def recovered(self, metric: str | None = None) -> Float[Tensor, "*axes"]:
-        """Return the mean effect over the mean total effect: 1 is all that the prefix does.
+        """Return the mean effect as a share of the mean total effect of the prefix.
 
         Args:
             metric: one that was measured; None for the first.
@@ -90,7 +90,7 @@ class PatchGrid(Effects):
 
         Args:
             exact: from `patch_heads` or `patch_slots`, with the same axes and direction.
-            metric: a metric of both; None for the first of this estimate.
+            metric: one that both have; None for the first of this estimate.
 
         Raises:
             PrefixInterpError: other axes, sizes or direction, or an unknown metric.

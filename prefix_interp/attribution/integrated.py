@@ -33,16 +33,16 @@ Over = Literal["gates", "z", "z_direct"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class IntegratedGradients(Effects):
-    """What each head adds along a straight path from a run without the prefix to one with it.
+    """What each head contributes along a straight path from a run without the prefix to one with.
 
     Attributes:
         over: what moves along the path: ``"gates"``, ``"z"`` or ``"z_direct"``.
         metric: what is attributed.
         axes: names of the leading axes of `values`.
         values: the share of each head (and slot).
-        start: the metric at the start of each path, from a run of its own.
-        end: the metric at the end of each path, from a run of its own.
-        steps: gradients taken on each path.
+        start: the metric at the start of each path, from a separate run.
+        end: the metric at the end of each path, from a separate run.
+        steps: number of gradients along each path.
 
     Example:
         >>> found = pi.integrated_gradients(model, prefix, task, n=4, progress=False)
@@ -60,7 +60,7 @@ class IntegratedGradients(Effects):
 
     @property
     def error(self) -> Float[Tensor, "*paths batch"]:
-        """Return the sum of the shares less the whole change; 0 up to quadrature and rounding."""
+        """Return the sum of the shares minus the whole change: 0 up to quadrature and rounding."""
         one_a_path = self.values.flatten(self.start.ndim - 1, -2).sum(dim=-2)
         return one_a_path - (self.end - self.start)
 
@@ -75,7 +75,7 @@ class IntegratedGradients(Effects):
         return (self.metric,)
 
     def effect(self, metric: str | None = None) -> Float[Tensor, "*axes batch"]:
-        """Return the shares, under the name that a `PatchGrid` has for its effects."""
+        """Return the shares; a `PatchGrid` has its effects under the same name."""
         check_choice("metric", self.metric if metric is None else metric, self.metric_names)
         return self.values
 
@@ -83,7 +83,8 @@ class IntegratedGradients(Effects):
         """Return one row per head (and slot).
 
         Columns: the axes, ``metric``, ``effect`` (mean share over examples) with its bootstrap
-        interval ``low`` and ``high``, and ``share``, the effect over the mean change of the path.
+        interval ``low`` and ``high``, and ``share``, the effect over the mean change along the
+        path.
 
         Args:
             level: of the interval, over examples.
@@ -96,7 +97,7 @@ class IntegratedGradients(Effects):
         return self._frame(mean.shape, columns)
 
     def caption(self) -> str:
-        """Return the path, the sizes, the change along it and how far the shares miss it."""
+        """Return the path, the sizes, the change along the path and the error of the shares."""
         changes = (self.end - self.start).mean(dim=-1).flatten().tolist()
         along = f"{changes[0]:.4g}"
         if len(changes) > 1:
@@ -123,35 +124,35 @@ def integrated_gradients(
     """Return each head's share of what the prefix does (Sundararajan et al. 2017).
 
     The shares add up to the change from the start of the path to its end, which is checked against
-    runs of their own. Along the path
+    separate runs. Along the path
 
     - ``"gates"``: all gates of the prefix go from 0, the masked baseline, to 1. Shares of all
       heads and slots add up to on - off.
-    - ``"z"``: the outputs of one layer's heads go from those of the run without prefix to those
-      of the run with it, and later layers follow. There is one path per layer, each from off to
-      the run in which all heads of the layer are patched (`patch_heads`, denoise).
-    - ``"z_direct"``: the outputs of all heads of all layers do so together, whatever they would
-      compute. What a head does through later heads is theirs. All shares add up to on - off.
+    - ``"z"``: the outputs of one layer's heads move from their values without the prefix to those
+      with it, and later layers respond. There is one path per layer, each from off to the run in
+      which all heads of the layer are patched (`patch_heads`, denoise).
+    - ``"z_direct"``: the outputs of all heads of all layers move together, whatever they would
+      compute. A head's effect through later heads counts as theirs. Shares add up to on - off.
 
-    Sharp attention makes the metric jump along a path, so that steps of equal width would miss
-    much of it: they are halved where the shares of a piece miss the change across it.
+    Sharp attention makes the metric jump along a path, and equal steps would miss much of the
+    change. Steps are therefore halved if the shares of a piece miss the change across it.
 
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        task: a task, its name, a batch of your own, or a `Contrast` that is at hand.
+        task: a task, its name, a batch of your own, or a `Contrast` already made.
         over: ``"gates"``, ``"z"`` or ``"z_direct"``.
         tolerance: largest error of an example's sum, as a share of the largest change of any
             example (or of 1, if that is more).
-        max_steps: gradients on a path at most; 32 are always taken.
-        n: examples of a task; of a batch or contrast all are taken.
+        max_steps: largest number of gradients on a path; 32 are always taken.
+        n: number of examples of a task; a batch or contrast is used whole.
         seed: chooses the examples of a task.
         metric: a name in `METRICS`, or one metric of your own by name.
         progress: show a bar.
 
     Raises:
-        PrefixInterpError: as `contrast`, an unknown path, more than one metric, one without a
-            gradient, or shares that do not add up within `tolerance`.
+        PrefixInterpError: as in `contrast`, an unknown path, more than one metric, a metric without
+            a gradient, or shares that do not add up within `tolerance`.
 
     Example:
         >>> found = pi.integrated_gradients(model, prefix, task, n=4, progress=False)
@@ -201,7 +202,7 @@ def integrated_gradients(
 def _gate_slopes(
     pair: Contrast, name: str, at: Float[Tensor, " stack"]
 ) -> tuple[Float[Tensor, "stack batch"], Float[Tensor, "stack layer head slot batch"]]:
-    """Return the metric and its slope in each gate where all gates have the values `at`."""
+    """Return the metric and its slope in each gate, with all gates at the values `at`."""
     host = host_of(pair.model)
     gates = repeat(
         host.cast(at), "stack -> (stack batch) layer head slot", batch=pair.n_batch,
@@ -217,7 +218,7 @@ def _gate_slopes(
 def _z_slopes(
     pair: Contrast, name: str, at: Float[Tensor, " stack"], *, layers: Sequence[int]
 ) -> tuple[Float[Tensor, "stack batch"], Float[Tensor, "stack layer head batch"]]:
-    """Return the metric and its slope by head where z is a share `at` of the way to the prefix."""
+    """Return the metric and its slope per head, with z a share `at` of the way to the prefix."""
     off = torch.stack([pair.activation("off", Site.Z, i) for i in layers])
     moves = torch.stack([pair.activation("on", Site.Z, i) for i in layers]) - off
     points = off[:, None] + at.to(off)[:, None, None, None, None] * moves[:, None]

@@ -1,4 +1,4 @@
-"""How well a run answers, one number an example."""
+"""How well a run answers, one number per example."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Logits = Float[Tensor, "*stack batch n_out d_vocab"]
 
 
 class Target(NamedTuple):
-    """What a run is held against.
+    """What the metrics compare a run with.
 
     Attributes:
         answers: the right outputs.
@@ -40,8 +40,8 @@ def answer_log_prob(logits: Logits, target: Target) -> Float[Tensor, "*stack bat
 def logit_difference(logits: Logits, target: Target) -> Float[Tensor, "*stack batch"]:
     """Return the logit of the right answer minus that of a foil, mean over outputs.
 
-    The foil is the token that the run without prefix rates highest among the wrong ones. It is
-    the same in every intervention, so that the metric is linear in the logits.
+    The foil is the wrong token with the highest logit in the run without prefix. It is fixed across
+    interventions, so the metric is linear in the logits.
     """
     off, answers = target.logits_off, target.answers
     foils = off.scatter(-1, answers[..., None], -torch.inf).argmax(dim=-1)
@@ -55,7 +55,7 @@ def kl_to_prefixed(logits: Logits, target: Target) -> Float[Tensor, "*stack batc
 
 
 def exact_match(logits: Logits, target: Target) -> Float[Tensor, "*stack batch"]:
-    """Return 1 where every output is right under teacher forcing, else 0."""
+    """Return 1 if every output is right under teacher forcing, else 0."""
     return (logits.argmax(dim=-1) == target.answers).all(dim=-1).to(logits.dtype)
 
 
@@ -109,10 +109,10 @@ def choose_metric(chosen: str | Mapping[str, Metric]) -> dict[str, Metric]:
 def recovered(
     value: Float[Tensor, "*grid"], off: Float[Tensor, "*off"], on: Float[Tensor, "*on"]
 ) -> Float[Tensor, "*grid"]:
-    """Return (value - off) / (on - off): 0 as without the prefix, 1 as with it.
+    """Return (value - off) / (on - off): 0 without the prefix, 1 with it.
 
-    Give means over examples: single examples on which the prefix changes nothing divide by 0,
-    and come out as infinity or NaN.
+    Pass means over examples: a single example on which the prefix changes nothing divides by 0, and
+    the result is infinity or NaN.
 
     Args:
         value: of the intervened run.

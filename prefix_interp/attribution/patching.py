@@ -1,7 +1,7 @@
 """Activation patching between a run with the prefix and one without, stacked and resumed.
 
-*Denoise* puts an activation of the prefixed run into the plain one: is it enough? *Noise* puts
-one of the plain run into the prefixed one: is it needed? (Heimersheim and Nanda 2024.)
+*Denoise* puts an activation of the prefixed run into the plain run: is it enough? *Noise* puts an
+activation of the plain run into the prefixed run: is it needed? (Heimersheim and Nanda 2024.)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SLOT_AXES = (("layer", "head", "slot"), ("layer", "head"), ("layer", "slot"), ("
 
 @dataclass(frozen=True)
 class Cell:
-    """One patch: an activation of one layer, at one head and position or at all."""
+    """One patch: an activation of one layer, at one head and position or at all of them."""
 
     site: Site
     layer: int
@@ -60,27 +60,27 @@ def patch_heads(
     metrics: Metrics = ("log_prob",),
     progress: bool = True,
 ) -> PatchGrid:
-    """Return the effect of patching each head, and each position if asked.
+    """Return the effect of patching each head, optionally at each position.
 
-    The site says what of the head: its output ``"z"``, its queries, keys or values of the content,
-    or its attention ``"pattern"``. A pattern has the slots' columns too: put into a run without
-    prefix they meet values of 0, which leaves (1 - g) t, the gate without the bias.
+    The site is what is patched of the head: its output ``"z"``, its queries, keys or values of the
+    content, or its attention ``"pattern"``. A pattern includes the slots' columns. In a run without
+    prefix they meet values of 0, which leaves (1 - g) t: the gate without the bias.
 
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        task: a task, its name, a batch of your own, or a `Contrast` that is at hand.
+        task: a task, its name, a batch of your own, or a `Contrast` already made.
         direction: ``"denoise"`` or ``"noise"``.
         site: ``"z"``, ``"q"``, ``"k"``, ``"v"`` or ``"pattern"``; keys and values have one
             entry per key-value head.
         by_position: patch each content position alone.
-        n: examples of a task; of a batch or contrast all are taken.
+        n: number of examples of a task; a batch or contrast is used whole.
         seed: chooses the examples of a task.
         metrics: names in `METRICS`, or functions by name; all come from one sweep.
         progress: show a bar.
 
     Raises:
-        PrefixInterpError: as `contrast`, or an unknown direction or site.
+        PrefixInterpError: as in `contrast`, or an unknown direction or site.
 
     Example:
         >>> grid = pi.patch_heads(model, prefix, task, n=8, progress=False)
@@ -126,18 +126,18 @@ def patch_sites(
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        task: a task, its name, a batch of your own, or a `Contrast` that is at hand.
+        task: a task, its name, a batch of your own, or a `Contrast` already made.
         direction: ``"denoise"`` or ``"noise"``.
         sites: of ``"resid_pre"``, ``"attn_out"``, ``"resid_mid"``, ``"mlp_out"``,
             ``"resid_post"``; None for all that the model has.
         by_position: patch each content position alone.
-        n: examples of a task; of a batch or contrast all are taken.
+        n: number of examples of a task; a batch or contrast is used whole.
         seed: chooses the examples of a task.
         metrics: names in `METRICS`, or functions by name; all come from one sweep.
         progress: show a bar.
 
     Raises:
-        PrefixInterpError: as `contrast`, or a site that the model lacks.
+        PrefixInterpError: as in `contrast`, or a site that the model lacks.
 
     Example:
         >>> grid = pi.patch_sites(model, prefix, task, n=8, progress=False)
@@ -151,7 +151,7 @@ def patch_sites(
     for name in sites or ():
         check_choice("sites", name, STREAM_SITES)
     if sites is not None and len(set(sites)) != len(sites):
-        raise PrefixInterpError(f"sites={list(sites)!r} names a site twice; give each once")
+        raise PrefixInterpError(f"sites={list(sites)!r} names a site twice; name each once")
     pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metrics)
     if sites is None:
         cache = pair.runs.on.cache_dict
@@ -183,26 +183,26 @@ def patch_slots(
     metrics: Metrics = ("log_prob",),
     progress: bool = True,
 ) -> PatchGrid:
-    """Return the effect of keeping, or dropping, the prefix at single heads and slots.
+    """Return the effect of keeping or dropping the prefix at single heads and slots.
 
-    The intervention that only prefixes allow: the slot's attention mass is gated, and the head
-    computes on what it is given. *Denoise* keeps the prefix there alone and drops it everywhere
-    else; *noise* drops it there alone.
+    Only prefixes allow this intervention: the slot's attention mass is gated, and the head works
+    with the rest. *Denoise* keeps the prefix at that head and slot and drops it everywhere else;
+    *noise* drops it only there.
 
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        task: a task, its name, a batch of your own, or a `Contrast` that is at hand.
+        task: a task, its name, a batch of your own, or a `Contrast` already made.
         direction: ``"denoise"`` or ``"noise"``.
-        axes: ``("layer", "head", "slot")``; without ``"slot"`` all slots of a head together,
-            without ``"head"`` a slot in all heads of a layer.
-        n: examples of a task; of a batch or contrast all are taken.
+        axes: ``("layer", "head", "slot")``; without ``"slot"`` all slots of a head are gated
+            together, without ``"head"`` a slot at all heads of its layer.
+        n: number of examples of a task; a batch or contrast is used whole.
         seed: chooses the examples of a task.
         metrics: names in `METRICS`, or functions by name; all come from one sweep.
         progress: show a bar.
 
     Raises:
-        PrefixInterpError: as `contrast`, or unknown axes.
+        PrefixInterpError: as in `contrast`, or unknown axes.
 
     Example:
         >>> grid = pi.patch_slots(model, prefix, task, n=8, progress=False)
@@ -239,8 +239,8 @@ def patch_cells(
 ) -> Values:
     """Return the metrics of patches, each done alone, in the order of `cells`.
 
-    Patches of one layer and position share a stack, which starts at that layer and position, and
-    behind the layer's attention if they all act there.
+    Patches of one layer and position share a stack, which starts there, and after the layer's
+    attention if all of them act after it.
 
     Args:
         pair: from `contrast`.
@@ -269,7 +269,7 @@ def patch_cells(
 
 
 def _patch_hooks(pair: Contrast, cells: Sequence[Cell], base: str, donor: str) -> list[Hook]:
-    """Return one hook per site that writes the donor's activation into that cell's block."""
+    """Return one hook per site that writes the donor's activation into each cell's block."""
     hooks: list[Hook] = []
     for site in dict.fromkeys(cell.site for cell in cells):
         rows = [i for i, cell in enumerate(cells) if cell.site is site]
@@ -285,7 +285,7 @@ def _writer(given: Tensor, n_stack: int, stack: list[int], heads: list[int], pos
     def write(x: Float[Tensor, "stacked pos *rest"], hook: object) -> Tensor:
         before = given.shape[1] - x.shape[1]  # rows that did not run
         if pos is not None and pos < before:
-            return x  # a position that no output reads any more
+            return x  # no output reads this position any more
         here = slice(None) if pos is None else slice(pos - before, pos - before + 1)
         new = given[:, before:][:, here].to(x)
         x = rearrange(x, "(stack batch) ... -> stack batch ...", stack=n_stack).clone()
@@ -305,8 +305,8 @@ def donor_activation(
 ) -> Float[Tensor, "batch pos *rest"]:
     """Return what a patch writes into the base run.
 
-    It is the donor's activation; of a pattern it is the head's output that goes with it: the
-    donor's attention over the content, applied to the base run's values.
+    For most sites this is the donor's activation. For a pattern it is the head's output under it:
+    the donor's attention over the content, applied to the base run's values.
     """
     if site is not Site.PATTERN:
         return pair.activation(donor, site, layer)

@@ -18,8 +18,8 @@ Evaluate = Callable[
 ]
 NODES = 8
 FIRST_PIECES = 4
-# Where a prefix takes most attention nearly all changes close to gate 0: there the cube of the
-# quadrature's variable puts most nodes. The path stays the same, and so does the integral.
+# If a prefix takes most attention, nearly all of the change happens close to gate 0. Cubing the
+# quadrature's variable puts most nodes there and changes neither path nor integral.
 _POWER = 3
 
 
@@ -27,9 +27,9 @@ class PathIntegral(NamedTuple):
     """An integral along a path from 0 to 1.
 
     Attributes:
-        values: the integral of each share of the derivative.
-        error: bound on the error of their sum, by example: the errors of all pieces added up.
-        steps: points at which the derivative was taken.
+        values: integral of each share of the derivative.
+        error: bound on the error of their sum, per example: the sum of the errors of all pieces.
+        steps: number of points at which the derivative was taken.
     """
 
     values: Float[Tensor, "*axes batch"]
@@ -49,16 +49,16 @@ def integrate_path(
 ) -> PathIntegral:
     """Return the integral of a derivative whose shares must add up to the change of a function.
 
-    Gauss-Lobatto quadrature in pieces. It has nodes on both ends of each, so that every piece is
-    held against the change of the function across it; those that miss it by too much are halved.
-    Stops at `max_steps` with the error that is left.
+    Gauss-Lobatto quadrature in pieces. Each piece has nodes on both ends, so its integral can be
+    compared with the change of the function across it. Pieces with too large an error are halved.
+    At `max_steps` it stops with the error that is left.
 
     Args:
-        evaluate: for points between 0 and 1, the function and its derivative, the latter split
-            into shares along any axes between the points and the examples.
-        allowed: error of the sum for the worst example.
-        max_steps: points at most.
-        pass_size: points given to `evaluate` at once.
+        evaluate: returns the function and its derivative at points between 0 and 1. The derivative
+            is split into shares along any axes between the points and the examples.
+        allowed: largest error of the sum of any example.
+        max_steps: largest number of points.
+        pass_size: number of points passed to `evaluate` at once.
     """
     nodes, weights = lobatto(NODES)
     ends = [i / FIRST_PIECES for i in range(FIRST_PIECES + 1)]

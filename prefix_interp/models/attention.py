@@ -1,6 +1,6 @@
-"""The attention of one layer, step by step: what it makes of its inputs, and what it writes.
+"""The attention of one layer, step by step: what it computes from its inputs and what it writes.
 
-Plain torch.einsum: every step of tuning passes here, and einops takes its time.
+It uses plain torch.einsum: every step of tuning runs through here, and einops is slower.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ Projection = Literal["Q", "K", "V"]
 
 @dataclass(frozen=True, eq=False)
 class Attention:
-    """The attention of one layer of a model (`Host.attention` gives it).
+    """The attention of one layer of a model, from `Host.attention`.
 
     Attributes:
         model: which model.
-        layer: which of its layers, from 0.
+        layer: 0-based.
     """
 
     model: Model
     layer: int
 
     @property
-    def block(self) -> Any:  # torch types what a module holds as "Tensor | Module"
+    def block(self) -> Any:  # torch types a module's attributes as "Tensor | Module"
         """Return the module of the whole layer."""
         return self.model.blocks[self.layer]
 
@@ -47,30 +47,30 @@ class Attention:
 
     @property
     def norm(self) -> nn.Module:
-        """Return the norm in front of it (the identity where there is none)."""
+        """Return the norm before it (the identity if there is none)."""
         return self.block.ln1
 
     @property
     def norm_behind(self) -> nn.Module | None:
-        """Return the norm behind it, before `hook_attn_out`, if there is one."""
+        """Return the norm after it, before `hook_attn_out`, if there is one."""
         return getattr(self.block, "ln1_post", None)
 
     @property
     def W_O(self) -> Float[Tensor, "head d_head d_model"]:
-        """Return what leads from each head's output to the residual stream."""
+        """Return the map from each head's output to the residual stream."""
         return self.module.W_O
 
     @property
     def b_O(self) -> Float[Tensor, " d_model"]:
-        """Return the constant that is written beside the heads."""
+        """Return the constant that is added to what the heads write."""
         return self.module.b_O
 
     def project(
         self, x: Float[Tensor, "*stack slot d_model"], what: Projection | str
     ) -> Float[Tensor, "*stack slot any_head d_head"]:
-        """Return the queries, keys or values that the layer makes of attention inputs.
+        """Return the queries, keys or values that the layer computes from attention inputs.
 
-        They are what stands at `hook_q`, `hook_k` or `hook_v`, heads of a group not expanded.
+        They are the values at `hook_q`, `hook_k` or `hook_v`, with grouped heads not expanded.
         Hooks on the layer's norm do not act.
 
         Args:
@@ -80,7 +80,7 @@ class Attention:
         block = self.block
         with without_hooks(block.ln1):
             normed = block.ln1(x)
-        # With grouped queries the plain name is expanded to all heads; the underscored is not.
+        # With grouped queries the plain name is expanded to all heads, the underscored name is not.
         w, b = (
             own if (own := getattr(block.attn, f"_{name}", None)) is not None
             else getattr(block.attn, name)
@@ -91,13 +91,13 @@ class Attention:
     def scored_queries(
         self, q: Float[Tensor, "batch query head d_head"], start: int
     ) -> Float[Tensor, "batch query head d_head"]:
-        """Return queries as they meet the keys: through their norm and clip, and rotated.
+        """Return queries as they are multiplied with keys: after norm, clip and rotation.
 
         Args:
             q: as at `hook_q`.
             start: position of the first query, for the rotation.
         """
-        attn = self.module  # the content's hooks act on its norm: these are the content's rows
+        attn = self.module  # hooks on its norm may act: these rows are the content's
         if attn.q_norm is not None:
             q = attn._apply_qk_norm(q, attn.q_norm)
         return self._rotated(self._clipped(q), start)
@@ -105,7 +105,7 @@ class Attention:
     def scored_keys(
         self, k: Float[Tensor, "batch key any_head d_head"], start: int = 0
     ) -> Float[Tensor, "batch key any_head d_head"]:
-        """Return keys as they meet the queries: through their norm and clip, and rotated.
+        """Return keys as they are multiplied with queries: after norm, clip and rotation.
 
         Args:
             k: as at `hook_k`, or with all heads.
@@ -116,7 +116,7 @@ class Attention:
     def cached_keys(
         self, k: Float[Tensor, "batch key any_head d_head"]
     ) -> Float[Tensor, "batch key any_head d_head"]:
-        """Return keys as a key-value cache holds them: behind norm and clip, not yet rotated."""
+        """Return keys as a key-value cache holds them: after norm and clip, before rotation."""
         attn = self.module
         if attn.k_norm is not None:
             with without_hooks(attn.k_norm):
@@ -124,13 +124,13 @@ class Attention:
         return self._clipped(k)
 
     def cached_values(self, v: Float[Tensor, "*any d_head"]) -> Float[Tensor, "*any d_head"]:
-        """Return values as a key-value cache holds them: the model clips behind `hook_v`."""
+        """Return values as a key-value cache holds them: clipped after `hook_v`."""
         return self._clipped(v)
 
     def weighed_values(
         self, v: Float[Tensor, "*any kv_head d_head"]
     ) -> Float[Tensor, "*any head d_head"]:
-        """Return values as attention weighs them: clipped, and one for each head."""
+        """Return values as attention weighs them: clipped, and one per head."""
         return self._clipped(expand_heads(v, self.model.cfg.n_heads))
 
     def slot_scores(
@@ -140,7 +140,7 @@ class Attention:
     ) -> Float[Tensor, "stack batch head query slot"]:
         """Return the scores of slots, scaled and capped as at `hook_attn_scores`.
 
-        In float32 at least: a gate near 1 leaves little beside it, and masses need the digits.
+        At least in float32: if the gate is near 1, the content's small mass needs the digits.
 
         Args:
             q: from `scored_queries`.
@@ -153,7 +153,7 @@ class Attention:
     def written(
         self, z: Float[Tensor, "batch pos head d_head"]
     ) -> Float[Tensor, "batch pos d_model"]:
-        """Return what heads write into the residual stream together, `b_O` left out.
+        """Return the sum of what the heads write into the residual stream, without `b_O`.
 
         Args:
             z: each head's output, as at `hook_z`.
@@ -171,9 +171,9 @@ class Attention:
 
 @contextmanager
 def without_hooks(module: nn.Module) -> Iterator[None]:
-    """Let `module` compute without the hooks on it, which are meant for the content.
+    """Let `module` compute without its hooks, which are meant for the content.
 
-    Caches would hold the slots in place of the content, and a frozen scale would not fit.
+    Otherwise caches would hold the slots instead of the content, and a frozen scale would not fit.
     """
     points = [m for m in module.modules() if isinstance(m, HookPoint)]
     saved = [(m, m._forward_hooks, m._backward_hooks) for m in points]
@@ -189,11 +189,11 @@ def without_hooks(module: nn.Module) -> Iterator[None]:
 def expand_heads(
     x: Float[Tensor, "*any kv_head d_head"], n_heads: int
 ) -> Float[Tensor, "*any {n_heads} d_head"]:
-    """Return keys or values once for each head that reads them, as TransformerLens expands groups.
+    """Return keys or values repeated for each head that reads them, as TransformerLens does.
 
     Args:
         x: of the key-value heads, or of all heads already.
-        n_heads: how many heads there are to be.
+        n_heads: number of heads of the result.
     """
     if x.shape[-2] == n_heads:
         return x

@@ -1,4 +1,4 @@
-"""minGPT's dropout, added to a hooked transformer by hooks (the `paper` preset trains so)."""
+"""minGPT's dropout, added to a hooked transformer by hooks (used by the `paper` preset)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def dropout_hooks(model: Model, p: float, rng: torch.Generator) -> list[Hook]:
     Args:
         model: any hooked transformer.
         p: drop probability in [0, 1); 0 gives no hooks.
-        rng: where the masks come from.
+        rng: source of the masks.
 
     Raises:
         PrefixInterpError: `p` is not in [0, 1).

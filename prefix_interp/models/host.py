@@ -1,9 +1,9 @@
-"""The port through which the library asks a model: the one place that knows what kind it holds.
+"""The library's interface to a model, and the only place that knows which kind of model it is.
 
-Sizes, where slots and content stand, what a layer makes of an attention input, what its scores
-and its output make of that, and runs that begin at a layer. Nothing outside `models/` reads a
-model's configuration or the private parts of its attention. What it holds today is a
-HookedTransformer of TransformerLens.
+It answers questions about sizes, the positions of slots and content, and the queries, keys, values,
+scores and outputs of a layer, and starts runs at a layer. Nothing outside `models/` reads a model's
+configuration or the private parts of its attention. Today the model is a HookedTransformer of
+TransformerLens.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KeysValues = list[tuple[Tensor, Tensor]]
 
 
 def host_of(model: Model) -> Host:
-    """Return the port to `model`; it holds nothing of its own and costs nothing to make.
+    """Return the interface to `model`; it has no state of its own and is free to create.
 
     Raises:
         PrefixInterpError: a kind of model that the library does not know.
@@ -38,10 +38,10 @@ def host_of(model: Model) -> Host:
 
 @dataclass(frozen=True, eq=False)
 class Host:
-    """A model, asked in the library's words.
+    """The library's interface to a model.
 
     Attributes:
-        model: whose port this is.
+        model: the model.
     """
 
     model: Model
@@ -60,7 +60,7 @@ class Host:
 
     @property
     def n_kv_heads(self) -> int:
-        """Return the number of key-value heads (that of all heads without grouped queries)."""
+        """Return the number of key-value heads (equal to `n_heads` without grouped queries)."""
         return self.model.cfg.n_key_value_heads or self.n_heads
 
     @property
@@ -75,7 +75,7 @@ class Host:
 
     @property
     def d_mlp(self) -> int:
-        """Return the hidden width of the MLPs; 0 without any."""
+        """Return the hidden width of the MLPs; 0 if there are none."""
         return 0 if self.attn_only else self.model.cfg.d_mlp or 0
 
     @property
@@ -85,7 +85,7 @@ class Host:
 
     @property
     def n_ctx(self) -> int:
-        """Return the number of positions, those of slots included."""
+        """Return the number of positions, including those of slots."""
         return self.model.cfg.n_ctx
 
     @property
@@ -126,12 +126,12 @@ class Host:
 
     @property
     def pads_left(self) -> bool:
-        """Return whether a tokenizer on the model pads on the left."""
+        """Return whether the model's tokenizer, if any, pads on the left."""
         return getattr(self.model.tokenizer, "padding_side", None) == "left"
 
     @property
     def settings(self) -> dict[str, str]:
-        """Return what the model is beside its weights, as text, wherever it runs."""
+        """Return a text that describes the model apart from its weights and device."""
         return {name: str(x) for name, x in vars(self.model.cfg).items() if name != "device"}
 
     def cast(self, x: Tensor) -> Tensor:
@@ -158,20 +158,20 @@ class Host:
     def content_start(self, n_slots: int) -> int:
         """Return the position of the first content token behind a prefix of `n_slots` slots.
 
-        It is `n_slots`, except in a toy, whose content stays where it was trained. Slots carry no
+        It is `n_slots`, except in a toy, whose content keeps its trained positions. Slots carry no
         position, so a toy takes a prefix of any length.
         """
         return n_slots if self.n_reserved is None else self.n_reserved
 
     def room(self, n_slots: int) -> int:
-        """Return how many content tokens the context holds behind `n_slots` slots."""
+        """Return how many content tokens fit into the context after `n_slots` slots."""
         return self.n_ctx - self.content_start(n_slots)
 
     def check_room(self, n_slots: int, n_content: int) -> None:
-        """Raise unless the context holds `n_content` tokens behind `n_slots` slots.
+        """Raise unless `n_content` tokens fit into the context after `n_slots` slots.
 
         Raises:
-            PrefixInterpError: more content than that.
+            PrefixInterpError: more content than fits.
         """
         room = self.room(n_slots)
         if n_content > room:
@@ -181,7 +181,7 @@ class Host:
             )
 
     def slot_positions(self, n_slots: int) -> Float[Tensor, "slot d_model"]:
-        """Return the position embeddings of slots in front; beyond the reserved, the last again."""
+        """Return position embeddings of slots in front; past the reserved, the last repeats."""
         last = self.content_start(n_slots) - 1
         return self.W_pos[torch.arange(n_slots).clamp(max=last)]
 
@@ -200,13 +200,13 @@ class Host:
     ) -> Float[Tensor, "all_pos d_model"]:
         """Return the position embeddings of slots and content, in the order of the sequence.
 
-        In a toy the content keeps its trained positions, slots in front hold the reserved ones
-        and slots further on none; in other models positions are counted through.
+        In a toy the content keeps its trained positions, slots in front have the reserved ones and
+        later slots none. In other models positions are consecutive over slots and content.
 
         Args:
-            n_slots: rows that are not content.
+            n_slots: number of rows that are not content.
             n_content: content tokens.
-            before: content tokens in front of the slots.
+            before: number of content tokens in front of the slots.
 
         Raises:
             PrefixInterpError: more content than the context holds.
@@ -218,7 +218,7 @@ class Host:
         own = torch.zeros_like(own) if before else own
         return torch.cat([content[:before], own, content[before:]])
 
-    # What stands in the residual stream, and what a layer makes of it
+    # The residual stream, and what a layer computes from it
 
     @property
     def embedding(self) -> nn.Module:
@@ -232,19 +232,19 @@ class Host:
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
-        """Return the embedding of each token, before any norm of the embedding's own."""
+        """Return the embedding of each token, before any norm inside the embedding."""
         return self.model.W_E
 
     def embed(self, tokens: Int[Tensor, "*any"]) -> Float[Tensor, "*any d_model"]:
-        """Return the rows of tokens as they stand at `hook_embed`; some models norm them."""
+        """Return the rows of tokens at `hook_embed`; some models normalise them."""
         return self.model.embed(tokens.to(self.device))
 
     def attention(self, layer: int) -> Attention:
-        """Return the port to the attention of a layer (0-based)."""
+        """Return the attention of a layer (0-based)."""
         return Attention(self.model, layer)
 
     def keys_values(self, tensors: Mapping[str, Tensor]) -> KeysValues:
-        """Return each layer's slot keys and values, as they stand at `hook_k` and `hook_v`.
+        """Return each layer's slot keys and values, as at `hook_k` and `hook_v`.
 
         Residual vectors pass through the layer's norm and its key and value projections, biases
         included; free keys and values are taken as they are. Gradients flow to `tensors`, which
@@ -270,17 +270,17 @@ class Host:
 
     @property
     def norms_embedding(self) -> bool:
-        """Return whether a norm stands behind the embedding, which `run_from` layer 0 skips."""
+        """Return whether a norm follows the embedding; `run_from` layer 0 skips it."""
         return bool(self.model.cfg.post_embedding_ln)
 
     @property
     def norms_attention_out(self) -> bool:
-        """Return whether a norm stands behind attention: what one head writes is not defined."""
+        """Return whether a norm follows attention; then what one head writes is not defined."""
         return bool(getattr(self.model.cfg, "use_normalization_before_and_after", False))
 
     @property
     def final_norm(self) -> nn.Module | None:
-        """Return the norm in front of the unembedding, if there is one."""
+        """Return the norm before the unembedding, if there is one."""
         return getattr(self.model, "ln_final", None)
 
     # Runs
@@ -293,14 +293,14 @@ class Host:
         cache: TransformerLensKeyValueCache | None = None,
         skip_attention: bool = False,
     ) -> Float[Tensor, "batch rows d_vocab"]:
-        """Return the logits of a run that begins at a layer, under the hooks that stand.
+        """Return the logits of a run that begins at a layer, with the model's present hooks.
 
         Args:
             layer: 0-based; earlier ones do not run.
-            resid: the residual stream in front of it.
-            cache: keys and values of the positions before, to which those of `resid` are added.
-            skip_attention: hooks write the heads' outputs of this layer: what its attention
-                computes is read by nobody, and a single row is given to it.
+            resid: the residual stream before that layer.
+            cache: keys and values of earlier positions; those of `resid` are added to it.
+            skip_attention: hooks write the heads' outputs of this layer. Nothing reads what its
+                attention computes, so it runs on a single row.
         """
         if not skip_attention:
             return self.model(resid, start_at_layer=layer, past_kv_cache=cache)
@@ -312,13 +312,13 @@ class Host:
             handle.remove()
 
     def empty_cache(self, batch_size: int) -> TransformerLensKeyValueCache:
-        """Return a key-value cache of TransformerLens that holds nothing yet.
+        """Return an empty key-value cache of TransformerLens.
 
         Args:
-            batch_size: sequences in the batch to come.
+            batch_size: number of sequences in the batch to come.
         """
         cfg = self.model.cfg
-        if cfg.ungroup_grouped_query_attention:  # then keys come with a head for each query head
+        if cfg.ungroup_grouped_query_attention:  # then keys have one head per query head
             cfg = copy(cfg)
             cfg.n_key_value_heads = None
         return TransformerLensKeyValueCache.init_cache(cfg, self.device, batch_size)

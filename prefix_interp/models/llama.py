@@ -1,4 +1,4 @@
-"""Language models of the Llama architecture as HookedTransformers, from the weights at hand."""
+"""Language models of the Llama architecture as HookedTransformers, from weights in memory."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _TOLERANCE = 1e-4  # of the largest logit, float32: SmolLM2 is at 1.5e-6
 def hook_llama(hf_model: Any, n_ctx: int = 256) -> Model:
     """Return a Hugging Face model of the Llama architecture as a HookedTransformer.
 
-    Nothing is folded or centred, so that its residual stream and its embeddings are the model's
-    own; logits agree to rounding, which is checked on a few tokens. TransformerLens loads models
-    by name, which needs a hub; this takes the model itself.
+    No weights are folded or centred, so residual stream and embeddings are those of `hf_model`.
+    Logits agree to rounding, which is checked on a few tokens. TransformerLens loads models by name
+    from a hub; this function takes the model itself.
 
     Args:
         hf_model: a transformers ``LlamaForCausalLM``; it keeps its weights, float32 is best.
@@ -99,13 +99,13 @@ def hook_llama(hf_model: Any, n_ctx: int = 256) -> Model:
     model = bare_model(cfg)
     with torch.no_grad():
         weights = {k: v.detach().clone() for k, v in convert_llama_weights(hf_model, cfg).items()}
-        # Buffers (masks, rotations) are the model's own.
+        # Buffers (masks, rotations) stay those of the HookedTransformer.
         missing = model.load_state_dict(weights, strict=False).missing_keys
     left = set(missing) & {name for name, _ in model.named_parameters()}
     if left:
         raise PrefixInterpError(f"hf_model has no weights for {sorted(left)[0]}; use another model")
     if cfg.dtype in (torch.float16, torch.bfloat16):
-        # In 16 bits many layers lose as much as a wrong module may change: check a float32 copy.
+        # In 16 bits, rounding over many layers can hide a wrong module: check a float32 copy.
         hook_llama(copy.deepcopy(hf_model).float(), min(n_ctx, _CHECKED))
     else:
         _check_same(hf_model, model)
@@ -113,7 +113,7 @@ def hook_llama(hf_model: Any, n_ctx: int = 256) -> Model:
 
 
 def _check_same(hf_model: Any, model: Model) -> None:
-    """Raise unless both give the same logits: modules may do more than the config says."""
+    """Raise unless both models return the same logits: modules may do more than the config says."""
     n = min(_CHECKED, model.cfg.n_ctx)
     tokens = torch.linspace(0, model.cfg.d_vocab - 1, n, device=model.W_E.device).long()[None]
     training = [(module, module.training) for module in hf_model.modules()]

@@ -1,4 +1,4 @@
-"""Any model of the library, whatever it was made of: its name, fingerprint, copy and precision."""
+"""Helpers for every model of the library: type, fingerprint, copy and precision."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Model = HookedTransformer
 
 @contextmanager
 def quiet_deprecation() -> Iterator[None]:
-    """Silence what TransformerLens 3.9 says at every construction: that 4.0 drops the class."""
+    """Silence TransformerLens 3.9's warning at every construction that 4.0 drops the class."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
 
 
 def bare_model(cfg: HookedTransformerConfig) -> Model:
-    """Return a model of this configuration whose weights are for the caller to set."""
+    """Return a model of this configuration; the caller must set its weights."""
     with quiet_deprecation():
         return HookedTransformer(cfg)
 
@@ -33,7 +33,7 @@ def zero_model(
 ) -> Model:
     """Return a float64 transformer of zeros: ReLU, no norms, scores that are not scaled.
 
-    For weights that are written down by hand, so that every number in it is one of theirs.
+    For weights that are set by hand: every nonzero weight is then one that the caller wrote.
 
     Args:
         n_layers: number of blocks.
@@ -74,7 +74,7 @@ def to_dtype(model: Model, dtype: torch.dtype) -> Model:
         >>> pi.to_dtype(model, torch.float64).W_E.dtype
         torch.float64
     """
-    model.cfg.dtype = dtype  # TransformerLens casts to this, whatever the weights are
+    model.cfg.dtype = dtype  # TransformerLens casts to this dtype, not to that of the weights
     model.to(dtype, print_details=False)
     return model
 
@@ -87,9 +87,9 @@ def clone(model: Model) -> Model:
 
 
 def model_id(model: Model) -> str:
-    """Return a short fingerprint of what a prefix of `model` depends on.
+    """Return a short fingerprint of everything in `model` that a prefix depends on.
 
-    Large weights are sampled, which tells fine-tuned copies apart at little cost.
+    Large weights are only sampled: enough, at little cost, to tell fine-tuned copies apart.
     """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():

@@ -12,8 +12,8 @@ NORM_SCALE = "hook_scale"  # in a norm, what it divides by: batch pos 1
 class Site(str, Enum):
     """A place in a transformer that a hook can read or write.
 
-    `Site.Z.at(0)` is the full name, e.g. ``blocks.0.attn.hook_z``. Shapes are those of
-    TransformerLens; `kv_head` is `head` in a model without grouped queries.
+    `Site.Z.at(0)` is the full name ``blocks.0.attn.hook_z``. Shapes are those of TransformerLens;
+    without grouped queries `kv_head` equals `head`.
 
     Example:
         >>> pi.Site.Z.at(0)
@@ -37,14 +37,14 @@ class Site(str, Enum):
 
     @property
     def per_layer(self) -> bool:
-        """Return whether the site exists once a layer."""
+        """Return whether the site exists once per layer."""
         return "{}" in self.value
 
     def at(self, layer: int | None = None) -> str:
         """Return the hook name at `layer` (0-based; None for a site that is not per layer).
 
         Raises:
-            PrefixInterpError: a layer is missing, negative, or given where there is none.
+            PrefixInterpError: a layer is missing, negative, or given for a site without layers.
         """
         if self.per_layer != (layer is not None) or (layer is not None and layer < 0):
             need = "a layer of 0 or more" if self.per_layer else "no layer"

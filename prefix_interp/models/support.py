@@ -1,4 +1,4 @@
-"""Which models a prefix fits."""
+"""Which models support a prefix."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from transformer_lens import HookedTransformer
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.model import Model
 
-# What would make a prefix's slots something else than a few more keys and values in the same
-# softmax, with the reason a user is told.
+# Settings under which slots would not simply be more keys and values in the same softmax, with the
+# reason given to the user.
 _REFUSED = {
     "use_attention_sinks": "its softmax has a learned sink beside the keys",
     "use_logn_attn": "it scales queries by their position",
     "use_dynamic_ntk_rope": "its rotation depends on the length of the sequence",
     "load_in_4bit": "its key and value weights are packed",
 }
-# TransformerLens keeps its ALiBi bias from one length to the next, which shifts every score.
+# TransformerLens reuses its ALiBi bias at other lengths, which shifts every score.
 _POSITIONS = ("standard", "rotary")
 _PROJECTED_QK_NORM = ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")
 

@@ -25,13 +25,13 @@ _NORMS: dict[str, str | None] = {"LN": "LN", "RMS": "RMS", "none": None}
 class ToyConfig:
     """The shape of a toy transformer.
 
-    A toy is minGPT: pre-norm, learned positions, tanh-approximated GELU, biases everywhere
-    but in the untied unembedding. The first `n_prefix` positions are reserved for a prefix;
-    the content stands at positions ``n_prefix .. n_prefix + n_content - 1``.
+    A toy is minGPT: pre-norm, learned positions, tanh-approximated GELU, and biases everywhere
+    except in the untied unembedding. The first `n_prefix` positions are reserved for a prefix; the
+    content stands at positions ``n_prefix .. n_prefix + n_content - 1``.
 
     Attributes:
         n_layers: number of blocks.
-        n_heads: heads a block; must divide `d_model`.
+        n_heads: heads per block; must divide `d_model`.
         d_model: width of the residual stream.
         n_prefix: reserved leading positions (the paper's n_S).
         n_content: content positions; 19 fits 10 inputs and the 9 outputs that are fed back.
@@ -39,7 +39,7 @@ class ToyConfig:
         d_mlp: hidden width of the MLP; None means ``4 * d_model``.
         normalization: ``"LN"``, ``"RMS"`` or ``"none"``.
         attn_only: leave the MLPs out.
-        skip_ln1: leave out the norm before attention alone (the paper's four-head model).
+        skip_ln1: leave out only the norm before attention (the paper's four-head model).
 
     Example:
         >>> pi.ToyConfig(n_heads=4, d_model=256).n_layers
@@ -73,7 +73,7 @@ class ToyConfig:
 
     @property
     def n_ctx(self) -> int:
-        """Return the context length, reserved positions included."""
+        """Return the context length, including reserved positions."""
         return self.n_prefix + self.n_content
 
     def hooked(self) -> HookedTransformerConfig:
@@ -123,9 +123,9 @@ class Toy(HookedTransformer):
 def build_toy(cfg: ToyConfig, seed: int = 0) -> Toy:
     """Return a fresh toy with minGPT's initialisation, the same bits for the same seed.
 
-    Weights and embeddings are N(0, 0.02); the projections that write into the residual
-    stream N(0, 0.02 / sqrt(2 n_layers)); biases 0; norms 1. The unembedding's bias, which
-    minGPT does not have, is 0 and frozen.
+    Weights and embeddings have standard deviation 0.02, projections that write into the residual
+    stream 0.02 / sqrt(2 n_layers); biases are 0, norms 1. The unembedding's bias, which minGPT does
+    not have, is 0 and frozen.
 
     Args:
         cfg: the shape.
@@ -171,10 +171,10 @@ def save_toy(model: Model, path: str | Path, metadata: Mapping[str, Any] | None 
     Args:
         model: a toy.
         path: a folder, made if missing.
-        metadata: anything JSON can hold: recipe, seed, accuracies.
+        metadata: any JSON values, e.g. recipe, seed, accuracies.
 
     Raises:
-        PrefixInterpError: not a toy, or the folder cannot be written (nothing half-written).
+        PrefixInterpError: not a toy, or the folder cannot be written (no partial files are left).
     """
     record = {
         "format": 1,

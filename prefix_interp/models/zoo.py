@@ -39,7 +39,7 @@ def toy_folder(name_or_path: str | Path) -> Path:
 
 
 def load_toy(name_or_path: str | Path) -> Toy:
-    """Return a trained toy from the zoo (`list_toys()` lists the names) or from a folder.
+    """Return a trained toy from the zoo (`list_toys()` returns the names) or from a folder.
 
     Raises:
         PrefixInterpError: unknown name, or files that are missing, corrupted or foreign.

@@ -1,1 +1,1 @@
-"""Prefixes as objects, three ways of putting them into a model, and runs with and without."""
+"""Prefixes as objects, three ways to put them into a model, and runs with and without them."""

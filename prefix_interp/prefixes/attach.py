@@ -1,4 +1,4 @@
-"""`attach`: a context in a model for the length of a with block."""
+"""`attach`: put a context into a model for the duration of a with block."""
 
 from __future__ import annotations
 
@@ -29,45 +29,44 @@ def attach(
     *,
     predict_first: bool = False,
 ) -> Iterator[Model]:
-    """Put `context` into `model` for the length of a with block, and leave nothing behind.
+    """Put `context` into `model` for the duration of a with block, and leave nothing behind.
 
     Inside, pass content tokens only: ``model(tokens)`` returns logits ``batch pos d_vocab`` of
     the content, and `run_with_cache` and `run_with_hooks` see the context too. `start_at_layer`
-    needs a residual stream with the slot rows, as the caches hold it. Hooks of your own act in
-    the order they are added: those inside the block see and may change what was written.
+    needs a residual stream with the slot rows, as in the caches. Your own hooks act in the order
+    they are added: hooks added inside the block see what was written and may change it.
 
     **A prefix.** With ``method="slots"`` caches hold the n_s slots first on every position axis
-    (except the last `hook_resid_post`, which is content alone). For interventions use
-    ``"slots"``: ``"mixture"`` reads queries and scores where it stands and adds the bias at
-    `hook_z`, so that it does not follow later writes to `hook_q`, `hook_k`, `hook_v`,
-    `hook_attn_scores` or `hook_pattern`. With `gates` a head has the prefix in part, or not at
-    all: gate c makes the slot's share of the softmax ``c exp(score)``. At 0 the head is that of
-    the masked baseline on the same input, at 1 that of the full prefix; the other heads keep
-    theirs.
+    (except the last `hook_resid_post`, which holds only content). For interventions use
+    ``"slots"``: ``"mixture"`` reads queries and scores at its own place among the hooks and adds
+    the bias at `hook_z`, so it misses later writes to `hook_q`, `hook_k`, `hook_v`,
+    `hook_attn_scores` or `hook_pattern`. With `gates` a head sees only part of the prefix, or none:
+    gate c makes the slot's term in the softmax ``c exp(score)``. With gate 0 the head acts as in
+    the masked baseline on the same input, with gate 1 as under the full prefix.
 
     **A soft prompt.** Give at least ``context.position`` content tokens. Row i of the logits
-    predicts content token i + 1; where the slots stand between the two tokens, it is read at the
-    last slot. Caches hold the grown sequence, slots behind the first ``context.position`` tokens
-    (except the last `hook_resid_post` and what follows, which have the rows of the logits).
+    predicts content token i + 1; if the slots lie between these two tokens, the row is read at the
+    last slot. Caches hold the extended sequence, with the slots after the first
+    ``context.position`` tokens (except the last `hook_resid_post` and later sites, which have the
+    rows of the logits).
 
     Args:
         model: a supported HookedTransformer.
         context: a prefix or soft prompt that fits it.
-        method: of a prefix: ``"slots"`` or ``"mixture"``.
-        gates: of a prefix: 0 to 1, for each head or for each head and slot; None is 1 everywhere.
-        predict_first: of a soft prompt at position 0: one row more in front, the last slot's,
-            which predicts content token 0; the content may then be empty (``batch 0``).
+        method: only for a prefix: ``"slots"`` or ``"mixture"``.
+        gates: only for a prefix: 0 to 1 per head, or per head and slot; None is 1 everywhere.
+        predict_first: only for a soft prompt at position 0: add the last slot's row in front, which
+            predicts content token 0. The content may then be empty (``batch 0``).
 
     Raises:
         PrefixInterpError: the context does not fit, another one is attached, or an argument does
-            not go with it; inside the block, tokens outside the vocabulary or the context length
-            or too few, an attention mask or cache (their lengths would not cover the slots), or
-            hooks that were taken off.
+            not go with it. Inside the block: tokens outside the vocabulary, too many or too few
+            tokens, an attention mask or cache (which would not cover the slots), or removed hooks.
 
     Example:
         >>> with pi.attach(model, prefix):
         ...     logits = model(tokens)
-        >>> tuple(logits.shape)  # content alone
+        >>> tuple(logits.shape)  # content only
         (4, 19, 11)
     """
     check_choice("method", method, get_args(Method))
@@ -107,16 +106,15 @@ def attach(
 
 
 def stack_hooks(model: Model, like: Context, stack: Mapping[str, Tensor]) -> list[Hook]:
-    """Return hooks that put a stack of contexts into `model`, each into its part of the batch.
+    """Return hooks that put a stack of contexts into `model`, one per part of the batch.
 
-    Nothing is checked and gradients flow to the stack: this is what contexts are tuned through.
-    The logits of the last positions are those of the content; in front of them a soft prompt
-    leaves rows of its own.
+    Tuning uses these hooks: nothing is checked, and gradients flow to the stack. The logits of the
+    last positions are those of the content; a soft prompt leaves its own rows before them.
 
     Args:
         model: a supported HookedTransformer.
-        like: gives kind and settings of all of them.
-        stack: their tensors, with an axis in front.
+        like: defines the kind and settings of all of them.
+        stack: their tensors, with a leading axis over contexts.
     """
     if isinstance(like, SoftPrompt):
         return soft_hooks(model, stack["vectors"], like.position, like.layers, read=False)

@@ -32,11 +32,10 @@ PLACEHOLDER_TOKEN = 0
 class RunPair:
     """One batch with and without a prefix.
 
-    Caches are TransformerLens's (``pair.on["z", 0]`` or ``pair.on[Site.Z.at(0)]``), with the
-    position axis cut to the content, ``pos`` = the length of the tokens, so that entries of
-    `on`, `off` and `held` stand for the same token. Key axes (`hook_attn_scores`,
-    `hook_pattern`) keep the slots in front wherever the run had them: the last `pos` keys are
-    always the content.
+    Caches are TransformerLens's (``pair.on["z", 0]`` or ``pair.on[Site.Z.at(0)]``) with the
+    position axis restricted to the content, so that entries of `on`, `off` and `held` belong to the
+    same token; `pos` is the length of the tokens. Key axes (`hook_attn_scores`, `hook_pattern`)
+    keep the slots of the run, if any, in front: the last `pos` keys are always the content.
 
     Attributes:
         model: the model that ran.
@@ -45,8 +44,8 @@ class RunPair:
         baseline: what `off` means by "no prefix".
         on: activations with the prefix.
         off: activations without it.
-        held: without it, but with the input of every layer held at its value in `on`: what the
-            pretrained layer makes of what it is given. In layer 0 this is `off` when masked.
+        held: activations without it, but with every layer's input held at its value in `on`: what
+            the pretrained layer computes from that input. In layer 0 this equals a masked `off`.
         logits_on: logits with the prefix.
         logits_off: logits without it.
 
@@ -77,20 +76,20 @@ def run_pair(
     tokens: Int[Tensor, "batch pos"],
     baseline: Baseline | str = "masked",
 ) -> RunPair:
-    """Return the activations of `tokens` with `prefix` and without.
+    """Return the activations of `tokens` with and without `prefix`.
 
-    "No prefix" has three meanings, which differ a lot:
+    "No prefix" has three very different meanings:
 
     - ``"masked"``: the slots are masked, the content keeps its positions. Eq. 6 and 7 are exact
-      against this one.
+      only against this baseline.
     - ``"placeholder"``: the slots hold token 0 and are attended to (the authors' code).
     - ``"unshifted"``: no slots, the content starts at position 0.
 
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        tokens: content alone.
-        baseline: which "no prefix" `off` is.
+        tokens: content only.
+        baseline: which "no prefix" `off` means.
 
     Raises:
         PrefixInterpError: prefix and model do not fit, tokens outside vocabulary or context, an
@@ -127,12 +126,12 @@ def baseline_run(
     tokens: Int[Tensor, "batch pos"],
     baseline: Baseline | str,
 ) -> tuple[Int[Tensor, "batch all_pos"], list[Hook]]:
-    """Return the tokens and hooks of a run without prefix; the content is the last ``pos`` rows.
+    """Return the tokens and hooks of a run without prefix; its last ``pos`` rows are the content.
 
     Args:
         model: a supported HookedTransformer.
-        n_slots: slots the prefix would take.
-        tokens: content alone.
+        n_slots: number of slots the prefix would take.
+        tokens: content only.
         baseline: which "no prefix" is meant.
 
     Raises:
@@ -172,14 +171,14 @@ def fast_baseline(
     tokens: Int[Tensor, "batch pos"],
     baseline: Baseline | str,
 ) -> tuple[Int[Tensor, "batch all_pos"], list[Hook]]:
-    """Return the same as `baseline_run`, without rows for masked slots (for training)."""
+    """Return the tokens and hooks of `baseline_run`, but without rows for masked slots."""
     if baseline == "masked":
         return tokens, offset_hooks(model, n_slots)
     return baseline_run(model, n_slots, tokens, baseline)
 
 
 def masked_hooks(model: Model, n_slots: int) -> list[Hook]:
-    """Return hooks that reserve `n_slots` slots which no content attends to."""
+    """Return hooks that reserve `n_slots` slots that no content attends to."""
 
     def mask(scores: Float[Tensor, "batch head query key"], hook: object) -> Tensor:
         scores = scores.clone()

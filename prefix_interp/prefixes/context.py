@@ -1,4 +1,4 @@
-"""`Context`: what a prefix and a soft prompt share: their files, and which model they fit."""
+"""`Context`: the common base of prefix and soft prompt, with their files and model checks."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Self = TypeVar("Self", bound="Context")
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Context(ABC):
-    """Vectors learned for a frozen model, with what gives them their meaning.
+    """Vectors learned for a frozen model, and the settings that define their meaning.
 
     `Prefix` and `SoftPrompt` are the two kinds; both go through `attach`, `evaluate` and `sweep`.
 
     Attributes:
         model_id: fingerprint of the model it was tuned for; None fits any model of its shape.
-        metadata: anything JSON can hold: task, recipe, seed, accuracies.
+        metadata: any JSON values, e.g. task, recipe, seed, accuracies.
     """
 
-    STEM: ClassVar[str]  # what the files are called, and the words of messages
+    STEM: ClassVar[str]  # name of the files, and of the context in messages
     FORMAT: ClassVar[int]  # of the JSON file
     TENSORS: ClassVar[tuple[str, ...]]  # fields that may hold tensors
     SETTINGS: ClassVar[tuple[str, ...]]  # fields that say what the tensors mean
@@ -42,7 +42,7 @@ class Context(ABC):
 
     @abstractmethod
     def shapes(self, model: Model) -> dict[str, tuple[int, ...]]:
-        """Return the shape that each of the tensors needs in `model`."""
+        """Return the shape that each tensor must have for `model`."""
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -52,7 +52,7 @@ class Context(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return what gives the tensors their meaning, by name: JSON values."""
+        """Return the settings that define the tensors' meaning, by name: JSON values."""
         return {name: getattr(self, name) for name in self.SETTINGS}
 
     @property
@@ -71,23 +71,23 @@ class Context(ABC):
         return sum(tensor.numel() for tensor in self.tensors.values())
 
     def __repr__(self) -> str:
-        """Return one line without the numbers in the tensors."""
+        """Return one line that leaves out the values in the tensors."""
         sizes = {key: getattr(self, key) for key in ("n_layers", "n_slots", "n_parameters")}
         origin = {"model_id": self.model_id, "task": self.metadata.get("task")}
         shown = {**self.settings, **sizes, **{k: v for k, v in origin.items() if v is not None}}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
     def check_fits(self, model: Model) -> None:
-        """Raise unless this is a context for `model`.
+        """Raise unless this context fits `model`.
 
         Raises:
-            PrefixInterpError: another number of layers, another shape, dtype or device, or
-                tuned for a model with other weights.
+            PrefixInterpError: layers, shape, dtype or device differ, or it was tuned for other
+                weights.
         """
         check_supported(model)
         host, expected = host_of(model), self.shapes(model)
         for name, tensor in self.tensors.items():
-            check_finite(name, tensor)  # again: tensors can be written into
+            check_finite(name, tensor)  # checked again, since tensors are mutable
             if tuple(tensor.shape) != expected[name]:
                 raise PrefixInterpError(
                     f"{self.STEM}.{name} has shape {tuple(tensor.shape)} but this model needs "
@@ -151,7 +151,7 @@ class Context(ABC):
 
     @classmethod
     def _as_written_today(cls, record: dict[str, Any]) -> dict[str, Any]:
-        """Return the record of an older format as `save` would write it now."""
+        """Return a record of an older format as `save` would write it now."""
         return record
 
 

@@ -1,4 +1,4 @@
-"""Prefixes to compare with: what any prefix does, whatever it was tuned for."""
+"""Prefixes to compare with: what any prefix does, regardless of tuning."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def norm_matched(context: AnyContext, rng: torch.Generator) -> AnyContext:
     """Return a prefix or soft prompt of random directions in which every vector keeps its norm.
 
     Args:
-        context: whose norms to keep; each slot's vector in each layer (and head, for ``"kv"``).
-        rng: where the directions come from.
+        context: its norms are kept, one per slot and layer (and head, for ``"kv"``).
+        rng: source of the directions.
     """
     turned = {}
     for name, tensor in context.tensors.items():

@@ -16,12 +16,12 @@ from prefix_interp.prefixes.soft_prompt import SoftPrompt
 def examples_prompt(model: Model, examples: Int[Tensor, "example pos"]) -> SoftPrompt:
     """Return solved sequences as a prompt: inputs and all answers, one example after the other.
 
-    In a toy each example stands at the positions that its content was trained at (the last answer,
-    which is never fed in training, at the last of them), since it knows no others. In other models
-    positions are counted through.
+    In a toy, which has no other positions, each example stands at the positions that the content
+    was trained at; the last answer, never fed in training, stands at the last of them. In other
+    models positions are consecutive.
 
     Args:
-        model: gives embeddings and positions.
+        model: source of embeddings and positions.
         examples: inputs followed by all of their answers, one row each.
 
     Raises:
@@ -41,7 +41,7 @@ def examples_prompt(model: Model, examples: Int[Tensor, "example pos"]) -> SoftP
         if host.n_reserved is not None:
             length = examples.shape[1]
             position = (host.n_reserved + torch.arange(length)).clamp(max=host.n_ctx - 1)
-            # What the layout adds to slots in front is taken off again.
+            # The layout will add positions to slots in front: subtract them here.
             added = host.slot_positions(examples.numel())
             added = rearrange(added, "(example pos) d_model -> example pos d_model", pos=length)
             rows = rows + host.W_pos[position] - added

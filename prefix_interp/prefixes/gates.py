@@ -1,4 +1,4 @@
-"""Keeping a prefix at some heads and slots and dropping it at others, exactly."""
+"""Exact removal of a prefix at some heads and slots, while others keep it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def check_gates(
     """Return gates for every layer, head and slot, on the device of `model`; None stays None.
 
     Args:
-        model: gives layers and heads.
-        n_slots: slots.
+        model: defines layers and heads.
+        n_slots: number of slots.
         gates: ``layer head`` (for all slots alike) or ``layer head slot``, 0 to 1.
 
     Raises:
@@ -60,9 +60,9 @@ def shared_softmax(
     scores: Float[Tensor, "*batch query slot"],
     gates: Float[Tensor, "*gated slot"] | None = None,
 ) -> tuple[Float[Tensor, "*batch query slot"], Float[Tensor, "*batch query"]]:
-    """Return each slot's attention and what is left for the content, in one softmax.
+    """Return the attention to each slot and the rest for the content, from one softmax.
 
-    Differentiable in the gates down to 0, where the slot's mass is 0 and its slope is not.
+    Differentiable in the gates down to 0, where the slot's mass is 0 but its slope is not.
 
     Args:
         content: log of the content's summed exponentials.
@@ -71,7 +71,7 @@ def shared_softmax(
     """
     seen = scores if gates is None else scores.masked_fill(gates == 0, -torch.inf)
     top = torch.maximum(content, seen.amax(-1)).detach()
-    # A dropped slot may lie far above the rest: cut there, or 0 times infinity would be NaN.
+    # A dropped slot may score far above the rest: clamp it, or 0 times infinity would be NaN.
     mass = (scores - top[..., None]).clamp(max=80.0).exp()
     mass = mass if gates is None else mass * gates
     keep = (content - top).exp()

@@ -1,4 +1,4 @@
-"""What makes a prefix that does not take effect an error instead of a wrong answer."""
+"""Checks that turn a prefix without effect into an error instead of a wrong answer."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def check_free(model: Model) -> None:
 
 
 def check_bare(model: Model) -> None:
-    """Raise if hooks stand on `model`: a resumed run would act through them twice.
+    """Raise if `model` has hooks: a resumed run would apply them twice.
 
     Raises:
-        PrefixInterpError: hooks of the user's own, for the forward or the backward pass.
+        PrefixInterpError: the user has added forward or backward hooks.
     """
     standing = [name for name, p in model.hook_dict.items() if p.fwd_hooks or p.bwd_hooks]
     if standing:
@@ -60,7 +60,7 @@ class Guard:
         self.handles: list[Any] = []
 
     def written(self, layer: int) -> None:
-        """Note that the prefix was written in `layer`."""
+        """Record that the prefix was written in `layer`."""
         self.layers_written.add(layer)
 
     @contextmanager

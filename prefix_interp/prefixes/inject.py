@@ -1,9 +1,9 @@
 """Putting a prefix into a model: three independent ways that agree to rounding.
 
-- *slots*: the sequence grows by n_s leading rows whose keys and values are overwritten. The
-  pattern shows the prefix columns. This is what `attach` does unless told otherwise.
+- *slots*: n_s leading rows are added to the sequence and their keys and values overwritten. The
+  pattern shows the prefix columns. This is the default of `attach`.
 - *mixture*: eq. 7 itself at `hook_z`, z_pt = (1 - g) z + sum_p A_p v_p, with the masses
-  computed from the queries. No extra rows, so it is the faster one to train with.
+  computed from the queries. It adds no rows, so training with it is faster.
 - *cache*: TransformerLens's own key-value cache, filled with the prefix.
 """
 
@@ -45,7 +45,7 @@ def slot_hooks(
     Args:
         model: a supported model.
         slots: keys and values of each layer, ``[batch] slot kv_head d_head``.
-        written: called with the layer each time its keys and values were overwritten.
+        written: called with the layer each time its keys and values are overwritten.
         gates: how much of each slot's mass each head keeps (see `attach`); None keeps all.
     """
     n_slots = slots[0][0].shape[-3]
@@ -76,14 +76,14 @@ def mixture_hooks(
 ) -> list[Hook]:
     """Return hooks for the *mixture* injection of given keys and values (eq. 7 at `hook_z`).
 
-    Queries and scores are read where these hooks stand: hooks that write them must be added
-    before. A stack of prefixes (``stack slot kv_head d_head``) or of gates is applied to as many
-    equal blocks of the batch axis, in order.
+    These hooks read queries and scores at their place in the order: hooks that write them must be
+    added before. A stack of prefixes (``stack slot kv_head d_head``) or of gates is applied to as
+    many equal blocks of the batch axis, in order.
 
     Args:
         model: a supported model.
         slots: keys and values of each layer, ``[stack] slot kv_head d_head``.
-        written: called with the layer each time its output was mixed.
+        written: called with the layer each time its output is mixed.
         gates: how much of each slot's mass each head keeps (see `attach`); None keeps all.
     """
     n_slots = slots[0][0].shape[-3]
@@ -95,10 +95,10 @@ def mixture_hooks(
 
 
 def around_mixture(hooks: Sequence[Hook]) -> tuple[list[Hook], list[Hook]]:
-    """Return the hooks that must stand before those of the mixture, and those behind them.
+    """Return the hooks to add before those of the mixture, and the hooks to add after.
 
-    Patches of queries, keys and values come before the mixture, which reads them; patches of its
-    output come after. One list would put them all on one side.
+    The mixture reads queries, keys and values, so patches of them come before it; patches of its
+    output come after.
     """
     early, late = [], []
     for hook in hooks:
@@ -159,7 +159,7 @@ def prefix_hooks(
 
     For ``model.run_with_hooks(tokens, fwd_hooks=[*prefix_hooks(model, prefix), *mine])``; pass
     content tokens only. `attach` does the same with more checks (tokens, masks, and whether the
-    prefix took effect), and says how other hooks go together with it.
+    prefix took effect); see there for how to combine it with other hooks.
 
     Args:
         model: a supported HookedTransformer.
@@ -185,13 +185,13 @@ def prefix_hooks(
 def prefix_cache(model: Model, prefix: Prefix, batch_size: int) -> TransformerLensKeyValueCache:
     """Return a frozen TransformerLens key-value cache that holds `prefix`.
 
-    Call ``model(tokens, past_kv_cache=cache, attention_mask=torch.ones_like(tokens))``; without
-    the mask TransformerLens takes token ids equal to its padding token for padding.
+    Call ``model(tokens, past_kv_cache=cache, attention_mask=torch.ones_like(tokens))``; without the
+    mask TransformerLens treats tokens equal to its padding token as padding.
 
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        batch_size: sequences in the batch to come.
+        batch_size: number of sequences in the batch to come.
 
     Raises:
         PrefixInterpError: the prefix does not fit, or `batch_size` is below 1.

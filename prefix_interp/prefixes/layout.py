@@ -1,4 +1,4 @@
-"""Where slots and content stand: rows, positions, and what fits the context."""
+"""Where slots and content are: rows, positions, and the room in the context."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
 
-# TransformerLens's own type: a name, or a test of names, and what is called there.
+# TransformerLens's own type: a name or a predicate on names, and the function to call there.
 Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
 NOT_EMBEDDED = (
     "prefix cannot be put into this call: it embeds tokens without hook_embed (model.generate "
     "does), or its hooks were removed (model.reset_hooks); decode with greedy_answers, or call "
-    "the model once a token"
+    "the model once per token"
 )
 
 
@@ -29,7 +29,7 @@ def check_tokens(
     *,
     may_be_empty: bool = False,
 ) -> None:
-    """Raise unless `tokens` are in the vocabulary and fit the context behind `n_slots` slots."""
+    """Raise unless `tokens` are in the vocabulary and fit the context after `n_slots` slots."""
     whole = not tokens.is_floating_point() and tokens.dtype != torch.bool
     empty = 0 in tokens.shape[: 1 if may_be_empty else 2]
     if not whole or tokens.ndim != 2 or empty:
@@ -44,7 +44,7 @@ def check_tokens(
 
 def check_vocabulary(model: Model, tokens: Int[Tensor, "*any"]) -> None:
     """Raise unless all `tokens`, at least one, are integers in the vocabulary of `model`."""
-    # Other integer types index embeddings as masks do, or not at all.
+    # Other integer types index embeddings like masks, or not at all.
     if tokens.dtype not in (torch.int64, torch.int32) or not tokens.numel():
         raise PrefixInterpError(
             f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}; give at least one, "
@@ -60,10 +60,10 @@ def check_vocabulary(model: Model, tokens: Int[Tensor, "*any"]) -> None:
 
 
 def offset_hooks(model: Model, n_slots: int) -> list[Hook]:
-    """Return hooks that put the content where it stands behind `n_slots` slots, without slots.
+    """Return hooks that give content its positions after `n_slots` slots, without adding slots.
 
-    On the content this is the masked baseline, without the slots' rows. Rotary positions need
-    no hook, since only differences of positions count.
+    For the content this is the masked baseline, without the slots' rows. Rotary positions need no
+    hook, since only differences of positions matter.
     """
     host = host_of(model)
     if not host.learned_positions:
@@ -76,11 +76,11 @@ def offset_hooks(model: Model, n_slots: int) -> list[Hook]:
 
 
 def layout_hooks(model: Model, n_slots: int) -> list[Hook]:
-    """Return hooks that reserve `n_slots` leading rows, content behind them.
+    """Return hooks that reserve `n_slots` leading rows before the content.
 
-    Rows of zeros are put in front at the embedding, positions run on over slots and content,
-    and the slot rows are dropped at the last `hook_resid_post`, so that logits are those of
-    the content.
+    Rows of zeros are put in front at the embedding, positions are consecutive over slots and
+    content, and the slot rows are dropped at the last `hook_resid_post`: the logits are the
+    content's.
     """
     host = host_of(model)
     grown: list[bool] = []
@@ -105,17 +105,17 @@ def layout_hooks(model: Model, n_slots: int) -> list[Hook]:
 
 
 def answer_rows_hooks(model: Model, n_out: int) -> list[Hook]:
-    """Return hooks that spare the last MLP all positions but the last `n_out`.
+    """Return hooks that run the last MLP only on the last `n_out` positions.
 
-    Behind them `hook_mlp_out`, `hook_resid_post` and the logits have `n_out` rows. Models without
-    a place between attention and MLP get no hooks.
+    Then `hook_mlp_out`, `hook_resid_post` and the logits have `n_out` rows. Models without a hook
+    between attention and MLP get no hooks.
     """
     host = host_of(model)
     if not host.has_resid_mid:
         return []
 
     def cut(resid: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
-        # TransformerLens views the rows as a matrix; a model without norms passes them on as cut.
+        # TransformerLens views the rows as a matrix; without a norm they would not be contiguous.
         return resid[:, -n_out:].contiguous()
 
     return [(Site.RESID_MID.at(host.n_layers - 1), cut)]

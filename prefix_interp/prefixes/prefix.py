@@ -1,4 +1,4 @@
-"""`Prefix`: the vectors of one prefix, with the parameterization that gives them meaning."""
+"""`Prefix`: the vectors of one prefix, with the parameterization that defines their meaning."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Parameterization = Literal["residual", "kv"]
 class Prefix(Context):
     """The learned context of a model: one set of vectors for each slot and layer.
 
-    Two function classes, never to be mixed up:
+    Two function classes that must not be confused:
 
-    - ``"residual"`` (the paper): `vectors` stand in for the attention input of each layer at the
-      slots, before the block's norm; the model's own weights make keys and values of them.
+    - ``"residual"`` (the paper): `vectors` replace the attention input of each layer at the slots,
+      before the block's norm. The model's own weights turn them into keys and values.
     - ``"kv"`` (PEFT): `keys` and `values` are free. Keys are stored as at `hook_k`: before
       rotation and before any query-key norm.
 
@@ -40,7 +40,7 @@ class Prefix(Context):
         metadata: see `Context`.
 
     Raises:
-        PrefixInterpError: missing or superfluous tensors, wrong number of axes, NaN or infinity.
+        PrefixInterpError: missing or extra tensors, wrong number of axes, NaN or infinity.
 
     Example:
         >>> pi.Prefix.random(model, n_slots=2).n_parameters
@@ -95,8 +95,8 @@ class Prefix(Context):
         """Return a prefix of normal noise in the model's shape and dtype.
 
         Args:
-            model: gives the shape.
-            n_slots: slots, at least 1.
+            model: defines the shape.
+            n_slots: number of slots, at least 1.
             seed: any integer.
             parameterization: ``"residual"`` or ``"kv"``.
             std: standard deviation (the paper starts its prefixes from N(0, 1)).
@@ -128,9 +128,9 @@ class Prefix(Context):
         """Return prefixes of noise to tune from; the first is ``Prefix.random`` with `seed`.
 
         Args:
-            model: gives the shape.
-            n_slots: slots, at least 1.
-            restarts: how many, at least 1.
+            model: defines the shape.
+            n_slots: number of slots, at least 1.
+            restarts: number of prefixes, at least 1.
             seed: any integer; the other starts derive theirs from it.
             parameterization: ``"residual"`` or ``"kv"``.
             std: standard deviation.
@@ -144,7 +144,7 @@ class Prefix(Context):
     def keys_values(
         self, model: Model
     ) -> list[tuple[Float[Tensor, "slot kv_head d_head"], Float[Tensor, "slot kv_head d_head"]]]:
-        """Return what each layer's slots hold at `hook_k` and `hook_v`, after norm and projection.
+        """Return each layer's slot keys and values, as at `hook_k` and `hook_v`.
 
         Raises:
             PrefixInterpError: the prefix does not fit `model` (see `check_fits`).
@@ -153,7 +153,7 @@ class Prefix(Context):
         return host_of(model).keys_values(self.tensors)
 
     def shapes(self, model: Model) -> dict[str, tuple[int, ...]]:
-        """Return the shape that each of the tensors needs in `model`."""
+        """Return the shape that each tensor must have for `model`."""
         return prefix_shapes(model, self.n_slots, self.parameterization)
 
 

@@ -1,4 +1,4 @@
-"""Putting a soft prompt among the tokens: rows grown into the sequence and read behind them."""
+"""Putting a soft prompt among the tokens: inserted rows, and which rows of the output to read."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ def soft_hooks(
 
     A stack is applied to as many equal blocks of the batch axis, in order; gradients flow to it.
 
-    Positions: in a toy the content keeps its trained positions, slots in front hold the reserved
-    ones and slots further on none; in other models positions are counted through.
+    Positions: in a toy the content keeps its trained positions, slots in front have the reserved
+    ones and later slots none. In other models positions are consecutive over slots and content.
 
     Args:
         model: a supported HookedTransformer.
         vectors: see `SoftPrompt`, with or without a stack axis.
-        position: content tokens before the slots.
+        position: number of content tokens before the slots.
         layers: ``"embedding"`` or ``"all"``.
         predict_first: see `attach`.
-        read: cut the last residual stream to the rows that predict content; False leaves all.
-        written: called with each layer that the rows were written for.
+        read: restrict the last residual stream to the rows that predict content; False keeps all.
+        written: called with each layer in which the rows take effect.
 
     Raises:
         PrefixInterpError: vectors that do not fit the model or `layers`, unknown `layers`, a
             negative `position`, `predict_first` with a suffix, or a tokenizer that pads on the
-            left; while running, too few tokens, or a batch that is no multiple of the stack.
+            left; while running, too few tokens, or a batch that the stack does not divide.
     """
     _check_vectors(model, vectors, position, layers)
     _check_padding(model)
@@ -77,10 +77,10 @@ def soft_hooks(
         return rows.repeat_interleave(len(x) // len(rows), dim=0)
 
     def grow(embed: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
-        _check_padding(model)  # a call may set another side
+        _check_padding(model)  # a call may have set another side
         if layers == "all":
             return insert(embed, embed.new_zeros(len(embed), n_slots, embed.shape[2]))
-        for layer in range(host.n_layers):  # every layer has what becomes of them
+        for layer in range(host.n_layers):  # deeper layers compute from these rows
             written(layer)
         return insert(embed, rows_for(embed, stack[:, 0]))
 
@@ -98,7 +98,7 @@ def soft_hooks(
         return write
 
     def keep(resid: Float[Tensor, "batch all_pos d_model"], hook: object) -> Tensor:
-        # The last slot predicts what the content row before the slots did, if there is one.
+        # The last slot takes over the prediction of the content row before the slots, if any.
         last_slot = position + n_slots - 1
         behind = resid[:, last_slot if position or predict_first else last_slot + 1 :]
         return torch.cat([resid[:, : max(position - 1, 0)], behind], dim=1)

@@ -17,28 +17,28 @@ from prefix_interp.prefixes.layout import check_vocabulary
 from prefix_interp.seeds import derive_generator
 
 Layers = Literal["embedding", "all"]
-# Seeds and files of format 1 have another word for "all".
+# Seeds and files of format 1 use another word for "all".
 _LAYERS_1 = {"embedding": "embedding", "all": "layers"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SoftPrompt(Context):
-    """Learned rows among the embedded tokens: a soft prompt, or a suffix if content stands before.
+    """Learned rows among the embedded tokens: a soft prompt, or a suffix after some content.
 
-    - ``layers="embedding"`` (prompt tuning): the vectors stand where token embeddings stand, once.
-      Deeper layers see what the model makes of them, which depends on the content before them.
-    - ``layers="all"``: at every layer they replace the attention's input at the slots, queries
-      included, so that they never depend on the content. In front of it this is a residual
-      `Prefix`; behind some of it, a per-layer suffix.
+    - ``layers="embedding"`` (prompt tuning): the vectors are inserted once, among the token
+      embeddings. Deeper layers see what the model computes from them and the content before them.
+    - ``layers="all"``: at every layer the vectors replace the attention's input at the slots, for
+      queries too, so they never depend on the content. Before all content this is a residual
+      `Prefix`; after some of it, a per-layer suffix.
 
-    A soft prompt's own rows are read: the last slot predicts the content token behind it, which a
-    `Prefix` leaves to the content token in front.
+    A soft prompt's own rows are read: its last slot predicts the next content token. With a
+    `Prefix` the content token before predicts it.
 
     Attributes:
         vectors: one row per slot, for ``"all"`` one per layer and slot: ``layer slot d_model``,
             with a layer axis of 1 for ``"embedding"``.
-        position: content tokens that stand before the slots; 0 for a prompt, a task's `length`
-            for a suffix between input and output.
+        position: number of content tokens before the slots; 0 for a prompt, a task's `length` for a
+            suffix between input and output.
         layers: ``"embedding"`` or ``"all"``.
         model_id: see `Context`.
         metadata: see `Context`.
@@ -91,10 +91,10 @@ class SoftPrompt(Context):
         """Return rows of normal noise in the model's shape and dtype.
 
         Args:
-            model: gives the shape.
-            n_slots: rows, at least 1.
+            model: defines the shape.
+            n_slots: number of rows, at least 1.
             seed: any integer.
-            position: content tokens before them.
+            position: number of content tokens before them.
             layers: ``"embedding"`` or ``"all"``.
             std: standard deviation.
 
@@ -125,11 +125,11 @@ class SoftPrompt(Context):
         The first is ``SoftPrompt.random`` with `seed` itself.
 
         Args:
-            model: gives the shape.
-            n_slots: rows, at least 1.
-            restarts: how many, at least 1.
+            model: defines the shape.
+            n_slots: number of rows, at least 1.
+            restarts: number of soft prompts, at least 1.
             seed: any integer; the other starts derive theirs from it.
-            position: content tokens before them.
+            position: number of content tokens before them.
             layers: ``"embedding"`` or ``"all"``.
             std: standard deviation.
 
@@ -148,9 +148,9 @@ class SoftPrompt(Context):
         """Return the hard prompt of `tokens`: rows that hold their embeddings.
 
         Args:
-            model: gives the embeddings.
+            model: source of the embeddings.
             tokens: at least one.
-            position: content tokens before them.
+            position: number of content tokens before them.
 
         Raises:
             PrefixInterpError: tokens outside the vocabulary.
@@ -158,11 +158,11 @@ class SoftPrompt(Context):
         if tokens.ndim != 1:
             raise PrefixInterpError(f"tokens have shape {tuple(tokens.shape)}; give one axis: slot")
         check_vocabulary(model, tokens)
-        with torch.no_grad():  # the embedding may hold a norm of its own
+        with torch.no_grad():  # the embedding may include a norm
             return cls(host_of(model).embed(tokens[None]), position)
 
     def shapes(self, model: Model) -> dict[str, tuple[int, ...]]:
-        """Return the shape that the vectors need in `model`."""
+        """Return the shape that the vectors must have for `model`."""
         return {"vectors": _shape(model, self.n_slots, self.layers)}
 
     @classmethod
@@ -182,7 +182,7 @@ def check_position(position: object) -> None:
     """Raise unless `position` is a number of content tokens.
 
     Raises:
-        PrefixInterpError: negative, or no whole number.
+        PrefixInterpError: negative, or not a whole number.
     """
     if isinstance(position, bool) or not isinstance(position, int) or position < 0:
         raise PrefixInterpError(f"position={position!r} must be a whole number of at least 0")

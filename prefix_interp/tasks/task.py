@@ -1,4 +1,4 @@
-"""The paper's toy tasks as vectorised samplers with a split that never moves."""
+"""The paper's toy tasks as vectorised samplers with a fixed split."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
         tokens: inputs followed by all answers but the last, so that ``model(tokens)[:, -n_out:]``
             predicts the answers (teacher forcing).
         answers: the right outputs.
-        skill: index into the task's rules of the one used for each sequence (0 if only one).
+        skill: index of each sequence's rule among the task's rules (0 if there is only one).
 
     Example:
         >>> batch = task.sample(4, seed=0)
@@ -47,8 +47,8 @@ def double_histogram(x: Int[Tensor, "batch n_in"]) -> Int[Tensor, "batch n_in"]:
 def sort_rows(x: Int[Tensor, "batch n_in"]) -> Int[Tensor, "batch n_in"]:
     """Return each row of digits sorted ascending.
 
-    Odd-even transposition on whole columns of bytes: on rows this short faster than
-    `torch.sort` (benchmarks/speed.py).
+    Odd-even transposition on whole columns of bytes: faster than `torch.sort` on rows this short
+    (benchmarks/speed.py).
     """
     columns = list(x.to(torch.uint8).T.contiguous())
     for start in range(len(columns)):
@@ -74,15 +74,15 @@ FOUR_SKILLS = ("sort_ascending", "sort_descending", "add_one", "add_two")
 class Task:
     """Sequences of digits and the rule that answers them.
 
-    The paper's data: 10 digits 0..7 drawn uniformly, where half of the draws are rejected if
-    more than 5 different digits occur, so that repetitions are common. A quarter of all inputs,
-    chosen by a hash of their digits alone, is the test split, the same in every process.
+    The paper's data: 10 digits 0..7 drawn uniformly. Half of the draws with more than 5 different
+    digits are rejected, so repetitions are common. A quarter of all inputs, chosen by a hash of
+    their digits, is the test split, the same in every process.
 
     Attributes:
         name: the task's name.
-        rules: names in `RULES`; several make an unlabelled mixture.
-        length: digits an input, which is also the number of outputs; even.
-        n_digits: different digits.
+        rules: names in `RULES`; several form an unlabelled mixture.
+        length: digits per input, and also the number of outputs; even.
+        n_digits: number of different digits.
         max_distinct: a draw with more different digits is redrawn with probability 1/2.
 
     Example:
@@ -100,7 +100,7 @@ class Task:
     def __post_init__(self) -> None:
         for field in ("length", "n_digits", "max_distinct"):
             check_positive(field, getattr(self, field))
-        # One digit alone makes one input, which leaves a split without any.
+        # A single digit allows one input, so one split would be empty.
         if not 2 <= self.n_digits <= 8 or self.length > 12 or self.length % 2:
             raise PrefixInterpError(
                 f"length={self.length}, n_digits={self.n_digits} is out of range; "
@@ -113,17 +113,17 @@ class Task:
 
     @property
     def d_vocab(self) -> int:
-        """Return the tokens that inputs and answers need (11 for the paper's sizes)."""
+        """Return the number of tokens that inputs and answers need (11 for the paper's sizes)."""
         return max(self.n_digits + 2, self.length + 1)
 
     @property
     def n_content(self) -> int:
-        """Return the length of `Batch.tokens`: inputs and all outputs but the last."""
+        """Return the length of `Batch.tokens`: inputs and all outputs except the last."""
         return 2 * self.length - 1
 
     @cached_property
     def _halves(self) -> tuple[Tensor, Tensor]:
-        """Return, for every code of half an input, its digits and the set of them as bits."""
+        """Return the digits of every code of half an input, and the set of these digits as bits."""
         half = self.length // 2
         codes = torch.arange(self.n_digits**half)
         digits = torch.stack(
@@ -157,7 +157,7 @@ class Task:
         kept: list[Tensor] = []
         found, rate = 0, {"train": 0.45, "test": 0.15, "all": 0.6}[split]
         while found < n:
-            # A little more than is expected to pass, so that one round nearly always does.
+            # Slightly more than is expected to pass, so that one round is nearly always enough.
             draw = int((n - found) / rate) + 64
             codes = torch.randint(total, (draw,), generator=rng)
             coin = torch.rand(draw, generator=rng) < 0.5
@@ -190,7 +190,7 @@ class Task:
         return self.batch(inputs, skill)
 
     def batch(self, inputs: Int[Tensor, "batch n_in"], skill: Int[Tensor, "batch"]) -> Batch:
-        """Return the batch for given inputs, answered by the rule that `skill` names."""
+        """Return the batch of given inputs, answered by the rule with index `skill`."""
         answers = RULES[self.rules[0]](inputs)
         for index, rule in enumerate(self.rules[1:], start=1):
             answers = torch.where((skill == index)[:, None], RULES[rule](inputs), answers)

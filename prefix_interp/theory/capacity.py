@@ -1,7 +1,7 @@
 """How many behaviours one token can call up: real tokens, random ones, and searched soft tokens.
 
-A vocabulary of V tokens calls up at most V continuations with one hard token. Soft tokens are not
-counted out by that; how many targets a search reaches is a lower bound of what they can do.
+One hard token from a vocabulary of V tokens calls up at most V continuations. This bound does not
+apply to soft tokens. The number of targets that a search reaches is a lower bound.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from prefix_interp.seeds import derive_generator
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SEQUENCES = 1024  # prompts a pass
+_SEQUENCES = 1024  # prompts per pass
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,10 +40,10 @@ class SoftSearch(ResultObject):
 
     Attributes:
         vectors: one soft token per target.
-        targets: what each should make the model emit.
-        emitted: what it does, by greedy decoding.
+        targets: what each soft token should make the model emit.
+        emitted: what it makes the model emit, by greedy decoding.
         losses: last training loss of each, mean over tokens in nats (teacher forcing).
-        steps: of the optimiser.
+        steps: number of optimiser steps.
     """
 
     vectors: Float[Tensor, "target slot d_model"]
@@ -77,7 +77,7 @@ class SoftSearch(ResultObject):
         return pd.DataFrame({**words, **columns})
 
     def caption(self) -> str:
-        """Return how many targets of which length are reached, and the search's size."""
+        """Return how many targets are reached, their length, and the size of the search."""
         n, length = self.targets.shape
         return (
             f"{self.reached} of {n} targets of length {length} reached, {self.distinct} different "
@@ -102,7 +102,7 @@ def hard_continuations(
     Args:
         model: a supported HookedTransformer.
         n_out: tokens to emit, at least 1.
-        tokens: which; None for the whole vocabulary.
+        tokens: the tokens to try; None for the whole vocabulary.
 
     Raises:
         PrefixInterpError: tokens outside the vocabulary, or more outputs than the context holds.
@@ -124,7 +124,7 @@ def soft_continuations(
 
     Args:
         model: a supported HookedTransformer.
-        vectors: soft prompts, as they stand at the embedding.
+        vectors: soft prompts, inserted at the embedding.
         n_out: tokens to emit, at least 1.
 
     Raises:
@@ -145,9 +145,9 @@ def soft_continuations(
 
 
 def _can_cache(model: Model) -> bool:
-    """Return whether rows that were run once stay as they are, and nobody watches them.
+    """Return whether computed rows never change, and no hook watches them.
 
-    With a cache the embedding is skipped, and a hook sees one token at a time.
+    A run with a cache skips the embedding, and its hooks see one token at a time.
     """
     host = host_of(model)
     hooked = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
@@ -168,7 +168,7 @@ def _greedy_recomputed(
 def _greedy_cached(
     model: Model, vectors: Float[Tensor, "prompt slot d_model"], n_out: int
 ) -> Int[Tensor, "prompt n_out"]:
-    """Return the same without running what stands in the cache again."""
+    """Return the same tokens, without running the cached rows again."""
     host, rows, emitted = host_of(model), vectors, []
     cache, n_slots = host.empty_cache(len(vectors)), vectors.shape[1]
     places = host.position_rows(n_slots, n_out - 1) if host.learned_positions else None
@@ -196,18 +196,18 @@ def search_soft_tokens(
 ) -> SoftSearch:
     """Return one soft token per target, optimised to make the frozen model emit it.
 
-    Adam on the teacher-forced cross-entropy, all targets of a pass at once, each with its own
-    clipping (norm 1) and moments, so that it ends as it would alone up to rounding; the learning
-    rate falls to 5 % along a cosine. Success is then judged by greedy decoding.
+    Adam minimises the teacher-forced cross-entropy for all targets of a pass at once. Each target
+    has its own clipping (norm 1) and moments, so up to rounding it ends as it would alone. The
+    learning rate falls to 5 % along a cosine. Success is then judged by greedy decoding.
 
     Args:
         model: a supported HookedTransformer; its weights stay as they are.
         targets: tokens to emit.
-        n_slots: rows a soft prompt, at least 1.
-        steps: of the optimiser.
+        n_slots: rows per soft prompt, at least 1.
+        steps: number of optimiser steps.
         lr: peak learning rate.
-        init_std: standard deviation of the normal start.
-        seed: of the starts.
+        init_std: standard deviation of the normal starts.
+        seed: decides the starts.
         progress: show a bar.
 
     Raises:
@@ -263,7 +263,7 @@ def _optimise(
         hooks = soft_hooks(model, vectors[:, None], predict_first=True)
         logits = model.run_with_hooks(targets[:, :-1], fwd_hooks=hooks)
         losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(dim=1)
-        # Only the vectors: the weights may want gradients of their own.
+        # Differentiate by the vectors only: the weights may require gradients themselves.
         (gradient,) = torch.autograd.grad(losses.sum(), vectors)
         norms = gradient.flatten(1).norm(dim=1).clamp_min(1.0)
         vectors.grad = gradient / norms[:, None, None]
@@ -277,7 +277,7 @@ def _check(model: Model, n_out: int, n_slots: int) -> None:
     check_supported(model)
     check_free(model)
     check_positive("n_out", n_out)
-    # The last token that is emitted is never fed.
+    # The last emitted token is never fed.
     room = host_of(model).room(n_slots) + 1
     if n_out > room:
         raise PrefixInterpError(

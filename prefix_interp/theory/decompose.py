@@ -1,4 +1,4 @@
-"""Eq. 6 and eq. 7, measured: what of a head's output is pretrained and what is prefix."""
+"""Eq. 6 and eq. 7, measured: which part of a head's output is pretrained and which is prefix."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Decomposition(ResultObject):
 
     Attributes:
         gate: g, the attention mass on the slots, 0 to 1.
-        base: t, what the pretrained head makes of the same layer input without the prefix. It
-            comes from a run of its own, with each layer's input held at its prefixed value.
+        base: t, the pretrained head's output on the same layer input without the prefix, from a
+            separate run with each layer's input held at its prefixed value.
         bias: b, the sum of attention mass times value over the slots.
         residual: z_pt - (1 - g) t - b; zero up to rounding if eq. 7 holds.
         content_pattern: attention over the content with the prefix, renormalised to sum to 1.
         base_pattern: attention of the pretrained head over the content, from the held run.
         pattern_residual: A_pt - (1 - g) A over the content; zero up to rounding if eq. 6 holds.
-        propagated: t minus the head's output in the run without prefix: the change of its input
-            by earlier layers. Zero in layer 0 against the masked baseline.
+        propagated: t minus the head's output in the run without prefix: the effect of earlier
+            layers through its input. Zero in layer 0 against the masked baseline.
 
     Example:
         >>> parts = pi.decompose_attention(pi.run_pair(model, prefix, tokens))
@@ -62,11 +62,10 @@ class Decomposition(ResultObject):
         return (1 - self.gate[..., None]) * self.base
 
     def pattern_change(self) -> Float[Tensor, "layer batch head query"]:
-        """Return how far the relative attention of the held run is from that with the prefix.
+        """Return how much relative attention differs between the held run and the prefixed run.
 
         Total variation distance, 0 to 1. Zero up to rounding in every layer: given its input, a
-        head's relative attention does not move. Compare `RunPair.off` for what the model as a
-        whole does.
+        head's relative attention does not change. For the whole model compare with `RunPair.off`.
         """
         return (self.content_pattern - self.base_pattern).abs().sum(-1) / 2
 
@@ -112,7 +111,7 @@ class Decomposition(ResultObject):
         )
 
     def plot(self, layer: int = 0, head: int = 0) -> Figure:
-        """Return gate, |(1 - g) t|, |bias| and residual of a head, by position.
+        """Plot gate, |(1 - g) t|, |bias| and residual of a head, by position.
 
         Args:
             layer: 0-based.
@@ -129,8 +128,8 @@ class Decomposition(ResultObject):
 def decompose_attention(pair: RunPair) -> Decomposition:
     """Return the split of every head's output into gate, base and bias (eq. 6 and 7).
 
-    Base and bias come from different runs than the output they must add up to, so that the
-    residual is a measurement and not an identity of this function.
+    Base and bias come from different runs than the output that they must add up to, so the residual
+    is a measurement, not an identity of this function.
 
     Args:
         pair: from `run_pair`, any baseline; `base` never depends on it, `propagated` does.
@@ -169,7 +168,7 @@ def decompose_attention(pair: RunPair) -> Decomposition:
             base=base,
             bias=bias,
             residual=output - (1 - gate[..., None]) * base - bias,
-            # With all mass on the prefix there is no relative attention left to speak of.
+            # With all mass on the prefix, relative attention is undefined.
             content_pattern=content / left.clamp_min(torch.finfo(content.dtype).tiny),
             base_pattern=base_pattern,
             pattern_residual=content - (1 - gate[..., None]) * base_pattern,

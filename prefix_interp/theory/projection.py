@@ -1,4 +1,4 @@
-"""Taking a subspace out of what a head or a layer writes, while the model runs."""
+"""Removing a subspace from what a head or a layer writes, while the model runs."""
 
 from __future__ import annotations
 
@@ -33,48 +33,47 @@ def projection_hooks(
     plain: ActivationCache | Mapping[str, Tensor] | None = None,
     prefix: Prefix | None = None,
 ) -> list[Hook]:
-    """Return hooks that take subspaces out of what heads, or whole layers, write.
+    """Return hooks that remove subspaces from what heads, or whole layers, write.
 
-    With z what is written, b the prefix's bias in it and P the projection onto the subspace:
+    Let z be what is written, b the prefix's bias in it and P the projection onto the subspace:
 
-    - ``"output"`` z - z P: *all* that is written there goes, of the pretrained output too. In a
-      run without prefix this asks what of the pretrained computation lies in the subspace.
-    - ``"restore"`` z - z P + z' P, with z' from the run without prefix: the subspace holds what it
-      would hold without the prefix. What the prefix does elsewhere stays, the gate's (1 - g) t
-      included. Is the subspace needed?
-    - ``"isolate"`` z' + (z - z') P: the prefix acts in the subspace alone, all else is as without
+    - ``"output"`` z - z P: *everything* in the subspace goes, including pretrained output. In a run
+      without prefix this shows how much of the pretrained computation lies there.
+    - ``"restore"`` z - z P + z' P, with z' from the run without prefix: the subspace has the
+      content of the run without prefix. The prefix's effects elsewhere stay, including the gate's
+      (1 - g) t. Is the subspace needed?
+    - ``"isolate"`` z' + (z - z') P: the prefix acts only in the subspace; the rest is as without
       it. Is the subspace enough?
-    - ``"bias"`` z - b P: only the prefix's bias goes; what is left of the pretrained output stays,
-      (1 - g) t in the subspace as elsewhere. For the bias's own subspace this is dropping b.
+    - ``"bias"`` z - b P: only the prefix's bias goes; (1 - g) t stays, in the subspace and
+      elsewhere. For the bias's own subspace this drops b.
 
-    Where other heads of its layer have a subspace, a head without one keeps all that it writes,
-    under ``"isolate"`` all that it writes without the prefix. Layers without any stay as they are.
-    A head's subspace is taken out of `Site.Z`, a layer's out of `Site.ATTN_OUT`. There the
-    attention's constant b_O stays: no head writes it, it is the same with the prefix and without,
-    and the subspace was measured without it.
+    If only some heads of a layer have a subspace, the others keep their output (under
+    ``"isolate"``, their output without the prefix). Layers without subspaces do not change. A
+    head's subspace is removed from `Site.Z`, a layer's from `Site.ATTN_OUT`. There the attention's
+    constant b_O stays: no head writes it, and the subspace was measured without it.
 
-    Add them inside `attach` (``method="slots"`` for ``"bias"``), or to a plain run. Rows of the
-    slots are changed too, which nothing reads.
+    Add the hooks inside `attach` (``method="slots"`` for ``"bias"``), or to a plain run. They also
+    change the slots' rows, but nothing reads these.
 
     Args:
         model: a supported HookedTransformer.
-        spaces: of any heads and layers, each once; not a layer and heads of the same layer.
+        spaces: one per head or layer, but not a layer and heads of the same layer.
         remove: ``"output"``, ``"restore"``, ``"isolate"`` or ``"bias"``.
-        plain: activations of the same content without the prefix, e.g. ``run_pair(...).off``; for
-            ``"restore"`` and ``"isolate"`` alone.
-        prefix: the one that is attached; for ``"bias"`` alone.
+        plain: activations of the same content without the prefix, e.g. ``run_pair(...).off``; only
+            for ``"restore"`` and ``"isolate"``.
+        prefix: the attached prefix; only for ``"bias"``.
 
     Raises:
-        PrefixInterpError: nothing to remove, a subspace of another dimension, layer or head, the
-            same place twice, directions that are not orthonormal, or a missing argument. While
-            running with ``"bias"``: the prefix's slots are not there.
+        PrefixInterpError: nothing to remove, a subspace that does not fit the model, the same place
+            twice, directions that are not orthonormal, or a missing argument. While running with
+            ``"bias"``: the prefix's slots are missing.
     """
     check_choice("remove", remove, get_args(Removal))
     for name, given, need in (("plain", plain, _WITH_PLAIN), ("prefix", prefix, ("bias",))):
         if (given is not None) != (remove in need):
             raise PrefixInterpError(
                 f"{name}={'given' if given is not None else None} does not go with "
-                f"remove={remove!r}; {' and '.join(map(repr, need))} need it, no other takes it"
+                f"remove={remove!r}; {' and '.join(map(repr, need))} need it, others do not take it"
             )
     _check_spaces(model, spaces)
     hooks: list[Hook] = []
@@ -97,11 +96,11 @@ def _remover(
     plain: Float[Tensor, "batch pos ..."] | None,
     seen: dict[str, Tensor],
 ) -> Callable[..., Tensor]:
-    """Return the hook of one layer; `seen` holds the bias when that alone is removed."""
+    """Return the hook of one layer; `seen` holds the bias if only the bias is removed."""
     host, heads = host_of(model), spaces[0].level == "head"
     attn = host.attention(layer)
     onto = host.cast(torch.stack([space.basis.T @ space.basis for space in spaces]))
-    if heads:  # 0 where a head keeps all it writes
+    if heads:  # 0 for a head that keeps its output
         every = onto.new_zeros(host.n_heads, *onto.shape[1:])
         onto = every.index_copy(0, torch.tensor([s.head for s in spaces]).to(onto.device), onto)
 
@@ -130,13 +129,13 @@ def _remover(
 
 
 def _bias_hooks(model: Model, prefix: Prefix, layer: int, seen: dict[str, Tensor]) -> list[Hook]:
-    """Return hooks that leave the bias of a layer's heads in `seen`, before `hook_z` is called."""
+    """Return hooks that store the bias of a layer's heads in `seen` before `hook_z` is called."""
     _, values = prefix.keys_values(model)[layer]
     n, values = prefix.n_slots, values.detach()
     written = host_of(model).attention(layer).weighed_values(values)
 
     def check(v: Float[Tensor, "batch pos kv_head d_head"], hook: object) -> None:
-        # The bias is read off the pattern's first columns: they must be this prefix's slots.
+        # The bias comes from the pattern's first columns, which must be this prefix's slots.
         found, own = v[:, :n], expand_heads(values, v.shape[2])
         if found.shape[1] != n or not torch.equal(found, own.expand_as(found)):
             raise PrefixInterpError(
@@ -183,17 +182,17 @@ def _check_spaces(model: Model, spaces: Sequence[BiasSubspace]) -> None:
             clash = {other for other in places if other[0] == space.layer}
         if place in places or clash & places:
             raise PrefixInterpError(
-                f"spaces hold layer {space.layer} twice (head {space.head}); give one subspace a "
+                f"spaces hold layer {space.layer} twice (head {space.head}); give one subspace per "
                 "head, or one for the whole layer"
             )
         places.add(place)
 
 
 def random_subspace_like(space: BiasSubspace, seed: int) -> BiasSubspace:
-    """Return a uniformly random subspace of the same level, layer, head and rank.
+    """Return a uniformly random subspace with the same level, layer, head and rank.
 
     Args:
-        space: what to stand beside, as a control.
+        space: the subspace that it is a control for.
         seed: any integer; other layers and heads get other directions from the same seed.
     """
     rank, dim = space.basis.shape
@@ -209,13 +208,13 @@ def random_subspace_like(space: BiasSubspace, seed: int) -> BiasSubspace:
 
 
 def through_output(model: Model, space: BiasSubspace) -> BiasSubspace:
-    """Return a head's subspace where it is written: its directions times the head's W_O.
+    """Return a head's subspace in the residual stream: its directions times the head's W_O.
 
-    Two heads' outputs live in spaces of their own; in d_model they can be compared.
+    Each head's output has its own space; in d_model heads can be compared.
 
     Args:
-        model: gives W_O.
-        space: of a head.
+        model: source of W_O.
+        space: subspace of a head.
 
     Raises:
         PrefixInterpError: a subspace of a layer, or one that does not fit the model.

@@ -29,18 +29,18 @@ class BiasSubspace(ResultObject):
     """Singular values and directions of z_pt - (1 - g) t over many sequences and positions.
 
     A head's bias has rank at most n_s; a layer's (summed over heads, after W_O) at most
-    ``min(d_model, n_s * n_heads)``. That is said of z_pt - (1 - g) t. The plain difference
+    ``min(d_model, n_s * n_heads)``. These bounds hold for z_pt - (1 - g) t. The plain difference
     z_pt - t has full rank, because the gate scales t.
 
     Attributes:
         level: ``"head"`` (directions in d_head) or ``"layer"`` (directions in d_model).
         layer: which layer.
-        head: which head; None at the level of the layer.
-        bound: the rank it cannot exceed.
-        singular_values: falling, all of them.
+        head: which head; None for a layer.
+        bound: upper bound on the rank.
+        singular_values: all of them, in decreasing order.
         directions: right singular vectors as rows, in the same order.
-        n_rows: sequences times positions that were measured.
-        scale: largest singular value of the outputs z_pt that it was measured from.
+        n_rows: number of measured sequences times positions.
+        scale: largest singular value of the measured outputs z_pt.
 
     Example:
         >>> space = pi.bias_subspace(model, prefix, tokens, layer=0, head=1)
@@ -59,12 +59,12 @@ class BiasSubspace(ResultObject):
 
     @property
     def rank(self) -> int:
-        """Return how many singular values stand out from rounding.
+        """Return how many singular values exceed rounding.
 
         The threshold is that of `numpy.linalg.matrix_rank`, the first singular value times the
-        larger side of the matrix times the machine epsilon. Rounding comes from z_pt and t, so
-        that the first singular value of z_pt counts where it is larger than the bias's own.
-        Faint directions drown in float32; see `effective_rank`, or convert to float64.
+        larger side of the matrix times the machine epsilon. Rounding comes from z_pt and t, so the
+        first singular value of z_pt is used if it is larger than that of the bias. Faint directions
+        are lost in float32: see `effective_rank`, or convert to float64.
         """
         s = self.singular_values
         side = max(self.n_rows, self.directions.shape[-1])
@@ -80,7 +80,7 @@ class BiasSubspace(ResultObject):
     def effective_rank(self) -> float:
         """Return exp(entropy) of the normalised singular values (Roy and Vetterli 2007).
 
-        Between 1 and `rank`: how many directions are used, weighted by how much; 0 for no bias.
+        The number of directions weighted by use: from 1 to `rank`, or 0 for no bias.
         """
         s = self.singular_values[: self.rank].double()
         if len(s) == 0:
@@ -89,12 +89,12 @@ class BiasSubspace(ResultObject):
         return math.exp(float(-(p * p.log()).sum()))
 
     def principal_angles(self, other: BiasSubspace) -> Float[Tensor, " angle"]:
-        """Return the angles between two subspaces in radians, 0 to pi/2, rising.
+        """Return the angles between two subspaces in radians, 0 to pi/2, in increasing order.
 
-        Bjorck and Golub (1973); small angles come from the sine, which keeps their digits.
+        Bjorck and Golub (1973); small angles are computed from the sine, which is more precise.
 
         Raises:
-            PrefixInterpError: the subspaces live in spaces of different dimension.
+            PrefixInterpError: the subspaces lie in spaces of different dimension.
         """
         a, b = self.basis, other.basis
         if a.shape[1] != b.shape[1]:
@@ -130,7 +130,7 @@ class BiasSubspace(ResultObject):
         return f"layer {self.layer}" + ("" if self.head is None else f", head {self.head}")
 
     def plot(self) -> Figure:
-        """Return the singular values beside the bound that no prefix can pass.
+        """Plot the singular values and the bound that no prefix can exceed.
 
         Raises:
             PrefixInterpError: the bias is 0.
@@ -147,13 +147,13 @@ def bias_subspace(
 ) -> BiasSubspace:
     """Return the subspace in which `prefix` biases one head, or one layer, on `tokens`.
 
-    It is measured from z_pt - (1 - g) t, with t from a run without the prefix whose layer input
-    is held, not put together from the prefix's values: that its rank is at most n_s is a result.
+    It is measured from z_pt - (1 - g) t, with t from a run without the prefix in which the layer's
+    input is held. It is not built from the prefix's values, so a rank of at most n_s is a result.
 
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it.
-        tokens: content; with more positions than n_s, or the rank says nothing.
+        tokens: content; needs more positions than n_s, or the rank says nothing.
         layer: 0-based.
         head: 0-based; None for the whole layer, summed over heads after W_O.
 
@@ -175,14 +175,14 @@ def bias_subspace(
 def bias_subspaces(
     model: Model, prefix: Prefix, tokens: Int[Tensor, "batch pos"], layer: int = 0
 ) -> list[BiasSubspace]:
-    """Return `bias_subspace` of every head of a layer, and last that of the layer itself.
+    """Return `bias_subspace` of every head of a layer and, last, of the layer itself.
 
     All come from one pair of runs.
 
     Args:
         model: a supported HookedTransformer, float32 or float64.
         prefix: a prefix that fits it.
-        tokens: content; with more positions than slots, or the rank says nothing.
+        tokens: content; needs more positions than slots, or the rank says nothing.
         layer: 0-based.
 
     Raises:
@@ -195,12 +195,12 @@ def bias_subspaces(
 def subspaces_of(
     parts: Decomposition, model: Model, n_slots: int, layer: int = 0
 ) -> list[BiasSubspace]:
-    """Return the bias's subspace at every head of a layer, and last at the layer itself.
+    """Return the bias's subspace at every head of a layer and, last, at the layer itself.
 
     Args:
-        parts: of a run with a prefix.
-        model: whose W_O leads from heads to the layer.
-        n_slots: slots, for the bounds.
+        parts: decomposition of a run with a prefix.
+        model: its W_O maps heads to the layer.
+        n_slots: number of slots, for the bounds.
         layer: 0-based.
     """
     heads = _of_heads(parts, n_slots, layer, range(host_of(model).n_heads))

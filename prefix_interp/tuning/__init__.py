@@ -1,1 +1,1 @@
-"""One training loop for models and prefixes, and how well they do."""
+"""One training loop for models and prefixes, and their evaluation."""

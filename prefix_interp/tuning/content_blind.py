@@ -1,7 +1,7 @@
-"""A control: how far does one get without looking at the content?
+"""A control: how good is the best rule that does not look at the content?
 
-If a prefix took all attention at every output, the model could use nothing but the position and
-the token fed back last. The best rule of that kind is a table, estimated here by counting.
+If a prefix took all attention at every output, the model could use only the position and the last
+token that was fed back. The best such rule is a table, estimated here by counting.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from prefix_interp.tuning.evaluate import as_task
 def content_blind_log_probs(
     task: Task | str, batch: Batch, seed: int = 0, n_count: int = 400_000
 ) -> Float[Tensor, "batch n_out d_vocab"]:
-    """Return what the best content-blind rule makes of each output, as log-probabilities in nats.
+    """Return the log-probabilities of each output under the best content-blind rule, in nats.
 
-    The rule knows the output's index and the token before it, and how often each output followed
-    them; one more than was counted for each, so that none is impossible.
+    The rule counts how often each output follows the output's index and the token before it. One is
+    added to each count, so that no output is impossible.
 
     Args:
         task: a task or its name.
-        batch: what to answer.
+        batch: the sequences to answer.
         seed: chooses the training sequences.
         n_count: training sequences to count on.
 
@@ -46,12 +46,12 @@ def content_blind_hits(
 ) -> Bool[Tensor, "batch n_out"]:
     """Return which outputs the best content-blind rule gets right on unseen inputs.
 
-    The rule says the most frequent output given the output's index and the token before it.
+    The rule predicts the most frequent output given the output's index and the token before.
     ``hits.all(-1)`` is exact match, ``hits.double().mean(0)`` the accuracy of each output.
 
     Args:
         task: a task or its name.
-        n: test sequences; with `seed`, the same as those of `evaluate`.
+        n: number of test sequences; with equal `seed` those of `evaluate`.
         seed: any integer.
         n_count: training sequences to count on.
     """

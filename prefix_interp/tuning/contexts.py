@@ -1,4 +1,4 @@
-"""Tuning a context while its model stays frozen: any starts at any learning rates, side by side."""
+"""Tuning contexts on a frozen model: any starts at any learning rates, side by side."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class ContextFit(ResultObject):
     """A tuned context.
 
     Attributes:
-        context: the prefix or soft prompt, bound to its model.
-        history: step, run, loss, lr.
+        context: the prefix or soft prompt, with its model's fingerprint.
+        history: columns step, run, loss, lr.
         evaluation: on the task it was tuned for.
         recipe: how it was tuned.
-        start: which of the starts it came from, 0-based.
+        start: 0-based index of its start.
 
     Example:
         >>> toy = pi.load_toy("sort-ascending-1l1h")
@@ -61,12 +61,12 @@ class ContextFit(ResultObject):
 
     @property
     def train_loss(self) -> float:
-        """Return the mean training loss since the last but one logging point, in nats."""
+        """Return the mean training loss between the last two logging points, in nats."""
         return float(self.history["loss"].iloc[-1])
 
     @property
     def prefix(self) -> Prefix:
-        """Return the context, a prefix.
+        """Return the context if it is a prefix.
 
         Raises:
             PrefixInterpError: a soft prompt was tuned.
@@ -83,7 +83,7 @@ class ContextFit(ResultObject):
         return self.history
 
     def caption(self) -> str:
-        """Return what was tuned, how long, and how good it is."""
+        """Return what was tuned, for how long, and its scores."""
         return (
             f"{self.context!r}; start {self.start}, {self.recipe.steps} steps at lr "
             f"{self.recipe.lr:g}, train loss {self.train_loss:.4g}; {self.evaluation.caption()}"
@@ -108,7 +108,7 @@ def tune_prefix(
 ) -> ContextFit:
     """Return a prefix tuned on `task` while the weights of `model` stay frozen.
 
-    It starts from noise, at one learning rate; `sweep` takes other starts and several rates.
+    It starts from noise and uses one learning rate; `sweep` takes other starts and rates.
 
     Args:
         model: a supported HookedTransformer.
@@ -116,8 +116,8 @@ def tune_prefix(
         n_slots: slots, at least 1.
         parameterization: ``"residual"`` (the paper's) or ``"kv"`` (PEFT's).
         preset: ``"paper"``, ``"fast"`` or ``"smoke"``.
-        recipe: instead of the preset's, e.g. ``Recipe.from_preset("fast", "prefix", lr=0.1)``.
-        seed: initialisation, normal noise, and data.
+        recipe: replaces the preset's recipe, e.g. ``Recipe.from_preset("fast", "prefix", lr=0.1)``.
+        seed: decides the initial noise and the data.
         checkpoint: file to save to and resume from.
         progress: show a bar.
 
@@ -159,11 +159,11 @@ def tune_soft_prompt(
         model: a supported HookedTransformer.
         task: a task or its name.
         n_slots: rows, at least 1.
-        position: input tokens in front of them; 0 for a prompt, the task's `length` for a suffix.
+        position: input tokens before the slots; 0 for a prompt, the task's `length` for a suffix.
         layers: ``"embedding"`` or ``"all"`` (see `SoftPrompt`).
-        preset: ``"paper"``, ``"fast"`` or ``"smoke"``; its recipe for prefixes is taken.
-        recipe: instead of the preset's.
-        seed: initialisation, normal noise, and data.
+        preset: ``"paper"``, ``"fast"`` or ``"smoke"``; its recipe for prefixes is used.
+        recipe: replaces the preset's recipe.
+        seed: decides the initial noise and the data.
         checkpoint: file to save to and resume from.
         progress: show a bar.
 
@@ -202,8 +202,8 @@ def sweep(
 ) -> list[ContextFit]:
     """Return every start tuned at every learning rate, starts in the outer loop.
 
-    All are tuned at once: they are stacked on the batch axis and see the same data. Take the one
-    with the lowest `train_loss`, and say how many there were: some starts end in a bad optimum.
+    All are tuned at once, stacked on the batch axis, on the same data. Use the fit with the lowest
+    `train_loss`, and report how many there were: some starts end in a bad optimum.
 
     Args:
         model: a supported HookedTransformer; its weights stay frozen.
@@ -211,9 +211,9 @@ def sweep(
         starts: contexts of one kind and shape, e.g. ``Prefix.random_starts(model, 1, 3)``; give
             ``std=recipe.init_std`` there, since the recipe says so in the metadata of each fit.
         lrs: peak learning rates, at least one, all different.
-        preset: ``"paper"``, ``"fast"`` or ``"smoke"``; its recipe for prefixes is taken.
-        recipe: instead of the preset's; its `lr` is not used.
-        seed: data.
+        preset: ``"paper"``, ``"fast"`` or ``"smoke"``; its recipe for prefixes is used.
+        recipe: replaces the preset's recipe; its `lr` is not used.
+        seed: decides the data.
         checkpoint: file to save to and resume from.
         progress: show a bar.
 
@@ -277,7 +277,7 @@ def sweep(
 
 @contextmanager
 def frozen(model: Model) -> Iterator[None]:
-    """Disable weight gradients and dropout inside the block; what was before is put back."""
+    """Disable weight gradients and dropout inside the block; restore them after it."""
     before, training = {n: p.requires_grad for n, p in model.named_parameters()}, model.training
     try:
         model.eval()
@@ -295,7 +295,7 @@ def _check_rates(lrs: Sequence[float]) -> None:
 
 
 def _check_starts(model: Model, task: Task, starts: Sequence[Context]) -> Context:
-    """Return the first start, if all of them can be tuned for `task` side by side."""
+    """Return the first start, if all starts can be tuned for `task` side by side."""
     if not starts:
         raise PrefixInterpError(
             "starts are empty; give at least one context, e.g. Prefix.random_starts(model, 1)"
@@ -325,7 +325,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _exact(rate: float) -> str:
-    """Return a rate in short, unless that would be another one: labels tell runs apart."""
+    """Return a rate in short form, unless that changes its value: labels must tell runs apart."""
     short = f"{rate:g}"
     return short if float(short) == rate else repr(rate)
 

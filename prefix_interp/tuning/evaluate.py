@@ -35,8 +35,8 @@ class Evaluation(ResultObject):
         task: the task's name.
         n: sequences measured.
         exact_match: share of sequences with every output right, 0 to 1, Wilson interval.
-        token_accuracy: share of right outputs, 0 to 1. Outputs of a sequence go together, so its
-            Wilson interval counts sequences, which errs on the wide side.
+        token_accuracy: share of right outputs, 0 to 1. Outputs of a sequence are correlated, so its
+            Wilson interval counts sequences and is rather too wide.
         loss: mean cross-entropy of the outputs in nats, normal interval over sequences.
 
     Example:
@@ -77,7 +77,7 @@ class Evaluation(ResultObject):
 
 
 def as_task(task: Task | str) -> Task:
-    """Return the task itself, or the one of that name."""
+    """Return the task itself, or the task of that name."""
     return task if isinstance(task, Task) else get_task(task)
 
 
@@ -90,19 +90,19 @@ def evaluate(
     baseline: Baseline | str = "masked",
     batch_size: int = 1600,
 ) -> Evaluation:
-    """Return how well `model`, with or without `context`, does `task` on unseen inputs.
+    """Evaluate `model`, with or without `context`, on unseen inputs of `task`.
 
-    One teacher-forced pass is enough: greedy decoding is right on all outputs exactly if every
-    teacher-forced argmax is, since up to the first mistake both see the same tokens.
+    One teacher-forced pass is enough: greedy decoding gets all outputs right exactly if every
+    teacher-forced argmax is right. Both see the same tokens up to the first mistake.
 
     Args:
         model: a HookedTransformer.
         task: a task or its name.
-        context: a prefix or soft prompt; None for neither, in the sense of `baseline`.
+        context: a prefix or soft prompt; None for a run without, as `baseline` says.
         n: sequences from the test split (the paper uses 3,200).
         seed: chooses the sequences.
-        baseline: ``"masked"``, ``"placeholder"`` or ``"unshifted"``; not used with a context.
-            A model that is not a toy reserves no slots, so there the three are the same.
+        baseline: ``"masked"``, ``"placeholder"`` or ``"unshifted"``; not used with a context. The
+            three are equal in a model that is not a toy, since it reserves no slots.
         batch_size: sequences per pass.
 
     Raises:
@@ -130,9 +130,9 @@ def answer_scores(
 
     Args:
         model: a HookedTransformer.
-        task: gives the number of outputs.
+        task: defines the number of outputs.
         batch: sequences and answers.
-        context: a prefix or soft prompt; None for neither, in the sense of `baseline`.
+        context: a prefix or soft prompt; None for a run without, as `baseline` says.
         baseline: see `evaluate`.
         batch_size: sequences per pass.
     """
@@ -160,9 +160,9 @@ def scored(
     """Return the scores that `evaluate` returns, from `answer_scores`.
 
     Args:
-        task: what was asked.
+        task: the evaluated task.
         right: which outputs are right.
-        loss: of each sequence, nats per output.
+        loss: loss of each sequence, in nats per output.
     """
     n = len(right)
     return Evaluation(
@@ -181,7 +181,7 @@ def answer_logits(
     context: Context | None = None,
     baseline: Baseline | str = "masked",
 ) -> Float[Tensor, "batch n_out d_vocab"]:
-    """Return the logits of a task's outputs (those at the last `task.length` positions)."""
+    """Return the logits of a task's outputs, at the last `task.length` positions."""
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if context is None:
@@ -202,13 +202,13 @@ def greedy_answers(
     context: Context | None = None,
     baseline: Baseline | str = "masked",
 ) -> Int[Tensor, "batch n_out"]:
-    """Return the outputs that `model` generates greedily, one token after the other.
+    """Return the outputs that `model` generates greedily, token by token.
 
     Args:
         model: a HookedTransformer.
-        task: gives the number of outputs.
+        task: defines the number of outputs.
         inputs: the task's inputs, without answers.
-        context: a prefix or soft prompt; None for neither, in the sense of `baseline`.
+        context: a prefix or soft prompt; None for a run without, as `baseline` says.
         baseline: see `evaluate`.
     """
     task = as_task(task)

@@ -1,4 +1,4 @@
-"""Prompts of real tokens: all of them where there are few, else a greedy coordinate search."""
+"""Prompts of real tokens: exhaustive search if there are few, else greedy coordinate search."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Search = Literal["exhaustive", "coordinate"]
-_SEQUENCES = 4096  # a pass; more is not faster on a CPU and takes memory
+_SEQUENCES = 4096  # per pass; more is not faster on a CPU and takes memory
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,9 +37,9 @@ class HardPromptFit(ResultObject):
 
     Attributes:
         tokens: the prompt.
-        prompt: its embeddings, to attach.
-        train_loss: on the sequences that the search saw, in nats.
-        evaluation: on unseen inputs.
+        prompt: the embeddings, to attach.
+        train_loss: loss on the sequences that the search saw, in nats.
+        evaluation: scores on unseen inputs.
         search: ``"exhaustive"`` (no prompt of this length has a lower `train_loss`) or
             ``"coordinate"`` (no change of a single token lowers it).
         n_tried: prompts whose loss was measured.
@@ -53,20 +53,20 @@ class HardPromptFit(ResultObject):
     n_tried: int
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return one row: the tokens, how they were found, and how good they are."""
+        """Return one row: the tokens, the search and the scores."""
         found = {"tokens": self._words(), "search": self.search, "n_tried": self.n_tried}
         scores = {name: float(score) for name, score in self.evaluation.scores.items()}
         return pd.DataFrame([{**found, "train_loss": self.train_loss, **scores}])
 
     def caption(self) -> str:
-        """Return the tokens, how they were found, and how good they are."""
+        """Return the tokens, the search and the scores."""
         return (
             f"tokens {self._words()}; {self.search} search of {self.n_tried} prompts, train loss "
             f"{self.train_loss:.4g}; {self.evaluation.caption()}"
         )
 
     def plot(self) -> Figure:
-        """Return the scores on unseen inputs with their intervals."""
+        """Plot the scores on unseen inputs with their intervals."""
         return self.evaluation.plot()
 
     def _words(self) -> str:
@@ -86,18 +86,19 @@ def search_hard_prompt(
 ) -> HardPromptFit:
     """Return the prompt of `n_slots` real tokens with the lowest loss on `task`.
 
-    All prompts are tried if there are at most `max_exhaustive`. Otherwise each token in turn is
-    replaced by the best one, until no replacement helps, from `restarts` random prompts.
+    All prompts are tried if there are at most `max_exhaustive`. Otherwise the search starts from
+    `restarts` random prompts and replaces each token in turn by the best one until nothing
+    improves.
 
     Args:
         model: a supported HookedTransformer.
         task: a task or its name.
         n_slots: tokens, at least 1.
-        position: input tokens in front of them.
-        n: sequences of the train split that prompts are compared on.
+        position: number of input tokens before the prompt.
+        n: number of train-split sequences to compare prompts on.
         restarts: random prompts to start from.
-        max_exhaustive: most prompts to try one by one.
-        seed: chooses sequences and starts.
+        max_exhaustive: largest number of prompts to try one by one.
+        seed: decides sequences and starts.
 
     Raises:
         PrefixInterpError: unknown names, values out of range, an unsupported model.
@@ -142,7 +143,7 @@ def prompt_losses(
         task: says how many of the last positions are outputs.
         prompts: token numbers.
         batch: sequences.
-        position: input tokens in front of them.
+        position: number of input tokens before the prompt.
     """
     check_vocabulary(model, prompts)
     recipe = Recipe.from_preset("fast", "prefix", precision="float32")
@@ -160,7 +161,7 @@ def prompt_losses(
 def _descend(
     model: Model, task: Task, start: Int[Tensor, " slot"], batch: Batch, position: int
 ) -> tuple[Int[Tensor, " slot"], float, int]:
-    """Return the prompt that no change of one token improves, its loss, and how many were tried."""
+    """Return a prompt that no change of one token improves, its loss, and the number tried."""
     tokens, loss, tried = start.clone(), float("inf"), 0
     while True:
         before = loss

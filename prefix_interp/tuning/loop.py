@@ -1,4 +1,4 @@
-"""The one training loop: several independent runs side by side, resumable to the last bit."""
+"""The training loop: several independent runs side by side, resumable to the last bit."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Run:
     """One set of parameters to train.
 
     Attributes:
-        label: how the run is called in the history, e.g. ``"lr=0.01"``.
+        label: name of the run in the history, e.g. ``"lr=0.01"``.
         parameters: what to train, by name; leaves that require gradients.
         lr: this run's peak learning rate.
-        decayed: names that weight decay acts on.
+        decayed: names of the parameters with weight decay.
     """
 
     label: str
@@ -63,26 +63,26 @@ def optimise(
 ) -> pd.DataFrame:
     """Train the runs' parameters in place and return the history.
 
-    All runs see the same batches. They share the backward pass but nothing else: each has its
-    own clipping and its own learning rate, so that each ends as it would alone, up to rounding.
+    All runs see the same batches. They share only the backward pass: each has its own clipping and
+    learning rate, so up to rounding each ends as it would alone.
 
     Args:
         runs: what to train.
-        loss: maps a batch and the step to one loss a run.
-        task: where the batches come from (train split).
+        loss: maps a batch and the step to one loss per run.
+        task: source of the batches (train split).
         recipe: steps, schedule and so on; `lr` comes from each run.
         seed: decides the batches.
-        identity: what makes this training this one; a checkpoint of another is refused.
-        checkpoint: a file to resume from and to save to; it stays after the last step.
+        identity: identifies this training; checkpoints of other trainings are refused.
+        checkpoint: file to resume from and save to; it is kept after the last step.
         checkpoint_every: steps between checkpoints; by default a tenth of the training.
         progress: show a bar.
         description: text of the bar.
 
     Returns:
-        One row a run and logging point: step, run, loss (mean since the last point), lr.
+        One row per run and logging point: step, run, loss (mean since the last point), lr.
 
     Raises:
-        PrefixInterpError: a loss became NaN or infinite, or the checkpoint is another training's.
+        PrefixInterpError: a loss became NaN or infinite, or a checkpoint of another training.
     """
     groups = [
         {"params": [p for n, p in run.parameters.items() if (n in run.decayed) == decay],
@@ -151,7 +151,7 @@ def _schedule(recipe: Recipe, step: int) -> float:
 
 
 def _batches(task: Task, recipe: Recipe, seed: int, start: int) -> Iterator[Batch]:
-    """Yield the batch of each step from `start` on; it depends on seed and step alone."""
+    """Yield the batch of each step from `start` on; it depends only on seed and step."""
     chunk, skip = divmod(start, _CHUNK)
     size = recipe.batch_size
     while True:

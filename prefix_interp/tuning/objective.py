@@ -1,4 +1,4 @@
-"""What a training step minimises, and whether the machine is quick at it."""
+"""What a training step minimises, and whether the processor has fast bfloat16."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def sequence_losses(
     """Return each sequence's mean cross-entropy over its outputs.
 
     Args:
-        model: what is trained, or what the trained prefix stands in.
-        task: says how many of the last positions are outputs.
+        model: the trained model, or the model of the trained context.
+        task: defines how many of the last positions are outputs.
         batch: tokens and answers.
-        recipe: its precision is used where the processor has it.
-        hooks: what puts the prefix or the baseline into the model.
+        recipe: its precision is used if the processor supports it.
+        hooks: put the prefix or the baseline into the model.
     """
     device = host_of(model).device.type
     half = recipe.precision == "bfloat16" and (device != "cpu" or has_fast_bfloat16())
@@ -45,7 +45,7 @@ def has_fast_bfloat16() -> bool:
 
 
 def check_room(model: Model, task: Task, n_slots: int = 0) -> None:
-    """Raise unless vocabulary and context of `model` hold `task` behind `n_slots` slots."""
+    """Raise unless `task` fits vocabulary and context of `model`, after `n_slots` slots."""
     host = host_of(model)
     if task.d_vocab > host.d_vocab:
         raise PrefixInterpError(

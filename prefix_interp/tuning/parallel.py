@@ -1,4 +1,4 @@
-"""Many independent runs at once, one single-threaded process for each core."""
+"""Many independent runs at once, one single-threaded process per core."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Out = TypeVar("Out")
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run on one thread: these matrices are too small to share, and sums keep their order."""
+    """Run on one thread: the matrices are too small for more, and sums keep their order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -40,16 +40,16 @@ def run_parallel(
     """Return ``[function(item, **arguments) for item in items]``, computed side by side.
 
     The backend is joblib's: processes of this machine, or whatever the caller's
-    ``joblib.parallel_config(backend=...)`` names. Training functions use one thread each
-    wherever they run, so that the number of jobs does not change a result.
+    ``joblib.parallel_config(backend=...)`` names. Training functions always use one thread each, so
+    the number of jobs does not change a result.
 
     Args:
         function: importable (not a lambda), called with each item.
         items: e.g. seeds.
-        n_jobs: processes; by default the cores this process may use.
+        n_jobs: number of processes; by default the cores this process may use.
         progress: show a bar.
         description: text of the bar.
-        arguments: handed to every call.
+        arguments: passed to every call.
     """
     if n_jobs is None:
         n_jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

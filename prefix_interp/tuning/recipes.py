@@ -1,4 +1,4 @@
-"""How long, how fast and with what: the recipes of every training in the package."""
+"""The recipes of every training in the package."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Recipe:
         steps: optimiser steps.
         lr: peak learning rate.
         batch_size: sequences per step, all fresh.
-        weight_decay: on matrices of attention, MLP and unembedding, or on the context.
+        weight_decay: applies to matrices of attention, MLP and unembedding, or to the context.
         schedule: ``"constant"``, or ``"cosine"`` after a linear warm-up of 5% of the steps.
-        dropout: minGPT's, by hooks; on weights that are trained, not on contexts.
-        precision: ``"bfloat16"`` autocasts matrix products where the machine has them.
-        init_std: a context starts from N(0, init_std^2); weights start as the toy was built.
-        baseline: what "no prefix" means while weights are trained and when they are scored.
-        preset: name of the preset that the recipe started from; None for one of your own.
+        dropout: minGPT's, by hooks; used when training weights, not contexts.
+        precision: ``"bfloat16"`` autocasts matrix products if the processor supports it.
+        init_std: contexts start from N(0, init_std^2); weights start as `build_toy` sets them.
+        baseline: meaning of "no prefix" while weights are trained and scored.
+        preset: name of the preset that the recipe is based on; None for your own recipe.
 
     Example:
         >>> pi.Recipe.from_preset("smoke", "prefix", steps=2).steps
@@ -62,8 +62,8 @@ class Recipe:
 
         Args:
             preset: ``"paper"``, ``"fast"`` or ``"smoke"``.
-            stage: ``"pretrain"``, ``"fine_tune"`` or ``"prefix"`` (of soft prompts too).
-            changes: fields of `Recipe` with other values; None leaves a field as it is.
+            stage: ``"pretrain"``, ``"fine_tune"`` or ``"prefix"`` (for soft prompts too).
+            changes: new values for fields of `Recipe`; None leaves a field unchanged.
 
         Raises:
             PrefixInterpError: unknown names, or a value out of range.
@@ -96,7 +96,7 @@ PRESETS: dict[str, dict[str, Recipe]] = {
         "fine_tune": Recipe(1500, 1e-3, preset="fast"),
         "prefix": Recipe(2000, 3e-2, batch_size=32, weight_decay=0.0, preset="fast"),
     },
-    # Seconds, for tests: learns something, reaches nothing.
+    # Takes seconds, for tests: the loss falls, but no task is learned.
     "smoke": {
         "pretrain": Recipe(30, 2e-3, batch_size=16, preset="smoke"),
         "fine_tune": Recipe(20, 1e-3, batch_size=16, preset="smoke"),

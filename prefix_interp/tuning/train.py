@@ -36,7 +36,7 @@ class ModelFit(ResultObject):
 
     Attributes:
         model: in evaluation mode.
-        history: step, run, loss, lr.
+        history: columns step, run, loss, lr.
         evaluation: on the task it was trained on.
         recipe: how it was trained.
 
@@ -57,7 +57,7 @@ class ModelFit(ResultObject):
         return self.history
 
     def caption(self) -> str:
-        """Return the size of the model, how long it was trained, and how good it is."""
+        """Return the size of the model, the length of its training, and its scores."""
         host = host_of(self.model)
         return (
             f"{host.n_layers} x {host.n_heads} heads, d_model {host.d_model}; {self.recipe.steps} "
@@ -69,7 +69,7 @@ class ModelFit(ResultObject):
         return drawing("fits.history_figure")(self.history)
 
     def save(self, path: str | Path) -> Path:
-        """Write the fit to the folder `path`, its model to ``model`` inside; return the folder.
+        """Write the fit to the folder `path`, with its model in ``model``; return the folder.
 
         Raises:
             PrefixInterpError: the model is not a toy, or the folder cannot be written.
@@ -82,7 +82,7 @@ class ModelFit(ResultObject):
         """Return the fit in the folder `path`, its model in evaluation mode.
 
         Raises:
-            PrefixInterpError: files are missing, altered, or do not belong together.
+            PrefixInterpError: files are missing, altered, or of different fits.
         """
         fields = cls._read_fields(path)
         model, _ = read_toy(Path(path) / MODEL)
@@ -109,15 +109,15 @@ def pretrain(
 ) -> ModelFit:
     """Return a toy trained on `task` from scratch.
 
-    The result is the same to the bit for the same seed, interrupted or not.
+    The result for a seed is the same to the bit, whether interrupted or not.
 
     Args:
         cfg: the shape.
         task: a task or its name.
-        preset: ``"paper"``, ``"fast"`` or ``"smoke"``; its `Recipe` also says what stands at the
-            slots (attended placeholders in ``"paper"``, nothing otherwise).
-        recipe: instead of the preset's, e.g. ``Recipe.from_preset("fast", "pretrain", steps=99)``.
-        seed: initialisation and data.
+        preset: ``"paper"``, ``"fast"`` or ``"smoke"``; its `Recipe` also sets what fills the slots
+            (attended placeholders in ``"paper"``, nothing otherwise).
+        recipe: replaces the preset's, e.g. ``Recipe.from_preset("fast", "pretrain", steps=99)``.
+        seed: decides initialisation and data.
         checkpoint: file to save to and resume from.
         progress: show a bar.
 
@@ -148,16 +148,16 @@ def fine_tune(
     """Return a copy of `model` with all its weights trained on `task`.
 
     Args:
-        model: where to start; it stays as it is.
+        model: the start; it is not changed.
         task: a task or its name.
         preset: see `pretrain`.
-        recipe: instead of the preset's, e.g. ``Recipe.from_preset("fast", "fine_tune", lr=1e-4)``.
-        seed: data.
+        recipe: replaces the preset's, e.g. ``Recipe.from_preset("fast", "fine_tune", lr=1e-4)``.
+        seed: decides the data.
         checkpoint: file to save to and resume from.
         progress: show a bar.
 
     Raises:
-        PrefixInterpError: as `pretrain`.
+        PrefixInterpError: as in `pretrain`.
 
     Example:
         >>> toy = pi.load_toy("sort-ascending-1l1h")
@@ -182,7 +182,7 @@ def _train_weights(
     check_free(model)
     check_room(model, task)
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    # minGPT decays the matrices of its linear layers and nothing else.
+    # minGPT decays only the matrices of its linear layers.
     matrices = ("W_Q", "W_K", "W_V", "W_O", "W_in", "W_out", "W_U")
     decayed = frozenset(n for n in parameters if n.rsplit(".", 1)[-1].lstrip("_") in matrices)
     start = model_id(model)

@@ -1,4 +1,4 @@
-"""Attention with the prefix set apart: what is drawn, and its static picture."""
+"""Attention with the prefix set apart: the data of the figures, and a static picture."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class AttentionView:
     Attributes:
         name: what is shown, e.g. ``"residual, 1 slot"``.
         tokens: a label for each content position.
-        slots: attention mass on each slot, as it is; no slots for a model without a prefix.
+        slots: attention mass on each slot, not renormalised; no slots if there is no prefix.
         content: attention over the content, renormalised so that each row sums to 1.
     """
 
@@ -66,9 +66,9 @@ def attention_view(
 
     Args:
         pair: from `run_pair`.
-        sequence: which of the batch.
-        name: what the picture is called.
-        labels: one for each content position; by default the token ids.
+        sequence: index in the batch.
+        name: title of the picture.
+        labels: one per content position; by default the token ids.
 
     Raises:
         PrefixInterpError: no such sequence, or another number of labels.
@@ -93,10 +93,10 @@ def plain_attention_view(
 
     Args:
         model: a toy.
-        tokens: content.
-        sequence: which of the batch.
-        name: what the picture is called.
-        labels: one for each content position; by default the token ids.
+        tokens: content only.
+        sequence: index in the batch.
+        name: title of the picture.
+        labels: one per content position; by default the token ids.
 
     Raises:
         PrefixInterpError: no such sequence, or another number of labels.
@@ -111,13 +111,13 @@ def plain_attention_view(
 def attention_figure(
     view: AttentionView, layer: int = 0, head: int = 0, max_value: float = 1.0
 ) -> Figure:
-    """Return the attention of one head as a static picture, the slots in a panel of their own.
+    """Plot the attention of one head as a static picture, with the slots in a separate panel.
 
     Args:
         view: from `attention_view` or `plain_attention_view`.
         layer: 0-based.
         head: 0-based.
-        max_value: attention at which the colours are full.
+        max_value: attention shown in full colour.
 
     Raises:
         PrefixInterpError: no such layer or head.
@@ -148,13 +148,13 @@ def attention_figure(
 def query_figure(
     groups: Sequence[Sequence[AttentionView]], query: int, layer: int = 0, head: int = 0
 ) -> Figure:
-    """Return one query's attention for several models: one panel per sequence and row per model.
+    """Plot one query's attention for several models: one panel per sequence, one row per model.
 
-    The column set apart on the left is the gate, all slots together; the rest is renormalised.
+    The separate column on the left is the gate, over all slots; the rest is renormalised.
 
     Args:
         groups: for each sequence, the views of all models on it.
-        query: the content position that attends; keys beyond it are left out.
+        query: the content position that attends; later keys are left out.
         layer: 0-based.
         head: 0-based.
 

@@ -1,4 +1,4 @@
-"""A circuit as a picture: the graph, layer by layer, and how good circuits of each size are."""
+"""A circuit as a picture: the graph, layer by layer, and the scores of circuits by size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prefix_interp.views.style import COLOURS, MARKERS, legend_below, look
 _STEP, _RADIUS = 74.0, 20.0  # between heads; of a head
 _LEFT, _TOP, _BOTTOM = 82.0, 96.0, 74.0
 _SLOT_ROW, _HEAD_ROW = 74.0, 112.0
-_MLP_UP = 46.0  # an MLP stands this far above the heads that it reads
+_MLP_UP = 46.0  # height of an MLP above the heads that it reads
 _MIN_WIDTH = 560.0
 _FILL = {"head": "#dcebf5", "mlp": "#d9efe6", "slot": "#fbe5cf"}
 _PALE = 'fill="#ffffff" stroke="#cfcfcf"'
@@ -35,16 +35,16 @@ class _Place(NamedTuple):
 def circuit_svg(circuit: Circuit, title: str | None = None, min_effect: float = 0.02) -> str:
     """Return the graph of a circuit as SVG text, ready for a page or a file.
 
-    Rows are layers, the first at the bottom; a head's place is that of its index, so that the
-    circuits of two prefixes can be laid side by side. The slots stand below the heads that read
-    them, MLPs in a column of their own, the logits on top. Edges run upwards: width is effect (see
-    `Circuit.edge_dataframe`), dashed and orange where cutting the edge helps. Nodes outside
-    the circuit are pale. Pointing at a part shows its numbers; there is no script.
+    Rows are layers, the first at the bottom. Heads are placed by index, so circuits of two prefixes
+    can be compared side by side. Slots are below the heads that read them, MLPs in a separate
+    column, the logits on top. Edges run upwards, with the effect as width (see
+    `Circuit.edge_dataframe`), dashed and orange if cutting the edge helps. Nodes outside the
+    circuit are pale. Hovering over a part shows its numbers, without scripts.
 
     Args:
         circuit: from `find_circuit`, or loaded.
-        title: stands above the graph; None for `Circuit.caption`.
-        min_effect: edges with less, in either direction, are left out.
+        title: text above the graph; None for `Circuit.caption`.
+        min_effect: edges with a smaller absolute effect are left out.
 
     Raises:
         PrefixInterpError: `min_effect` is below 0.
@@ -79,10 +79,10 @@ def circuit_svg(circuit: Circuit, title: str | None = None, min_effect: float = 
 
 
 def circuit_curves_figure(circuit: Circuit) -> Figure:
-    """Return faithfulness and completeness against the size of the circuit.
+    """Plot faithfulness and completeness against the size of the circuit.
 
-    Lines are the best circuits that the search found, bands and dotted lines the range and mean
-    of random circuits with as many nodes of each kind; the numbers are `Circuit.curves`.
+    Lines are the best circuits that the search found. Bands and dotted lines are the range and mean
+    of random circuits with as many nodes of each kind. The numbers are in `Circuit.curves`.
 
     Args:
         circuit: from `find_circuit`, or loaded.
@@ -127,10 +127,10 @@ def circuit_curves_figure(circuit: Circuit) -> Figure:
 
 
 def _layout(circuit: Circuit, title: str) -> tuple[dict[str, _Place], float, float]:
-    """Return where everything stands, by name, and the size of the picture."""
+    """Return the position of every node, by name, and the size of the picture."""
     found = circuit.all_nodes
     count = {k: 1 + max([n.index or 0 for n in found if n.kind == k], default=-1) for k in _FILL}
-    # Slots share the width of the heads; only very many of them widen it.
+    # Slots share the width of the heads; only very many slots widen it.
     span = max(_STEP * max(count["head"], 1), 16.0 * count["slot"])
     step = span / max(count["head"], 1)
     slot_step = span / max(count["slot"], 1)
@@ -229,7 +229,7 @@ def _edge(edge: Edge, places: Mapping[str, _Place]) -> str:
         x2, y2 = b.x - b.half_width, b.y
         curve = f"C{x1:.1f},{y2:.1f} {x1:.1f},{y2:.1f} {x2:.1f},{y2:.1f}"
     elif abs(x1 - x2) < 1 and y1 - y2 > _HEAD_ROW:
-        # In one column something stands between: go round it, long edges further out.
+        # In one column other nodes are in the way: go around them, long edges further out.
         away = 46.0 + 6.0 * (y1 - y2) / _HEAD_ROW
         pull = (y1 - y2) / 4
         curve = (

@@ -1,4 +1,4 @@
-"""Figures of what a prefix does to a head: its parts by position, and the spectrum of its bias."""
+"""Figures of a prefix's effect on a head: the parts by position, and the spectrum of the bias."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from prefix_interp.theory.decompose import Decomposition
 from prefix_interp.theory.subspace import BiasSubspace
 from prefix_interp.views.style import COLOURS, MARKERS, legend_below, look
 
-# Rounding leaves values near 1e-17 and exact zeros; both are drawn at the floor of the axis.
+# Rounding leaves values near 1e-17 and exact zeros; both are drawn at the bottom of the axis.
 _FLOOR = 1e-18
 
 
 def parts_figure(
     parts: Mapping[str, Decomposition], layer: int = 0, head: int = 0, n_out: int | None = None
 ) -> Figure:
-    """Return gate, |(1 - g) t|, |bias| and residual of a head, by position.
+    """Plot gate, |(1 - g) t|, |bias| and residual of a head, by position.
 
-    Gate and norms are means over sequences, the residual the largest.
+    Gate and norms are means over sequences, the residual is the largest.
 
     Args:
-        parts: by name, each is a line.
+        parts: decompositions by name, one line each.
         layer: 0-based.
         head: 0-based.
-        n_out: the last positions, which predict outputs, get a grey ground; None for none.
+        n_out: the last `n_out` positions, which predict outputs, are shaded; None for none.
 
     Raises:
         PrefixInterpError: no such layer or head, nothing to draw, or too much to tell apart.
@@ -72,7 +72,7 @@ def parts_figure(
                 ax.set(yscale="log", ylim=(_FLOOR, 1))
                 ax.yaxis.set_major_locator(LogLocator(numticks=7))
             elif column == "bias":
-                ax.set_yscale("log")  # free values grow to a hundred times the pretrained ones
+                ax.set_yscale("log")  # free values can be a hundred times the pretrained ones
             else:
                 ax.set_ylim(0, 1.02 if column == "gate" else None)
         for ax in axes[2:]:
@@ -86,12 +86,12 @@ def spectrum_figure(
     plain: Mapping[str, Float[Tensor, " direction"]] | None = None,
     n_shown: int = 24,
 ) -> Figure:
-    """Return the singular values of z_pt - (1 - g) t beside the bound that a prefix cannot pass.
+    """Plot the singular values of z_pt - (1 - g) t and the bound that no prefix can exceed.
 
     Args:
-        spaces: by name, each is a panel.
+        spaces: subspaces by name, one panel each.
         plain: singular values of z_pt - t under the same names, for contrast; None for none.
-        n_shown: how many singular values.
+        n_shown: number of singular values to show.
 
     Raises:
         PrefixInterpError: nothing to draw, or too much to tell apart.

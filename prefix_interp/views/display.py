@@ -1,8 +1,8 @@
-"""circuitsvis figures without the network: one bundle per page, a picture without JS.
+"""circuitsvis figures that need no network: one bundle per page, and pictures without JS.
 
-circuitsvis's own display asks a remote host at every figure and repeats its megabyte; here the
-page carries the bundle once, and each figure is a `<div>` with its values as JSON and a static
-picture that stays until the interactive one has been drawn.
+circuitsvis's own display contacts a remote host for every figure and repeats its megabyte. Here the
+page contains the bundle once. Each figure is a `<div>` with its values as JSON and a static
+picture, shown until the interactive one has been drawn.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from prefix_interp.views.attention import AttentionView, attention_figure, atten
 from prefix_interp.views.style import data_uri
 
 SPACER = "│"
-# Beyond this many cells circuitsvis takes seconds to draw: the picture alone is shown.
+# With more cells circuitsvis takes seconds to draw: only the picture is shown.
 MAX_CELLS = 16 * 64 * 64
 
 _DRAW = """
@@ -76,7 +76,7 @@ _WATCH = "<script>if (window.prefixInterp) { window.prefixInterp.watch(); }</scr
 
 @lru_cache(maxsize=1)
 def _bundle() -> str:
-    spec = find_spec("circuitsvis")  # its code is not run: only the file beside it is read
+    spec = find_spec("circuitsvis")  # its code does not run: only the file next to it is read
     if spec is None or spec.origin is None:
         raise PrefixInterpError("circuitsvis is not installed; pip install circuitsvis")
     path = Path(spec.origin).parent / "dist" / "cdn" / "iife.js"
@@ -99,13 +99,13 @@ def watch_script() -> Markup:
 def attention_div(
     view: AttentionView, figure_id: str, layer: int = 0, max_value: float = 1.0
 ) -> Markup:
-    """Return one figure as HTML; the page must carry `page_scripts` for it to be interactive.
+    """Return one figure as HTML; it is interactive if the page contains `page_scripts`.
 
     Args:
         view: from `attention_view` or `plain_attention_view`.
-        figure_id: unique in the page, fixed between runs.
+        figure_id: unique in the page and the same in every run.
         layer: 0-based.
-        max_value: attention at which the colours are full.
+        max_value: attention shown in full colour.
 
     Raises:
         PrefixInterpError: no such layer.
@@ -134,12 +134,12 @@ def attention_div(
 
 
 def _props(view: AttentionView, layer: int, max_value: float) -> dict[str, object]:
-    """Return component and props; slots, an empty column and the content make one square."""
+    """Return component and props; slots, an empty column and the content form one square."""
     slots, content = view.slots[layer], view.content[layer]
     n_heads, n_query, n_slots = slots.shape
     labels = list(view.tokens)
     if n_slots:
-        # circuitsvis mislabels what is not square: the slots and the spacer get empty rows.
+        # circuitsvis mislabels patterns that are not square: slots and spacer get empty rows.
         lead = n_slots + 1
         square = torch.zeros(n_heads, lead + n_query, lead + n_query, dtype=content.dtype)
         square[:, lead:, :n_slots] = slots
@@ -168,10 +168,10 @@ def _props(view: AttentionView, layer: int, max_value: float) -> dict[str, objec
 
 @dataclass(frozen=True, eq=False)
 class AttentionDisplay:
-    """What a notebook shows: an interactive figure, and a picture where scripts do not run.
+    """What a notebook shows: an interactive figure, or a picture if scripts do not run.
 
-    The first figure of a kernel carries the bundle for all. Running its cell again carries it
-    again, since figures are told apart by their content.
+    The first figure of a kernel includes the bundle for all figures. Running its cell again
+    includes it again, since a figure is identified by its content.
     """
 
     view: AttentionView
@@ -180,7 +180,7 @@ class AttentionDisplay:
 
     @property
     def figure_id(self) -> str:
-        """Return a name that depends on what is shown and on nothing else."""
+        """Return a name that depends only on what is shown."""
         digest = hashlib.sha256(f"{self.view.name}\x1f{self.layer}".encode())
         digest.update("\x1f".join(self.view.tokens).encode())
         for tensor in (self.view.slots, self.view.content):
@@ -198,16 +198,16 @@ class AttentionDisplay:
 def show_attention(
     shown: RunPair | AttentionView, sequence: int = 0, layer: int = 0, name: str = ""
 ) -> AttentionDisplay:
-    """Return an interactive attention figure for a notebook, the prefix columns set apart.
+    """Return an interactive attention figure for a notebook, with the prefix columns set apart.
 
-    Content columns are renormalised; the slots, an empty column and the content are padded to a
-    square, whose rows for slots are empty. The last expression of a cell shows itself.
+    Content columns are renormalised. The slots, an empty column and the content are padded to a
+    square, with empty rows for the slots. The figure appears as the last expression of a cell.
 
     Args:
         shown: a pair from `run_pair`, or a view.
-        sequence: which of the pair's batch.
+        sequence: index in the pair's batch.
         layer: 0-based.
-        name: what the picture is called; by default the view's own name.
+        name: title of the picture; by default the view's own name.
 
     Raises:
         PrefixInterpError: no such sequence or layer.

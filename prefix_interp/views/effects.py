@@ -1,4 +1,4 @@
-"""The figure of one sweep of effects: bars where there are few, a heat map where there are many."""
+"""The figure of one sweep of effects: bars if there are few, a heat map if there are many."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _UNITS = {
 
 
 def unit_of(metric: str) -> str:
-    """Return the unit of a metric in words; a metric of your own stands for itself."""
+    """Return the unit of a metric in words; for a metric of your own, its name."""
     return _UNITS.get(metric, metric)
 
 
 def effects_figure(effects: Effects, metric: str | None = None) -> Figure:
-    """Return the mean effects of a sweep.
+    """Plot the mean effects of a sweep.
 
-    Up to 16 effects are bars with their 95% bootstrap interval over examples. More are a heat
-    map: the last axis runs to the right, all others downwards, and white means that there is none.
+    Up to 16 effects are bars with their 95% bootstrap intervals over examples. More are a heat map:
+    the last axis runs to the right, all others downwards, and white means no effect.
 
     Args:
         effects: from `patch_heads`, `patch_sites`, `patch_slots`, `attribution_patch` or

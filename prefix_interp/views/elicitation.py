@@ -20,17 +20,16 @@ _CONTROL = "#b9b9c2"
 def elicitation_figure(
     frames: Mapping[str, pd.DataFrame], unit: str = "nats per output", gate_column: str = "gate"
 ) -> Figure:
-    """Return each head's effect as stacked parts, beside what random prefixes do there.
+    """Plot each head's effect as stacked parts, beside the effects of random prefixes.
 
-    One panel per entry of `frames`, one bar per head: gate, bias and propagated stacked up and
-    down from 0, a diamond with its interval at their sum, and a grey band for the norm-matched
-    controls. The axis is that of the effects: where random prefixes do more harm, their band runs
-    out of it.
+    One panel per entry of `frames`, one bar per head: gate, bias and propagated stacked up and down
+    from 0, a diamond with its interval at their sum, and a grey band for the norm-matched controls.
+    The axis fits the effects: if random prefixes do more harm, their band is cut off.
 
     Args:
         frames: from `Elicitation.to_dataframe`, by name.
         unit: of the metric.
-        gate_column: what the gate's part is called in the frames.
+        gate_column: column of the gate's part in the frames.
 
     Raises:
         PrefixInterpError: nothing to draw.
@@ -61,7 +60,7 @@ def _columns(gate_column: str) -> list[str]:
 
 def _bars(ax: Axes, frame: pd.DataFrame, gate_column: str) -> None:
     at = np.arange(len(frame))
-    # What the controls span: effect - excess_high is their smallest, the other the largest.
+    # Range of the controls: effect - excess_high is the smallest, effect - excess_low the largest.
     low, high = frame["effect"] - frame["excess_high"], frame["effect"] - frame["excess_low"]
     ax.bar(
         at, high - low, bottom=low, width=0.92, color=_CONTROL, alpha=0.6, linewidth=0,
@@ -71,7 +70,7 @@ def _bars(ax: Axes, frame: pd.DataFrame, gate_column: str) -> None:
     for i, part in enumerate(PARTS):
         values = frame[gate_column if part == "gate" else part].to_numpy()
         if part == "propagated" and not np.any(values):
-            continue  # one layer has nothing before it
+            continue  # nothing precedes a single layer
         bottom = np.where(values > 0, up, down)
         ax.bar(at, values, bottom=bottom, width=0.55, color=COLOURS[i], label=PARTS[part])
         up, down = up + values.clip(min=0), down + values.clip(max=0)
@@ -89,12 +88,12 @@ def _bars(ax: Axes, frame: pd.DataFrame, gate_column: str) -> None:
 def patch_figure(
     grids: Mapping[str, PatchGrid], metric: str = "log_prob", labels: list[str] | None = None
 ) -> Figure:
-    """Return patches by head and position as heat maps of what they recover.
+    """Plot patches by head and position as heat maps of the share that they recover.
 
     Args:
-        grids: with axes layer, head, pos, by name.
-        metric: which of theirs.
-        labels: one for each position; by default its number.
+        grids: by name, with axes layer, head, pos.
+        metric: one that all grids have.
+        labels: one per position; by default its number.
 
     Raises:
         PrefixInterpError: nothing to draw, or grids with other axes.

@@ -1,4 +1,4 @@
-"""Figures of training and testing: how good a model is, how its loss fell, what a search found."""
+"""Figures of training and testing: scores, the course of a loss, and the outcome of a search."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prefix_interp.views.style import COLOURS, MARKERS, legend_below, look
 
 
 def scores_figure(evaluation: Evaluation) -> Figure:
-    """Return exact match, token accuracy and loss, each with its 95% interval.
+    """Plot exact match, token accuracy and loss, each with its 95% interval.
 
     Args:
         evaluation: from `evaluate`.
@@ -44,7 +44,7 @@ def scores_figure(evaluation: Evaluation) -> Figure:
 
 
 def history_figure(history: pd.DataFrame) -> Figure:
-    """Return the training loss against the step, one line for each run.
+    """Plot the training loss against the step, one line per run.
 
     Args:
         history: with columns ``step``, ``run`` and ``loss``.
@@ -73,7 +73,7 @@ def history_figure(history: pd.DataFrame) -> Figure:
 
 
 def search_figure(losses: Float[Tensor, " target"], reached: Bool[Tensor, " target"]) -> Figure:
-    """Return the loss of every target of a search, in rising order, and which are reached.
+    """Plot the loss of every target of a search, in increasing order, and mark reached targets.
 
     Args:
         losses: last training loss of each target, in nats per output.

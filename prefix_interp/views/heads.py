@@ -1,4 +1,4 @@
-"""All heads at once: their attention under each prefix, and where each prefix moves the layer."""
+"""All heads at once: their attention under each prefix, and how each prefix moves the layer."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _GREY = "#8a8a92"
 
 
 def heads_figure(views: Sequence[AttentionView], layer: int = 0, max_value: float = 1.0) -> Figure:
-    """Return every head of a layer under every prefix: one row per model, one column per head.
+    """Plot every head of a layer under every prefix: one row per view, one column per head.
 
-    The narrow orange column of a panel is the gate (all slots together, as it is); the blue part
-    is the content, renormalised to sum to 1.
+    The narrow orange column of a panel is the gate (all slots, not renormalised); the blue part is
+    the content, renormalised to sum to 1.
 
     Args:
         views: from `attention_view` or `plain_attention_view`, of one model.
         layer: 0-based.
-        max_value: attention at which the colours are full.
+        max_value: attention shown in full colour.
 
     Raises:
         PrefixInterpError: nothing to draw, or no such layer.
@@ -77,9 +77,9 @@ class LayerOutputs:
 
     Attributes:
         layer: which layer.
-        off: without (masked baseline).
+        off: without a prefix (masked baseline).
         on: with each prefix, by name.
-        dims: two coordinates of the residual stream, drawn at random as in the paper.
+        dims: two random coordinates of the residual stream, as in the paper.
     """
 
     layer: int
@@ -116,7 +116,7 @@ def layer_outputs(
         pairs: runs of one model on the same inputs up to `pos`, by the prefix's name.
         pos: content position, e.g. that of the last input.
         layer: 0-based.
-        seed: draws the two raw coordinates.
+        seed: decides the two raw coordinates.
 
     Raises:
         PrefixInterpError: no runs, or runs that differ before `pos`.
@@ -137,13 +137,13 @@ def layer_outputs(
 
 
 def outputs_figure(outputs: LayerOutputs, n_arrows: int = 20) -> Figure:
-    """Return the layer's outputs in two planes, with arrows from without to with each prefix.
+    """Plot the layer's outputs in two planes, with arrows from the plain to each prefixed output.
 
-    Left the two leading principal components over all points, right the two raw coordinates.
+    Left: the two leading principal components over all points. Right: the two raw coordinates.
 
     Args:
         outputs: from `layer_outputs`.
-        n_arrows: examples that are drawn.
+        n_arrows: number of examples to draw.
 
     Raises:
         PrefixInterpError: more prefixes than colours.

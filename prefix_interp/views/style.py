@@ -1,4 +1,4 @@
-"""One look for every figure, and figures as bytes that are the same in every run."""
+"""One style for every figure, and figures as bytes that are the same in every run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers; markers tell lines apart
-# in black and white.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; markers tell lines apart in
+# black and white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SLOT_COLOURS, CONTENT_COLOURS = "Oranges", "Blues"
@@ -35,13 +35,13 @@ _STYLE: Any = {
     "legend.fontsize": 9.0,
     "figure.facecolor": "white",
     "svg.hashsalt": "prefix_interp",  # ids by content instead of at random
-    "svg.fonttype": "path",  # the same letters wherever the picture is opened
+    "svg.fonttype": "path",  # the same letters on every machine
 }
 
 
 @contextmanager
 def look() -> Iterator[None]:
-    """Draw with the package's style, whatever the user has set, and leave theirs untouched."""
+    """Draw with the package's style and leave the user's settings untouched."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
@@ -65,8 +65,8 @@ def svg(figure: Figure) -> str:
 def _clips_by_content(text: str) -> str:
     """Name clip paths by what they hold.
 
-    Matplotlib counts them by the identity of an object, so that now and then two renderings of
-    one figure differ in these names.
+    Matplotlib names them by the identity of an object, so these names can differ between two
+    renderings.
     """
     seen: Counter[str] = Counter()
     for name, held in re.findall(r'<clipPath id="(p[0-9a-f]{10})">(.*?)</clipPath>', text, re.S):

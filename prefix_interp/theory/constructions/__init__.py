@@ -1,7 +1,7 @@
-"""Transformers built by hand that one soft prompt turns into anything (the paper's section 3).
+"""Transformers built by hand that a soft prompt can make do anything (the paper's section 3).
 
-Each function returns a `Construction`: a genuine `HookedTransformer`, the soft prompt of every
-behaviour, and the smallest inverse temperature for which it is proved to work. Codes are 0-based.
+Each function returns a `Construction`: a real `HookedTransformer`, the soft prompt for every
+behaviour, and the smallest inverse temperature that is proved to work. Codes are 0-based.
 """
 
 from prefix_interp.theory.constructions.construction import Construction as Construction

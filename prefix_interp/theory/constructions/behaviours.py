@@ -1,4 +1,4 @@
-"""What a construction may be asked to do: every behaviour of a small one, or random ones."""
+"""Behaviours to ask of a construction: all those of a small one, or random ones."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def all_behaviours(built: Construction) -> Int[Tensor, "stack *behaviour"]:
 def random_behaviours(built: Construction, n: int, seed: int) -> Int[Tensor, "stack *behaviour"]:
     """Return uniform behaviours; for pairs, every second row of a map ends in code 0.
 
-    The authors' digit extraction fails on rows that do.
+    The authors' digit extraction fails on such rows.
 
     Args:
-        built: gives shape and vocabulary.
-        n: how many.
+        built: defines shape and vocabulary.
+        n: number of behaviours.
         seed: any integer.
     """
     rng = derive_generator(seed, "constructions", built.name, built.n_tokens, built.n_out)

@@ -1,4 +1,4 @@
-"""`Construction`: a transformer that one soft prompt turns into anything out of a whole family."""
+"""`Construction`: a transformer that a soft prompt can give any behaviour of a whole family."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ _NUMBERS = 2**21  # in the widest tensor of one forward pass; a dozen live at on
 class Construction:
     """A model with weights set by hand, and the soft prompt for each behaviour.
 
-    Codes are 0-based: 0 to V - 1. A behaviour is a table with an output, or a row of outputs, for
-    each input; ``hardest.shape`` is its shape. The prompt stands in front of the input, and
-    `attach` puts it there, with ``predict_first=True`` where there is no input (``n_in`` of 0).
+    Codes are 0-based: 0 to V - 1. A behaviour is a table of shape ``hardest.shape``, with an
+    output, or a row of outputs, per input. `attach` puts the prompt before the input; pass
+    ``predict_first=True`` if there is no input (``n_in`` of 0).
 
     Attributes:
-        name: of the function that made it.
+        name: name of the function that made it.
         model: no norms, ReLU, causal; every weight not set by hand is 0.
         n_tokens: V.
-        n_in: tokens of an input (the paper's n_X).
+        n_in: tokens per input (the paper's n_X).
         n_slots: virtual tokens (n_S).
-        temperature: T, an inverse one: the score of the key that a head looks at, all others
-            having 0. It is in W_Q.
-        smallest_temperature: above it every behaviour comes out right on every input, just below
-            it `hardest` does not; 0 if no T is too small. In exact arithmetic.
+        temperature: T, an inverse temperature: the score of the key that a head looks at; all other
+            keys score 0. It is part of W_Q.
+        smallest_temperature: above it, in exact arithmetic, every behaviour comes out right on
+            every input; just below it `hardest` does not. It is 0 if no T is too small.
         hardest: the behaviour that needs the largest T.
-        heads: names of the heads of block 0; those of other blocks write 0.
-        coordinates: the residual stream's, by what they hold.
-        pack: from behaviours to what the slots hold in the coordinates ``token``, in float64.
+        heads: names of the heads of block 0; heads of other blocks write 0.
+        coordinates: those of the residual stream, by the name of what they hold.
+        pack: maps behaviours to the slots' values in the coordinates ``token``, in float64.
     """
 
     name: str
@@ -60,19 +60,19 @@ class Construction:
 
     @property
     def n_out(self) -> int:
-        """Return the number of output tokens (the paper's n_Y, or N without input)."""
+        """Return the number of output tokens (the paper's n_Y, or N if there is no input)."""
         return self.hardest.numel() // self.n_tokens**self.n_in
 
     @property
     def n_behaviours(self) -> int:
-        """Return how many behaviours there are, each with a prompt of its own."""
+        """Return how many behaviours there are, each with its own prompt."""
         return self.n_tokens ** self.hardest.numel()
 
     def encode(self, behaviour: Int[Tensor, "*behaviour"] | Sequence[Any]) -> SoftPrompt:
         """Return the soft prompt that makes the model do `behaviour`.
 
         Args:
-            behaviour: codes, in the shape of `hardest`; lists do too.
+            behaviour: codes in the shape of `hardest`, as a tensor or lists.
 
         Raises:
             PrefixInterpError: another shape, or codes outside the vocabulary.
@@ -97,7 +97,7 @@ class Construction:
         return vectors
 
     def inputs(self) -> Int[Tensor, "batch n_in"]:
-        """Return all V^n_in inputs; without input tokens that is one of length 0."""
+        """Return all V^n_in inputs; without input tokens this is one input of length 0."""
         codes = torch.arange(self.n_tokens**self.n_in)
         digits = [codes // self.n_tokens**i % self.n_tokens for i in reversed(range(self.n_in))]
         return torch.stack(digits, dim=1) if digits else codes.new_zeros(1, 0)
@@ -107,7 +107,7 @@ class Construction:
         behaviours: Int[Tensor, "stack *behaviour"],
         inputs: Int[Tensor, "batch n_in"] | None = None,
     ) -> Int[Tensor, "stack batch n_out"]:
-        """Return what the behaviours ask for, read off their tables.
+        """Return the outputs that the behaviours' tables ask for.
 
         Args:
             behaviours: codes.
@@ -129,7 +129,7 @@ class Construction:
         behaviours: Int[Tensor, "stack *behaviour"],
         inputs: Int[Tensor, "batch n_in"] | None = None,
     ) -> Int[Tensor, "stack batch n_out"]:
-        """Return what the model generates greedily, for every behaviour's prompt and every input.
+        """Return what the model generates greedily under every behaviour's prompt, on every input.
 
         Args:
             behaviours: codes.
@@ -152,7 +152,7 @@ class Construction:
         behaviours: Int[Tensor, "stack *behaviour"],
         inputs: Int[Tensor, "batch n_in"] | None = None,
     ) -> Bool[Tensor, "stack batch"]:
-        """Return where `run` would give all of the outputs wanted, from one forward pass.
+        """Return where `run` would return all wanted outputs, from one forward pass.
 
         The wanted outputs are fed back instead of the model's own: greedy decoding is right on
         all of them if and only if each is predicted from those before it.
@@ -176,8 +176,8 @@ class Construction:
     def _predict(self, tokens: Tensor, hooks: list[Hook], rows: int) -> Int[Tensor, "batch rows"]:
         """Return the likeliest next token at each of the last rows.
 
-        Behind the attention of block 0 positions do not meet again (later heads write 0), so that
-        only the rows that are read go on.
+        After the attention of block 0 positions do not interact (later heads write 0), so only the
+        rows that are read continue.
         """
 
         def cut(resid: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
@@ -234,7 +234,7 @@ def finish(
     heads: tuple[str, ...],
     pack: Callable[[Tensor], Tensor],
 ) -> Construction:
-    """Return the construction around a model that is written, in `dtype` from then on."""
+    """Return the construction around a model whose weights are set, converted to `dtype`."""
     to_dtype(model, dtype)
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise PrefixInterpError(

@@ -35,8 +35,8 @@ def any_map(
     input x head ``answer`` brings the virtual token, head ``input`` the token x; their sum, less
     1, is above 0 in coordinate x alone.
 
-    **Smallest T.** There is none. Of two keys the heads look at one each, and what leaks out of
-    one leaks into the other: (1 - eps) s + eps x + (1 - eps) x + eps s = s + x, even with uniform
+    **Smallest T.** There is none. Each head looks at one of two keys, and what leaks out of one
+    leaks into the other: (1 - eps) s + eps x + (1 - eps) x + eps s = s + x, even with uniform
     attention at T = 0. `any_map_to_sequences` with one output is the same model.
 
     Args:
@@ -79,20 +79,21 @@ def any_map_to_sequences(
     **Smallest T.** Let n = n_Y. Output k sees n + k + 1 keys; with d = 1 / (e^T + n + k) each head
     brings e^T d of what it looks at and d of everything else. The sum is
     d ((e^T - 1) (s_k + e_x) + 2 S) with S the sum of all keys' values: slots, x and earlier
-    outputs. In coordinate x it is 1 + s_k + d D with
+    outputs. In coordinate x this is 1 + s_k + d D with
 
         D = 2 (sigma + 1 + c) - (n + k + 1) (1 + s_k),
 
-    sigma the sum of all slots' entries there and c how many earlier outputs equal x. D is at
-    least -(n + k - 1) (1 + s_k), reached if the other slots hold 0 there; the worst is the last
-    output with s_k = (V - 1) / V: -(2n - 2) (2V - 1) / V. It is at most (n - 1) (2V - 2) / V,
-    which is smaller. The code below wins if and only if d D <= -1 / (2V), so that all are right
-    if and only if e^T + 2n - 1 > 2 (2n - 2) (2V - 1), that is
+    where sigma is the sum of all slots' entries there and c the number of earlier outputs equal to
+    x. D is at least -(n + k - 1) (1 + s_k), reached if the other slots hold 0 there. The worst case
+    is the last output with s_k = (V - 1) / V: -(2n - 2) (2V - 1) / V. It is at most (n - 1) (2V -
+    2) / V, which is smaller. The next lower code wins if and only if d D <= -1 / (2V), so all
+    outputs are right if and only if e^T + 2n - 1 > 2 (2n - 2) (2V - 1), that is
 
         T > ln((8V - 6) (n - 1) - 1).
 
     In other coordinates the sum is at most d ((e^T + 2n - 1) (V - 1) / V + 2 (n - 1)), which is
-    below 1 for e^T >= 2 V (n - 1) - 2n + 1, a smaller T. For n = 1 there is no leak (`any_map`).
+    below 1 for e^T >= 2 V (n - 1) - 2n + 1, a weaker condition. For n = 1 there is no leak
+    (`any_map`).
 
     Args:
         n_tokens: V, at least 2. Codes are 0 to V - 1.

@@ -1,8 +1,8 @@
 """Two-token inputs: any map of two tokens from one virtual token, with a digit extractor of ReLUs.
 
-The virtual token's entry a holds the whole row m(a, .) as the digits of one number in base V.
-The authors take the digits apart with a function outside the model, which is wrong on some
-inputs; here the model's own MLPs do it.
+Entry a of the virtual token holds the whole row m(a, .) as the digits of one number in base V. The
+authors extract the digits with a function outside the model, which fails on some inputs; here the
+model's own MLPs extract them.
 """
 
 from __future__ import annotations
@@ -40,24 +40,23 @@ def any_map_of_pairs(
     """Return a model with one virtual token for each of the V^(V^2) maps of two tokens to one.
 
     Entry a of the virtual token is r_a = sum_j m(a, j) V^-(j + 1), below 1. At the second input
-    head ``first`` brings the virtual token, head ``before`` the first input x_1; block 0 reads
-    r at x_1 out of their sum, adds half a unit, V^-V / 2, and two blocks a digit take it apart
+    head ``first`` brings the virtual token, head ``before`` the first input x_1; block 0 reads r at
+    x_1 from their sum and adds half a unit, V^-V / 2, and two blocks per digit extract the digits
     (see `_write_digits`). The last block reads the digit that the second input points to, whose
     embedding still stands in the residual stream.
 
     **Smallest T.** Three keys; with d = 1 / (e^T + 2) the sum of the heads is
     d ((e^T + 1) (s + e_x1) + 2 e_x2), so that r is read with an error of -d (1 + r), or d (1 - r)
     if x_1 = x_2. Other coordinates are below 1 for e^T >= V^V - 1. The digits are right if the
-    error is above -(1 / 2 - ramp) V^-V and at most V^-V / 2. Rounding takes part of that room, up
-    to 2.5 eps (see `largest_vocabulary`). The worst is a row of codes V - 1, r = 1 - V^-V, whose
-    last digit falls for an error of -(1 / 2 - ramp / 2) V^-V or less. Hence
+    error is above -(1 / 2 - ramp) V^-V and at most V^-V / 2. Rounding takes up to 2.5 eps of that
+    room (see `largest_vocabulary`). The worst case is a row of codes V - 1, r = 1 - V^-V, whose
+    last digit is too low for an error of -(1 / 2 - ramp / 2) V^-V or less. Hence
 
         T >= ln((2 V^V - 1) / (1 / 2 - ramp - 2.5 eps V^V) - 2),
 
-    which is about ln(4 V^V - 4), suffices. Without rounding no T below the same with ramp / 2 for
-    the last two terms does (ramp = sqrt(eps)). In float64 the two are less than 1e-6 apart up to
-    V = 9 and 1e-5, 3e-4, 0.01 and 0.4 at V = 10 to 13; what happens between them is up to the
-    roundings.
+    which is about ln(4 V^V - 4), suffices (ramp = sqrt(eps)). Without rounding, no T suffices below
+    the bound with denominator 1 / 2 - ramp / 2. In float64 the two bounds are less than 1e-6 apart
+    up to V = 9, and 1e-5, 3e-4, 0.01 and 0.4 apart at V = 10 to 13. Between them rounding decides.
 
     Args:
         n_tokens: V, at least 2; at most 13 in float64, 7 in float32. Codes are 0 to V - 1.
@@ -103,7 +102,7 @@ def any_map_of_pairs(
         behaviours: Int[Tensor, "stack d_vocab d_vocab"],
     ) -> Float[Tensor, "stack 1 coordinate"]:
         powers = torch.tensor([n_tokens ** (n_tokens - 1 - j) for j in range(n_tokens)])
-        # Whole numbers below 2^53, so that the division alone is rounded.
+        # Whole numbers below 2^53, so only the division is rounded.
         return (behaviours * powers).sum(-1)[:, None].double() / rows
 
     return finish(
@@ -115,13 +114,13 @@ def any_map_of_pairs(
 
 
 def _write_digits(model: Model, at: Places, digit: int, ramp: float) -> None:
-    """Take the leading digit off ``rest k`` and leave V times what remains in ``rest k+1``.
+    """Remove the leading digit of ``rest k`` and write V times the remainder to ``rest k+1``.
 
-    The rest y_k is below V, and its digit is how many of 1..V - 1 are at most y_k. What stands
-    behind the digit is a multiple of the unit u = V^-(V - 1 - k) and half of it, so that each
-    count may rise from 0 to 1 over ``ramp u`` behind the integer. The first block writes
-    ReLU(y_k - j), the second counts 1 - ReLU(1 - ReLU(y_k - j) / (ramp u)): that is exactly 0 at
-    or below j and exactly 1 past the ramp, so that digits are integers and do not round.
+    The rest y_k is below V, and its digit is how many of 1..V - 1 are at most y_k. What follows the
+    digit is a multiple of the unit u = V^-(V - 1 - k) plus half a unit, so each count may rise from
+    0 to 1 over ``ramp u`` above the integer. The first block writes ReLU(y_k - j), the second
+    counts 1 - ReLU(1 - ReLU(y_k - j) / (ramp u)): this is exactly 0 at or below j and exactly 1
+    past the ramp, so digits are exact integers.
     """
     n_tokens = host_of(model).d_vocab
     steps, unit = n_tokens - 1, float(n_tokens) ** (digit + 1 - n_tokens)

@@ -19,19 +19,19 @@ DTYPES = {
 
 
 def largest_vocabulary(dtype: torch.dtype = torch.float64, kind: Kind | str = "parabola") -> int:
-    """Return the largest V that a construction is built for in `dtype`.
+    """Return the largest V that a construction allows in `dtype`.
 
-    With eps the machine epsilon (distance from 1 to the next number) these bounds are proved by
-    adding up half a last digit for every rounding, at the default temperature:
+    These bounds hold at the default temperature. Their proofs add up half a last digit for every
+    rounding; eps is the machine epsilon (distance from 1 to the next number):
 
     - ``"parabola"``, the paper's decoder: V <= 1 / sqrt(2 eps). Neighbouring logits are 1 / V^2
       apart; each is off by up to eps / 4 from its slope, product and bias, eps / 8 from its sum.
-    - ``"distance"``: V <= 1 / (4 eps). The number read is off by up to 1.25 eps and V times it by
-      V eps / 2 more, where half a code is allowed.
+    - ``"distance"``: V <= 1 / (4 eps). The number read is off by up to 1.25 eps, and V times it by
+      V eps / 2 more; half a code is allowed.
     - ``"packed"``, V codes in one number (`any_map_of_pairs`): V^V <= 1 / (8 eps). The number is
-      off by about 2.5 eps, where half a unit V^-V is allowed.
+      off by about 2.5 eps; half a unit V^-V is allowed.
 
-    Some larger V still come out right, by luck of their roundings.
+    Some larger V still come out right, by luck of the rounding.
 
     Args:
         dtype: float64, float32, float16 or bfloat16.
@@ -63,7 +63,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def check_vocabulary_fits(n_tokens: int, dtype: torch.dtype, *kinds: Kind | str) -> None:
-    """Raise unless `n_tokens` codes fit the precision of `dtype` in each of the ways `kinds`.
+    """Raise unless `n_tokens` codes fit the precision of `dtype` for each of `kinds`.
 
     Raises:
         PrefixInterpError: fewer than 2 codes, more than fit, or an unknown dtype or kind.

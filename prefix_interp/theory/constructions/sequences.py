@@ -29,18 +29,18 @@ def any_sequence(
     decoder: Decoder | str = "parabola",
     dtype: torch.dtype = torch.float64,
 ) -> Construction:
-    """Return the model of Theorem 1: each of the V^N sequences has a virtual token that writes it.
+    """Return the model of Theorem 1: each of the V^N sequences has its own virtual token.
 
     The virtual token holds y_i / V in its i-th coordinate; tokens embed as 0. At position i head
-    ``self`` brings e_i, head ``first`` the virtual token; their sum h, less 1, is above 0 in
-    coordinate i alone, which the MLP reads. Output 0 is read at the virtual token's own row.
+    ``self`` brings e_i and head ``first`` the virtual token; their sum h minus 1 is above 0 only in
+    coordinate i, which the MLP reads. Output 0 is read at the virtual token's own row.
 
-    **Smallest T.** Position i sees i + 1 keys. A head has eps = i / (e^T + i) of its attention
-    where it does not look. Head ``first`` brings (1 - eps) s, head ``self`` 1 - eps in coordinate
-    i and eps / i in those before it, where h <= (1 - eps) (V - 1) / V + eps / i <= 1: only
-    coordinate i counts, and the MLP reads z = max(0, s_i - eps (1 + s_i)). The nearest code is
-    right if and only if eps (1 + s_i) < 1 / (2V). The worst is s_i = (V - 1) / V at the last
-    position: (N - 1) / (e^T + N - 1) < 1 / (4V - 2), that is
+    **Smallest T.** Position i sees i + 1 keys. A head spends eps = i / (e^T + i) of its attention
+    on the wrong keys. Head ``first`` brings (1 - eps) s, head ``self`` 1 - eps in coordinate i and
+    eps / i in those before it, where h <= (1 - eps) (V - 1) / V + eps / i <= 1: only coordinate i
+    counts, and the MLP reads z = max(0, s_i - eps (1 + s_i)). The nearest code is right if and only
+    if eps (1 + s_i) < 1 / (2V). The worst case is s_i = (V - 1) / V at the last position: (N - 1) /
+    (e^T + N - 1) < 1 / (4V - 2), that is
 
         T > ln((4V - 3) (N - 1)).
 
@@ -52,8 +52,8 @@ def any_sequence(
         dtype: of the weights.
 
     Raises:
-        PrefixInterpError: a size, temperature or decoder out of range, or a V that `dtype` cannot
-            tell apart (see `largest_vocabulary`).
+        PrefixInterpError: a size, temperature or decoder out of range, or more codes than `dtype`
+            can tell apart (see `largest_vocabulary`).
 
     Example:
         >>> written = any_sequence(n_tokens=10, length=4)

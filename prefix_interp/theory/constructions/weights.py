@@ -1,7 +1,7 @@
-"""Weights set by hand: a transformer of zeros, and the parts that the constructions are made of.
+"""Weights set by hand: a transformer of zeros, and the parts that make up the constructions.
 
-Every part reads some coordinates of the residual stream and writes into others that nothing wrote
-before, so that what a later part reads holds nothing else.
+Every part reads some coordinates of the residual stream and writes to unused ones, so later parts
+read only what was written for them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from prefix_interp.models.model import zero_model
 
 Decoder = Literal["parabola", "distance"]
 Places = Mapping[str, Int[Tensor, " coordinate"]]
-MARGIN = 5.0  # of the default temperature over the smallest: the leak is e^5 = 148 times smaller
+MARGIN = 5.0  # from smallest to default temperature: the leak is e^5 = 148 times smaller
 LARGEST = 2**28  # weights of a model
-LONGEST = 4096  # positions that are written one by one before the weights are counted
+LONGEST = 4096  # positions, written one by one before the weights are counted
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Head:
 
     Attributes:
         name: what it is called.
-        looks: for each position that is read, the one position that it attends to.
-        brings: the coordinates that it copies from there into ``selected``.
+        looks: for each position that is read, the position that it attends to.
+        brings: the coordinates that the head copies from there into ``selected``.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Head:
 
 
 def check_settings(decoder: str, temperature: float | None) -> None:
-    """Raise unless there is such a decoder and the temperature is None, or finite and not < 0."""
+    """Raise unless the decoder exists and the temperature is None, or finite and at least 0."""
     check_choice("decoder", decoder, get_args(Decoder))
     if temperature is not None:
         check_number("temperature", temperature)
@@ -68,16 +68,16 @@ def write_model(
 ) -> tuple[Model, Places]:
     """Return a model in float64 with positions, heads and decoder, and its coordinates by name.
 
-    Positions are one-hot in ``position``. The heads of block 0 write into ``selected``, as wide
-    as ``token``; the decoder reads ``number``. The rest is 0 and for the caller to write.
+    Positions are one-hot in ``position``. The heads of block 0 write into ``selected``, which is as
+    wide as ``token``; the decoder reads ``number``. All other weights are 0; the caller sets them.
 
     Args:
-        sizes: coordinates of each name, ``number`` and those of the decoder excepted.
+        sizes: number of coordinates by name, except ``number`` and those of the decoder.
         heads: of block 0.
-        temperature: T, the score of the position that is looked at; all others score 0.
+        temperature: T, the score of the position that a head looks at; all others score 0.
         n_tokens: V.
-        n_blocks: without the decoder's.
-        decoder: ``"parabola"`` is the unembedding alone, ``"distance"`` has a block of its own.
+        n_blocks: number of blocks, without the decoder's.
+        decoder: ``"parabola"`` is only an unembedding, ``"distance"`` has its own block.
 
     Raises:
         PrefixInterpError: more weights than 2 GB hold.
@@ -90,7 +90,7 @@ def write_model(
     in_block = 4 * len(heads) * total * d_head + 2 * total * d_mlp
     _check_room(n_tokens, (n_blocks + far) * in_block + 2 * n_tokens * total)
     at = dict(zip(names, torch.arange(total).split(list(names.values())), strict=True))
-    model = zero_model(  # its scores are plain products of queries and keys: T is in W_Q
+    model = zero_model(  # its scores are plain products of queries and keys, so T is in W_Q
         n_layers=n_blocks + far,
         n_heads=len(heads),
         d_model=total,
@@ -109,7 +109,7 @@ def write_model(
 def _check_room(n_tokens: int, n_weights: int) -> None:
     if n_weights > LARGEST:
         raise PrefixInterpError(
-            f"n_tokens={n_tokens} takes {n_weights:.2g} weights, with what else was asked for; "
+            f"n_tokens={n_tokens} takes {n_weights:.2g} weights with the other arguments; "
             f"allowed are {LARGEST:.2g}, 2 GB in float64: take fewer tokens or outputs, or "
             "decoder='parabola'"
         )
@@ -133,15 +133,15 @@ def write_selection(
     into: int,
     gain: float = 1.0,
 ) -> None:
-    """Let a block's MLP write ``gain * sum_i ReLU(h_i - 1)`` into one coordinate.
+    """Make a block's MLP write ``gain * sum_i ReLU(h_i - 1)`` into one coordinate.
 
-    With h_i = a_i + e_i for numbers a_i below 1 and a one-hot code e that is the one a_i that e
-    points to. This is how a construction reads one entry of a vector.
+    If h_i = a_i + e_i, with numbers a_i below 1 and a one-hot code e, this sum is the entry a_i
+    that e points to. Constructions read one entry of a vector in this way.
 
     Args:
         model: to write into.
         block: which.
-        reads: h is the sum of these, each times its weight.
+        reads: coordinates with their weights; h is their weighted sum.
         into: the coordinate.
         gain: see above.
     """
@@ -154,10 +154,10 @@ def write_selection(
 
 
 def _write_parabola(model: Model, at: Places) -> None:
-    """The paper's: logit i is ``(2 c_i - 1) z + 1/4 - c_i^2`` with ``c_i = i / V``.
+    """The paper's decoder: logit i is ``(2 c_i - 1) z + 1/4 - c_i^2`` with ``c_i = i / V``.
 
-    That is ``(z - 1/2)^2 - (z - c_i)^2``, so that the nearest c_i wins. Neighbours differ by
-    1 / V^2, which rounding drowns for V near 1 / sqrt(machine epsilon).
+    This equals ``(z - 1/2)^2 - (z - c_i)^2``, so the nearest c_i wins. Neighbours differ by 1 /
+    V^2, which is lost in rounding for V near 1 / sqrt(machine epsilon).
     """
     n_tokens = host_of(model).d_vocab
     grid = torch.arange(n_tokens, dtype=torch.float64) / n_tokens
