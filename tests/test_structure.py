@@ -106,3 +106,13 @@ def test_the_kind_of_model_is_known_in_models_and_prefixes_alone():
         and found.name in ("HookedTransformer", None)
     }
     assert PACKAGE / "models" in users <= inside
+
+
+@pytest.fixture(scope="module")
+def shared():
+    return "made once"
+
+
+def test_tests_that_share_a_fixture_run_in_one_process(shared, request):
+    if request.config.getoption("loadgroup", default=False):
+        assert request.node.nodeid.endswith("@tests/test_structure.py")

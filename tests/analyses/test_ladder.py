@@ -57,7 +57,7 @@ def test_what_was_saved_scores_as_recorded(kept, result):
     assert (row["position"], row["layers"]) == (10, "embedding")
 
 
-def test_contexts_stand_where_they_say_while_they_are_tuned(kept):
+def test_contexts_stand_where_they_say_while_they_are_tuned(kept, result):
     """Each tuned anew from its description, alone, on the toy that was kept: the same numbers."""
     model, task = kept.toy(TOY), "double_histogram"
     recipe = pi.Recipe.from_preset("smoke", "prefix", steps=SIZES.long_steps, lr=SIZES.lrs[0])
