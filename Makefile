@@ -38,7 +38,7 @@ notebooks: install  ## write the .ipynb files from their .py sources
 readme: install  ## rewrite the README's output and tables
 	$(BIN)/python -m docs.update_readme
 
-reproduce: install  ## every fast result again, and the zoo from the first seeds (about six hours)
+reproduce: install  ## the fast results again (language-model needs --model), and the zoo from the first seeds (about six hours)
 	$(BIN)/python -m analyses all --preset fast --zoo prefix_interp/models/trained
 
 clean:

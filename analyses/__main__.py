@@ -1,8 +1,8 @@
 """Run the studies of the paper and write their report.
 
     python -m analyses table1                 # one study: results/table1-fast.json.gz
-    python -m analyses all --zoo DIR          # every study, each after the studies it needs python
-    -m analyses report --out report    # report.html and report.json
+    python -m analyses all --zoo DIR          # every study, each after the studies it needs
+    python -m analyses report --out report    # report.html and report.json
 
 Finished seeds are kept in --work and not repeated.
 """
@@ -82,6 +82,9 @@ def _check(arguments: argparse.Namespace) -> None:
     available += ["cuda"] if torch.cuda.is_available() else []
     available += ["mps"] if torch.backends.mps.is_available() else []
     check_choice("device", arguments.device, available)
+    if arguments.model is not None and arguments.name != "all":
+        taking = [study.name for study in registry.STUDIES if study.model]
+        check_choice("--model with name", arguments.name, taking)
     if arguments.seeds is not None:
         check_positive("seeds", arguments.seeds)
     live = arguments.name == "report" or (
@@ -99,11 +102,14 @@ def _chosen(arguments: argparse.Namespace) -> list[Study]:
     """Return the studies to run, each after the studies it needs."""
     if arguments.name != "all":
         return [find_study(arguments.name)]
-    able = [
-        study for study in registry.STUDIES
-        if not study.live and arguments.preset in study.protocols
-        and (study.model is None or arguments.model is not None)
-    ]  # fmt: skip
+    able = []
+    for study in registry.STUDIES:
+        if study.live or arguments.preset not in study.protocols:
+            continue
+        if study.model is not None and arguments.model is None:
+            print(f"{study.name}: left out, it measures a model of yours; give --model")
+            continue
+        able.append(study)
     ordered: list[Study] = []
 
     def add(study: Study) -> None:

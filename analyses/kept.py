@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from importlib.util import find_spec
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,14 @@ def work_key(
         needs: models and contexts of other studies that the work uses.
         model: an external model that the work uses.
     """
+    module = getattr(measure, "__module__", "__main__")  # of a script or notebook: not imported
+    if not isfunction(measure) or module == "__main__" or _file(module) is None:
+        raise PrefixInterpError(
+            f"measure={measure!r} is not a function of a module on disk, so its code cannot be "
+            "part of the key; put it into a file and import it, or keep nothing (work=None)"
+        )
     key = {
+        "measure": measure.__qualname__,
         "protocol": asdict(protocol),
         "preset": preset,
         "recipes": preset_settings(preset) if preset in PRESETS else None,
@@ -172,7 +180,7 @@ def work_key(
         "device": device,
         "versions": package_versions(),
         "bfloat16": has_fast_bfloat16(),
-        "code": code_hash(measure.__module__),
+        "code": code_hash(module),
         "handed_in": {name: kept.checksums() for name, kept in (needs or {}).items()},
         "model": None if model is None else model_checksum(model),
     }
@@ -195,11 +203,9 @@ def model_checksum(model: Model) -> str:
     """
     about = [model_id(model), host_of(model).settings]
     found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name, parameter in model.named_parameters():
+    for name, x in [*model.named_parameters(), *model.named_buffers()]:  # rotations are buffers
         found.update(name.encode())
-        found.update(
-            parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        )
+        found.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 

@@ -291,14 +291,14 @@ class _Keeps:
         if len(self.seeds) > 1:
             following = self.seeds[(self.seeds.index(seed) + 1) % len(self.seeds)]
             beyond = {name: self._needed(study, name, following) for name in study.needs_next}
+        job = replace(job, needs=here, next_needs=beyond)
+        if self.work is None:
+            return _Plan(study.measure, job, None, None)
         key = work_key(
             study.measure, protocol, self.preset, seed, device=self.device,
             needs=here | {f"{name}, next seed": kept for name, kept in beyond.items()},
             model=job.model,
         )  # fmt: skip
-        job = replace(job, needs=here, next_needs=beyond)
-        if self.work is None:
-            return _Plan(study.measure, job, key, None)
         folder = self.work / f"{study.name}-{self.preset}" / f"seed-{seed}"
         job = replace(job, keeps=Kept(folder / digest(key)))
         return _Plan(study.measure, job, key, self._find(study.name, seed, folder, key))

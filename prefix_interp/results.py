@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import platform
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,9 @@ import pandas as pd
 from prefix_interp.errors import PrefixInterpError, check_choice, check_keys
 from prefix_interp.storage import read_json, write_json
 
-_PACKAGES = ("prefix-interp", "torch", "transformer-lens", "numpy", "pandas")
+_PACKAGES = (
+    "prefix-interp", "torch", "transformer-lens", "transformers", "einops", "numpy", "pandas",
+)  # fmt: skip
 _KEYS = ("format", "name", "preset", "seeds", "settings", "tables", "versions", "timing")
 ONLY_TABLE = "rows"  # name of the table of a format-1 file without parts
 
@@ -34,7 +37,7 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What a study measured: tables of records, and the settings and versions behind them.
 
@@ -67,6 +70,21 @@ class Result:
         whole = {name: _one_shape(records) for name, records in self.tables.items()}
         object.__setattr__(self, "tables", whole)
         object.__setattr__(self, "settings", _plain(self.settings))
+
+    def caption(self) -> str:
+        """Return one line: study, preset, seeds and the sizes of the tables."""
+        tables = ", ".join(f"{name} {len(records):,} rows" for name, records in self.tables.items())
+        return f"{self.name}, {self.preset}, {len(self.seeds)} seeds: {tables}"
+
+    def __repr__(self) -> str:
+        return f"Result({self.caption()})"
+
+    def _repr_html_(self) -> str:
+        shown = [f"<p><strong>Result</strong>: {html.escape(self.caption())}</p>"]
+        for name in self.tables:
+            first = self.to_dataframe(name).head(3).to_html(index=False, border=0)
+            shown.append(f"<p>{html.escape(name)}</p>{first}")
+        return f"<div>{''.join(shown)}</div>"
 
     def rows(self, table: str | None = None) -> Records:
         """Return the records of one table.

@@ -171,3 +171,10 @@ def test_a_file_of_format_1_is_read_as_tables_with_the_names_of_today(tmp_path):
     ]
     Result.load(path).save(tmp_path / "new.json.gz")
     assert Result.load(tmp_path / "new.json.gz") == Result.load(path)
+
+
+def test_it_prints_as_one_line_and_shows_the_first_rows():
+    rows = [{"seed": i, "name": "<b>"} for i in range(2000)]
+    result = Result("demo", "fast", [0, 1], {}, {"many": rows})
+    assert repr(result) == "Result(demo, fast, 2 seeds: many 2,000 rows)"
+    assert result._repr_html_().count("<tr") == 4 and "<b>" not in result._repr_html_()

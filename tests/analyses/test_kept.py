@@ -1,5 +1,6 @@
 import importlib
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_a_key_knows_its_parts(tmp_path):
     base = {"measure": tiny.make, "protocol": protocol, "preset": "smoke", "seed": 0}
     others = [
         {"protocol": tiny.Protocol(size=4)}, {"preset": "fast"}, {"seed": 1}, {"device": "cuda"},
-        {"needs": {"source": kept}}, {"model": toy}, {"measure": code_hash},
+        {"needs": {"source": kept}}, {"model": toy}, {"measure": digest},
     ]  # fmt: skip
     keys = [digest(work_key(**base)), *(digest(work_key(**base | other)) for other in others)]
     assert len(set(keys)) == len(keys)
@@ -138,3 +139,14 @@ def test_a_finished_part_is_made_once(tmp_path):
     kept = Kept(tmp_path)
     assert kept.tensors("part", make)["x"].tolist() == [0, 2]
     assert Kept(tmp_path).tensors("part", make)["x"].tolist() == [0, 2] and made == [1]
+
+
+def test_code_that_cannot_be_read_is_refused():
+    measured = {"protocol": tiny.Protocol(), "preset": "smoke", "seed": 0}
+    unread = {}
+    exec("def measure(job):\n    return {}", unread)  # as in a notebook: no file holds it
+    unread["measure"].__module__ = "__main__"
+    for measure in (unread["measure"], partial(tiny.make)):
+        with pytest.raises(pi.PrefixInterpError, match="not a function of a module on disk"):
+            work_key(measure, **measured)
+    assert digest(work_key(tiny.make, **measured)) != digest(work_key(tiny.look, **measured))

@@ -2,12 +2,12 @@
 
 import json
 from copy import copy
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 
 import pytest
 
 from analyses.kept import work_key
-from analyses.registry import STUDIES
+from analyses.registry import STUDIES, find_study
 from analyses.study import committed_result
 from prefix_interp.results import Result
 from prefix_interp.tuning.recipes import PRESETS
@@ -84,3 +84,5 @@ def test_its_summaries_are_computed_once_for_each_result(study, report):
 def test_its_committed_result_is_of_its_fast_protocol(name):
     result = committed_result(name, "fast")
     assert (result.name, result.preset) == (name, "fast") and result.tables
+    today = asdict(find_study(name).protocols["fast"])
+    assert result.settings["protocol"] == json.loads(json.dumps(today))

@@ -57,7 +57,7 @@ def test_an_interrupted_seed_is_measured_again(tmp_path, monkeypatch):
         tiny.make(job)
         raise KeyboardInterrupt
 
-    stop.__module__ = tiny.__name__
+    stop.__module__, stop.__qualname__ = tiny.__name__, tiny.make.__qualname__
     with pytest.raises(KeyboardInterrupt):
         run(replace(SOURCE, measure=stop), tmp_path)
     _, made = run(SOURCE, tmp_path)

@@ -521,7 +521,7 @@ def test_bad_arguments_are_refused(unchecked):
     with pytest.raises(PrefixInterpError, match="search='exhaustive' would run all 2\\*\\*24"):
         find_circuit(model, wide, batch, search="exhaustive", progress=False)
     one = pi.Batch(*(x[:1] for x in batch))
-    with pytest.raises(PrefixInterpError, match="n=1 example"):
+    with pytest.raises(PrefixInterpError, match="n=1 is too few"):
         find_circuit(model, prefix, one, progress=False)
     pair = contrast(model, prefix, batch)
     with pytest.raises(PrefixInterpError, match="keep has 3 columns"):

@@ -377,7 +377,7 @@ def test_an_excess_within_rounding_is_no_elicitation(found):
         ({"metric": "loss"}, "metric='loss'"),
         ({"n_random": 1}, "n_random=1 makes an interval of level 0"),
         ({"n_random": 0}, "n_random=0"),
-        ({"controls": {"random": 0}}, "controls='random' is drawn anyway"),
+        ({"controls": {"random": 0}}, "controls='random' is the name of a random control"),
     ],
 )
 def test_bad_arguments_are_refused(example, settings, message, unchecked):
