@@ -10,7 +10,15 @@ from collections.abc import Iterable, Mapping
 
 
 class PrefixInterpError(ValueError):
-    """Bad input to prefix_interp; the message is one line that says how to fix it."""
+    """Bad input to prefix_interp; the message is one line that says how to fix it.
+
+    Example:
+        >>> try:
+        ...     pi.get_task("sort_descendin")
+        ... except pi.PrefixInterpError as error:
+        ...     print(str(error).partition(";")[0])
+        task='sort_descendin' is unknown (did you mean 'sort_descending'?)
+    """
 
 
 def nearest(value: str, allowed: Iterable[str]) -> str:
