@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_choice
@@ -29,8 +28,9 @@ from prefix_interp.models.toy import read_toy, save_toy
 from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
+from prefix_interp.records import Schema
 from prefix_interp.results import package_versions
-from prefix_interp.storage import read_tensors, write_file
+from prefix_interp.storage import ANY_NUMBER, read_tensors, write_tensors
 from prefix_interp.tuning.objective import has_fast_bfloat16
 from prefix_interp.tuning.recipes import PRESETS, preset_settings
 from prefix_interp.tuning.train import ModelFit
@@ -120,9 +120,8 @@ class Kept:
         """
         file = self.folder / "parts" / f"{name}.safetensors"
         if not file.exists():
-            made = {key: tensor.detach().cpu().contiguous() for key, tensor in make().items()}
-            write_file(file, to_bytes(made))
-        return read_tensors(file)[0]
+            write_tensors(file, make(), {"format": 1})
+        return read_tensors(file, {1: Schema(1, {})}, numbers=ANY_NUMBER)[0]
 
     def checksums(self) -> dict[str, str]:
         """Return the SHA-256 of every file of the kept models and contexts."""

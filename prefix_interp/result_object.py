@@ -7,24 +7,40 @@ import html
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass
+from functools import cache, reduce
 from importlib import import_module
+from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import pandas as pd
+from pydantic import ConfigDict, InstanceOf, TypeAdapter, ValidationError, with_config
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from prefix_interp.errors import PrefixInterpError, check_keys
 from prefix_interp.estimates import Estimate
+from prefix_interp.records import Schema
 from prefix_interp.results import package_versions
-from prefix_interp.storage import load_folder, save_folder
+from prefix_interp.storage import ANY_NUMBER, load_folder, save_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STEM = "result"
 ROWS_SHOWN = 5  # of the table in a notebook
-_KEYS = ("format", "class", "versions", "fields")
+_RECORD = {"class": str, "versions": dict[str, str], "fields": dict[str, Any]}
+SCHEMAS = {number: Schema(number, _RECORD) for number in (1, 2)}  # 1 has no checksum
 _Result = TypeVar("_Result", bound="ResultObject")
 
 
@@ -74,7 +90,7 @@ class ResultObject(ABC):
         tensors: dict[str, Tensor] = {}
         fields = {k: _encoded(v, k, tensors) for k, v in self._fields_on_disk().items()}
         record = {
-            "format": 1,
+            "format": max(SCHEMAS),
             "class": type(self).__name__,
             "versions": package_versions(),
             "fields": fields,
@@ -88,8 +104,13 @@ class ResultObject(ABC):
         Raises:
             PrefixInterpError: files are missing, altered, or of another class or format.
         """
-        fields = cls._read_fields(path)
+        return cls._from_fields(path, cls._read_fields(path))
+
+    @classmethod
+    def _from_fields(cls: type[_Result], path: str | Path, fields: Mapping[str, Any]) -> _Result:
+        """Return the result with these fields, if their types are right."""
         try:
+            check_fields(cls, fields)
             return cls(**fields)
         except TypeError as error:
             raise PrefixInterpError(
@@ -103,19 +124,18 @@ class ResultObject(ABC):
     @classmethod
     def _read_fields(cls, path: str | Path) -> dict[str, Any]:
         """Return the fields that `save` wrote, by name."""
-        tensors, record = load_folder(path, STEM)
+        tensors, record = load_folder(path, STEM, SCHEMAS, numbers=ANY_NUMBER)
         file = f"path={str(Path(path) / STEM) + '.json'!r}"
-        check_keys(file, record, _KEYS)
-        if record.get("format") != 1 or record.get("class") != cls.__name__:
+        if record["class"] != cls.__name__:
             raise PrefixInterpError(
-                f"{file} holds a {record.get('class')} of format {record.get('format')}, not a "
-                f"{cls.__name__} of format 1; load it with the class that saved it"
+                f"{file} holds a {record['class'][:80]}, not a {cls.__name__}; load it with the "
+                "class that saved it"
             )
         try:
             check_keys(f"{file} in 'fields'", record["fields"], _names(cls))
             reader = _Reader(tensors, {c.__name__: c for c in _nested_classes(cls)})
             fields = {name: reader.decoded(x) for name, x in record["fields"].items()}
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             if isinstance(error, PrefixInterpError):
                 raise
             reason = f"{type(error).__name__}: {error}"
@@ -219,8 +239,43 @@ class _Reader:
         if kind == "object":
             name, fields = held
             check_keys(name, fields, _names(self.classes[name]))
-            return self.classes[name](**{n: self.decoded(item) for n, item in fields.items()})
+            made = {n: self.decoded(item) for n, item in fields.items()}
+            check_fields(self.classes[name], made)
+            return self.classes[name](**made)
         raise KeyError(kind)
+
+
+def check_fields(cls: type, fields: Mapping[str, Any]) -> None:
+    """Raise unless each value has the type that its field of a dataclass is annotated with.
+
+    Raises:
+        TypeError: a value of another type, or a field that is missing.
+    """
+    try:
+        _adapter(cls).validate_python(dict(fields))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        raise TypeError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+@cache
+def _adapter(cls: type) -> Any:
+    hints = get_type_hints(cls)
+    typed: Any = TypedDict(cls.__name__, {name: _by_class(hints[name]) for name in _names(cls)})  # type: ignore[misc]
+    return TypeAdapter(with_config(ConfigDict(strict=True, arbitrary_types_allowed=True))(typed))
+
+
+def _by_class(hint: Any) -> Any:
+    """Return a type in which dataclasses, checked when they were made, count by their class."""
+    parts = get_args(hint)
+    if is_dataclass(hint):
+        return InstanceOf[hint]
+    if not parts or get_origin(hint) is Literal:
+        return hint
+    parts = tuple(map(_by_class, parts))
+    if isinstance(hint, UnionType):
+        return reduce(or_, parts)
+    return get_origin(hint)[parts]  # type: ignore[index]
 
 
 def _names(cls: type) -> list[str]:

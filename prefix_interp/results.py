@@ -13,13 +13,22 @@ from typing import Any
 
 import pandas as pd
 
-from prefix_interp.errors import PrefixInterpError, check_choice, check_keys
+from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.records import Schema
 from prefix_interp.storage import read_json, write_json
 
 _PACKAGES = (
     "prefix-interp", "torch", "transformer-lens", "transformers", "einops", "numpy", "pandas",
 )  # fmt: skip
-_KEYS = ("format", "name", "preset", "seeds", "settings", "tables", "versions", "timing")
+_COMMON = {
+    "name": str, "preset": str, "seeds": list[int], "settings": dict[str, Any],
+    "versions": dict[str, str], "timing": dict[str, float | None],
+}  # fmt: skip
+_TABLES = dict[str, dict[str, list[Any]]]
+SCHEMAS = {  # 1 and 2 have no checksum
+    1: Schema(1, {**_COMMON, "records": list[dict[str, Any]]}),
+    **{number: Schema(number, {**_COMMON, "tables": _TABLES}) for number in (2, 3)},
+}
 ONLY_TABLE = "rows"  # name of the table of a format-1 file without parts
 
 Record = Mapping[str, Any]
@@ -124,32 +133,33 @@ class Result:
             PrefixInterpError: the file cannot be written, a value is infinite or not plain JSON,
                 or a key contains a dot.
         """
-        record = {"format": 2} | {key: getattr(self, key) for key in _KEYS[1:]}
+        fields = ("name", "preset", "seeds", "settings")
+        record = {"format": max(SCHEMAS)} | {key: getattr(self, key) for key in fields}
         record["tables"] = {name: _to_columns(rows) for name, rows in self.tables.items()}
+        record |= {"versions": self.versions, "timing": self.timing}
         return write_json(path, record, compact=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Result:
-        """Return the result in a file that `save` wrote, or in one of format 1.
+        """Return the result in a file that `save` wrote.
 
-        Format 1 had one plain list of records, which is split into tables here.
+        Files of an older version, which have no checksum, are read with a warning. Format 1 had one
+        plain list of records, which is split into tables here.
 
         Raises:
-            PrefixInterpError: the file is missing or not JSON, or has missing or unknown keys.
+            PrefixInterpError: the file is missing, altered, or no result.
         """
-        record = read_json(path)
-        old = record.get("format") == 1
-        keys = [("records" if key == "tables" and old else key) for key in _KEYS]
-        check_keys(str(path), record, keys)
-        missing = [key for key in keys if key not in record]
-        if missing or record["format"] not in (1, 2):
-            what = f"lacks the key {missing[0]!r}" if missing else "is of another format"
-            raise PrefixInterpError(f"path={str(path)!r} {what}; make it again")
-        if old:
-            record["tables"] = _format_1(record["records"])
-        else:
-            record["tables"] = {name: _to_rows(path, t) for name, t in record["tables"].items()}
-        return cls(**{key: record[key] for key in _KEYS[1:]})
+        record = read_json(path, SCHEMAS)
+        try:
+            if record.pop("format") == 1:
+                record["tables"] = _format_1(record.pop("records"))
+            else:
+                record["tables"] = {name: _to_rows(path, t) for name, t in record["tables"].items()}
+        except (AttributeError, KeyError, TypeError) as error:
+            raise PrefixInterpError(
+                f"path={str(path)!r} has tables that make no rows ({error!r}); make it again"
+            ) from None
+        return cls(**record)
 
 
 def _one_shape(records: Records) -> list[dict[str, Any]]:

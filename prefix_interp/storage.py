@@ -1,9 +1,9 @@
-"""Files on disk: safetensors and JSON, written atomically and checked when read.
+"""Saved objects: safetensors and JSON, sealed when written and checked when read.
 
-A saved object is a folder of two files. `<stem>.safetensors` holds the tensors,
-`<stem>.json` everything else together with the SHA-256 of the tensors' file. While both are being
-replaced, the new record waits in a third file, so a crash leaves the old object or the new one,
-never a mixture.
+A saved object is a folder of two files. ``<stem>.safetensors`` holds the tensors and, in its
+header, everything else: this file alone is the object. ``<stem>.json`` repeats everything else for
+people, with the SHA-256 of the tensors' file. The tensors' file is replaced first and in one step,
+so a crash leaves the old object or the new one, never a mixture.
 """
 
 from __future__ import annotations
@@ -11,50 +11,52 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import json
-import os
-import tempfile
-import zlib
-from collections.abc import Mapping
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.files import check_writable, read_file, write_file
+from prefix_interp.records import (
+    MAX_JSON_BYTES,
+    Schemas,
+    blank_seal,
+    check_record,
+    check_unsealed,
+    is_sealed,
+    parse_json,
+    parse_record,
+    seal,
+    to_json,
+)
 
-_GZIP = b"\x1f\x8b"  # first bytes of a compressed file
-
-
-def to_json(record: Mapping[str, Any], compact: bool = False) -> str:
-    """Return `record` as JSON; NaN and infinity are refused, since JSON has neither.
-
-    Args:
-        record: plain values.
-        compact: leave out all white space; by default lines are indented.
-    """
-    how: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
-    try:
-        return json.dumps(record, allow_nan=False, **how) + "\n"
-    except (TypeError, ValueError) as error:
-        raise PrefixInterpError(f"record cannot be written as JSON: {error}") from error
+FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of each number
+ANY_NUMBER = {**FLOATS, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+Shapes = Mapping[str, tuple[int, ...]]
+_RETRIES, _RETRY_S = 20, 0.005  # beside a writer, which needs a moment between its two files
 
 
 def write_json(path: str | Path, record: Mapping[str, Any], compact: bool = False) -> Path:
-    """Write `record` as JSON atomically; equal records give equal bytes.
+    """Write `record` as sealed JSON, atomically; equal records give equal bytes.
 
     Args:
         path: if it ends in ``.gz``, the file is compressed.
-        record: plain values.
+        record: plain values; ``format`` says which schema it follows.
         compact: as for `to_json`.
 
     Raises:
         PrefixInterpError: the file cannot be written, or a value is not plain JSON.
     """
-    data = to_json(record, compact).encode()
+    data = seal(to_json(blank_seal(record), compact).encode())
     if Path(path).suffix == ".gz":
         packed = io.BytesIO()
         # No name and no time in the header.
@@ -64,160 +66,234 @@ def write_json(path: str | Path, record: Mapping[str, Any], compact: bool = Fals
     return write_file(path, data)
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Return the JSON object in `path`, which may be compressed by gzip.
+def read_json(path: str | Path, schemas: Schemas) -> dict[str, Any]:
+    """Return the record in a JSON file, which may be compressed by gzip.
+
+    Args:
+        path: a regular file.
+        schemas: what it may hold, by format; see `parse_record`.
 
     Raises:
-        PrefixInterpError: the file is missing, not JSON, or not an object.
+        PrefixInterpError: the file is missing, altered, not JSON, or holds something else.
     """
-    path = Path(path)
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"it holds {constant}")
-
-    try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if data.startswith(_GZIP) else data).decode("utf-8")
-        record = json.loads(text, parse_constant=refuse)
-    except FileNotFoundError:
-        raise PrefixInterpError(f"path={str(path)!r} does not exist; check the name") from None
-    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise PrefixInterpError(
-            f"path={str(path)!r} is not valid JSON ({error}); save it again"
-        ) from None
-    except OSError as error:
-        raise PrefixInterpError(f"path={str(path)!r} cannot be read: {error.strerror}") from None
-    if not isinstance(record, dict):
-        raise PrefixInterpError(f"path={str(path)!r} holds a {type(record).__name__}, no object")
-    return record
+    return parse_record(path, read_file(path, MAX_JSON_BYTES), schemas)
 
 
-def check_writable(folder: str | Path) -> None:
-    """Raise unless `folder` is or could become a writable folder; creates nothing.
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]
+) -> Path:
+    """Write one sealed safetensors file, atomically; equal content gives equal bytes.
 
-    Long computations call this first, so that they do not fail at the end.
+    Args:
+        path: the file.
+        tensors: by name.
+        record: everything else, as plain values.
 
     Raises:
-        PrefixInterpError: a file stands in the way, or the permission is missing.
+        PrefixInterpError: the file cannot be written, or a value is not plain JSON.
     """
-    folder = Path(folder)
-    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        reason = "is no folder" if not existing.is_dir() else "is not writable"
+    return write_file(path, _packed(tensors, record))
+
+
+def read_tensors(
+    path: str | Path,
+    schemas: Schemas,
+    shapes: Callable[[dict[str, Any]], Shapes] | None = None,
+    numbers: Mapping[str, int] = FLOATS,
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the tensors and the record of a file that `write_tensors` wrote.
+
+    Args:
+        path: a regular file.
+        schemas: what the record may hold, by format.
+        shapes: names and shapes that a record asks for; checked before memory is taken.
+        numbers: types of numbers that tensors may have: `FLOATS` or `ANY_NUMBER`.
+
+    Raises:
+        PrefixInterpError: the file is missing, altered, or holds something else.
+    """
+    data = read_file(path)
+    found, record = _header(path, data, numbers)
+    if record is None:
         raise PrefixInterpError(
-            f"path={str(folder)!r} cannot be written: {str(existing)!r} {reason}; choose another "
-            "folder"
+            f"path={str(path)!r} has no checksum: it is of an older version or of another "
+            "program; make it again"
         )
-
-
-def write_file(path: str | Path, data: bytes | str) -> Path:
-    """Write `data` to `path` atomically (a temporary file beside it, then a rename).
-
-    Raises:
-        PrefixInterpError: the folder cannot be made or written; nothing is left behind.
-    """
-    path = Path(path)
-    payload = data.encode() if isinstance(data, str) else data
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise PrefixInterpError(
-            f"path={str(path)!r} cannot be written: {error.strerror}; choose another folder"
-        ) from None
-    return path
+    check_record(path, record, schemas)
+    if shapes is not None:
+        _check_shapes(path, found, shapes(record))
+    return _tensors(path, data), record
 
 
 def save_folder(
     path: str | Path, stem: str, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]
 ) -> Path:
-    """Write `<path>/<stem>.safetensors` and `<path>/<stem>.json` as one step; return the folder.
+    """Write `<path>/<stem>.safetensors` and `<path>/<stem>.json`; return the folder.
 
     Raises:
         PrefixInterpError: the folder cannot be written; what was there stays as it was.
     """
     folder = Path(path)
-    data = to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
-    text = to_json({**record, "sha256": hashlib.sha256(data).hexdigest()})
+    data = _packed(tensors, record)
+    text = to_json(blank_seal({**record, "sha256": hashlib.sha256(data).hexdigest()}))
     check_writable(folder)
     made = [p for p in (folder, *folder.parents) if not p.exists()]
-    pending, weights = _pending(folder, stem), folder / f"{stem}.safetensors"
+    weights = folder / f"{stem}.safetensors"
     try:
-        write_file(pending, text)
-        before = weights.read_bytes() if weights.exists() else None
+        before = read_file(weights) if weights.exists() else None
         write_file(weights, data)
         try:
-            pending.replace(folder / f"{stem}.json")
-        except OSError:
+            write_file(folder / f"{stem}.json", seal(text.encode()))
+        except PrefixInterpError:
             if before is None:
-                weights.unlink()
+                weights.unlink(missing_ok=True)
             else:
                 write_file(weights, before)
             raise
-    except (OSError, PrefixInterpError) as error:
-        pending.unlink(missing_ok=True)
+    except PrefixInterpError:
         for parent in made:
             with suppress(OSError):
                 parent.rmdir()
-        if isinstance(error, PrefixInterpError):
-            raise
-        raise PrefixInterpError(
-            f"path={str(folder)!r} cannot be written: {error.strerror}; choose another folder"
-        ) from None
+        raise
     return folder
 
 
-def _pending(folder: Path, stem: str) -> Path:
-    """Return where a record waits until the tensors it belongs to are in place."""
-    return folder / f".{stem}.json.pending"
-
-
-def load_folder(path: str | Path, stem: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_folder(
+    path: str | Path,
+    stem: str,
+    schemas: Schemas,
+    shapes: Callable[[dict[str, Any]], Shapes] | None = None,
+    numbers: Mapping[str, int] = FLOATS,
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return the tensors and the record that `save_folder` wrote.
 
+    It may be read while another process saves: then it is the older or the newer object.
+
+    Args:
+        path: the folder.
+        stem: name of the files.
+        schemas: what the record may hold, by format; those before the newest are read with a
+            warning, since their files have no checksum.
+        shapes: see `read_tensors`.
+        numbers: see `read_tensors`.
+
     Raises:
-        PrefixInterpError: a file is missing, cut short or altered.
+        PrefixInterpError: a file is missing, cut short, altered, or holds something else.
     """
-    folder = Path(path)
-    record, pending = read_json(folder / f"{stem}.json"), _pending(folder, stem)
-    file = folder / f"{stem}.safetensors"
-    if not file.exists():
-        raise PrefixInterpError(f"path={str(file)!r} does not exist; save the object again")
-    try:
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise PrefixInterpError(f"path={str(file)!r} cannot be read: {error.strerror}") from None
-    if record.get("sha256") != digest and pending.exists():
-        record = read_json(pending)  # saving was cut off between the two files
-    if record.pop("sha256", None) != digest:
-        raise PrefixInterpError(
-            f"path={str(file)!r} is truncated or corrupted (its SHA-256 is not the one in "
-            f"{stem}.json); save the object again"
+    text_file, file = Path(path) / f"{stem}.json", Path(path) / f"{stem}.safetensors"
+    pair = _Pair(text_file, file, schemas, numbers)
+    for _ in range(_RETRIES):
+        if pair.belongs or pair.own is None:
+            break
+        time.sleep(_RETRY_S)
+        pair = _Pair(text_file, file, schemas, numbers)
+    if not pair.belongs:
+        if pair.own is None:
+            raise PrefixInterpError(
+                f"path={str(file)!r} is truncated or corrupted (its SHA-256 is not the one in "
+                f"{stem}.json); save the object again"
+            )
+        check_record(text_file, pair.written, schemas)
+        warnings.warn(
+            f"path={str(text_file)!r} is of another save than {file.name}, which was taken as it "
+            "is; save the object again",
+            stacklevel=3,
         )
-    return read_tensors(file)[0], record
+    elif pair.own not in (None, pair.written):
+        raise PrefixInterpError(
+            f"path={str(text_file)!r} was changed: it does not say what {file.name} says; save "
+            "the object again"
+        )
+    record = check_record(text_file, pair.own or pair.written, schemas)
+    if shapes is not None:
+        _check_shapes(file, pair.shapes, shapes(record))
+    return _tensors(file, pair.data), record
 
 
-def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return the tensors and the header's metadata of one safetensors file.
+class _Pair:
+    """Both files of a folder, each read once; beside a writer they may be of different saves."""
 
-    Raises:
-        PrefixInterpError: the file is missing or not a valid safetensors file.
+    def __init__(
+        self, text_file: Path, file: Path, schemas: Schemas, numbers: Mapping[str, int]
+    ) -> None:
+        text, self.data = read_file(text_file, MAX_JSON_BYTES), read_file(file)
+        self.shapes, self.own = _header(file, self.data, numbers)
+        self.written = parse_json(text_file, text)
+        if not is_sealed(text_file, text):
+            check_unsealed(text_file, self.written, schemas)
+        self.written.pop("checksum", None)
+        digest = self.written.pop("sha256", None)
+        self.belongs = digest == hashlib.sha256(self.data).hexdigest()
+
+
+def _packed(tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> bytes:
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    text = to_json(blank_seal(record), compact=True)
+    return seal(to_bytes(plain, metadata={"record": text}))
+
+
+def _header(
+    path: Path | str, data: bytes, numbers: Mapping[str, int]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, Any] | None]:
+    """Return the shapes in a safetensors file, and its record if the file is sealed.
+
+    Nothing of the size of the tensors is made: a header may claim any size.
     """
+
+    def damaged(reason: str) -> PrefixInterpError:
+        return PrefixInterpError(
+            f"path={str(path)!r} is truncated or corrupted ({reason}); save it again"
+        )
+
+    sealed, size = is_sealed(path, data), int.from_bytes(data[:8], "little")
+    if len(data) < 8 or size > len(data) - 8:
+        raise damaged("its header is cut short")
+    header = parse_json(path, data[8 : 8 + size])
+    about, shapes = header.pop("__metadata__", {}), {}
+    for name, tensor in header.items():
+        tensor: dict[str, Any] = tensor if isinstance(tensor, dict) else {}
+        kind = str(tensor.get("dtype"))
+        shape, ends = tensor.get("shape", ()), tensor.get("data_offsets", ())
+        if kind not in numbers:
+            raise PrefixInterpError(
+                f"path={str(path)!r} holds {name[:80]!r} as {kind[:20]}; allowed are "
+                f"{', '.join(numbers)}: convert it"
+            )
+        if not (_all_sizes(shape) and _all_sizes(ends) and len(ends) == 2):
+            raise damaged(f"{name[:80]!r} has no shape or place")
+        if ends[1] - ends[0] != math.prod(shape) * numbers[kind] or ends[1] > len(data) - 8 - size:
+            raise damaged(f"{name[:80]!r} does not have the size of its shape")
+        shapes[name] = tuple(shape)
+    record = about.get("record") if isinstance(about, dict) else None
+    if not sealed:
+        if record is not None:
+            raise damaged("its checksum is not where it was written")
+        return shapes, None
+    if not isinstance(record, str):
+        raise damaged("its record is missing")
+    parsed = parse_json(path, record.encode("utf-8", "replace"))
+    parsed.pop("checksum", None)
+    return shapes, parsed
+
+
+def _all_sizes(xs: Any) -> bool:
+    return isinstance(xs, list) and all(type(x) is int and 0 <= x < 2**48 for x in xs)
+
+
+def _check_shapes(path: Path | str, found: Shapes, wanted: Shapes) -> None:
+    wrong = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+    if wrong:
+        name = wrong[0]
+        raise PrefixInterpError(
+            f"path={str(path)!r} does not hold what its record asks for: {name[:80]!r} has shape "
+            f"{found.get(name)}, not {wanted.get(name)}; save it again"
+        )
+
+
+def _tensors(path: Path | str, data: bytes) -> dict[str, torch.Tensor]:
     try:
-        with safe_open(str(path), framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})
-    except FileNotFoundError:
-        raise PrefixInterpError(f"path={str(path)!r} does not exist; check the name") from None
-    except (SafetensorError, OSError) as error:
+        return from_bytes(data)
+    except (SafetensorError, ValueError, RuntimeError) as error:
         raise PrefixInterpError(
             f"path={str(path)!r} is truncated or corrupted ({error}); save it again"
         ) from None

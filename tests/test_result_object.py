@@ -20,7 +20,8 @@ import prefix_interp as pi
 from prefix_interp.attribution.effects import Effects
 from prefix_interp.estimates import Estimate
 from prefix_interp.models.toy import save_toy
-from prefix_interp.result_object import ResultObject
+from prefix_interp.result_object import SCHEMAS, ResultObject
+from prefix_interp.storage import load_folder, save_folder
 from prefix_interp.tuning.recipes import Recipe
 from tests.made_up_results import made_up_results
 
@@ -255,7 +256,7 @@ def test_pictures_need_no_display(results, monkeypatch):
 
 def test_another_class_is_refused(tmp_path):
     Thing().save(tmp_path)
-    with pytest.raises(pi.PrefixInterpError, match="holds a Thing of format 1, not a Other"):
+    with pytest.raises(pi.PrefixInterpError, match="holds a Thing, not a Other"):
         Other.load(tmp_path)
 
 
@@ -264,23 +265,32 @@ def test_another_class_is_refused(tmp_path):
     [
         (lambda r: r.update(more=1), "unknown key 'more'"),
         (lambda r: r["fields"].update(haeld=1), "unknown key 'haeld'.*did you mean 'held'"),
-        (lambda r: r.update(format=2), "of format 2"),
-        (lambda r: r.pop("fields"), "is damaged"),
+        (lambda r: r.update(format=9), "of format 9"),
+        (lambda r: r.pop("fields"), "lacks the key 'fields'"),
+        (lambda r: r.update(versions={"torch": 2}), r"wrong 'versions.torch'.*valid string"),
+        (lambda r: r["fields"]["part"]["object"][1].update(name=5), "name: Input .*valid string"),
         (lambda r: r["fields"].pop("part"), "names no field for the tensor"),
         (lambda r: r["fields"].update(held={"tensor": "gone"}), "is damaged .*gone"),
         (lambda r: r["fields"].update(held={"object": ["Path", {}]}), "is damaged .*Path"),
         (lambda r: r["fields"].update(held={"tuple": [], "dict": {}}), "is damaged"),
         (lambda r: r["fields"]["part"]["object"][1].update(x=1), "Part has the unknown key 'x'"),
-        (lambda r: r["fields"]["part"]["object"][1].pop("name"), "is damaged .*'name'"),
+        (
+            lambda r: r["fields"]["part"]["object"][1].pop("name"),
+            "is damaged .*name: Field required",
+        ),
     ],
 )
 def test_altered_files_are_refused(change, message, tmp_path):
     Thing(part=Part("one", torch.ones(2))).save(tmp_path)
-    file = tmp_path / "result.json"
-    record = json.loads(file.read_text())
+    tensors, record = load_folder(tmp_path, "result", SCHEMAS)
     change(record)
-    file.write_text(json.dumps(record))
+    file = tmp_path / "result.json"
+    edited = json.loads(file.read_text()) | record
+    save_folder(tmp_path, "result", tensors, record)
     with pytest.raises(pi.PrefixInterpError, match=message):
+        Thing.load(tmp_path)
+    file.write_text(json.dumps(edited))  # as an editor would: without a new checksum
+    with pytest.raises(pi.PrefixInterpError, match="its checksum is not that of its content"):
         Thing.load(tmp_path)
 
 

@@ -20,11 +20,12 @@ from prefix_interp.attribution.circuit_runs import (
     share_interval,
 )
 from prefix_interp.attribution.contrast import Contrast
-from prefix_interp.errors import PrefixInterpError, check_choice, check_keys, check_number
+from prefix_interp.errors import PrefixInterpError, check_number
 from prefix_interp.estimates import Estimate
-from prefix_interp.models.model import model_id
+from prefix_interp.models.model import has_id, model_id
+from prefix_interp.records import Schema
 from prefix_interp.result_object import ResultObject, drawing
-from prefix_interp.storage import read_json, to_json, write_file
+from prefix_interp.storage import read_json, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,10 +33,16 @@ if TYPE_CHECKING:
 Search = Literal["exhaustive", "backward"]
 SEARCHES = get_args(Search)
 SCORES = ("faithfulness", "completeness")
-_KEYS = (
-    "format", "metric", "threshold", "search", "on", "off", "faithfulness", "completeness",
-    "nodes", "sizes", "edges", "provenance",
-)  # fmt: skip
+_ENDS = dict[Literal["value", "low", "high"], float | None]
+_RECORD = {
+    "metric": str, "threshold": float, "search": Search, "on": float, "off": float,
+    **dict.fromkeys(SCORES, _ENDS),
+    "nodes": list[dict[Literal["name", "rank", "minimality", "effect"], str | float | None]],
+    "sizes": list[dict[str, list[str] | list[float] | float]],
+    "edges": list[dict[Literal["source", "target", "effect"], str | float]],
+    "provenance": dict[str, Any],
+}  # fmt: skip
+SCHEMAS = {number: Schema(number, _RECORD) for number in (1, 2)}  # 1 has no checksum
 
 
 @dataclass(frozen=True, repr=False)
@@ -142,7 +149,7 @@ class Circuit(ResultObject):
         return Estimate(1 - rest.value, 1 - rest.high, 1 - rest.low)
 
     def _measure(self, contrast: Contrast, inside: bool) -> Estimate:
-        if model_id(contrast.model) != self.provenance["model_id"]:
+        if not has_id(contrast.model, self.provenance["model_id"]):
             raise PrefixInterpError(
                 f"contrast is of the model {model_id(contrast.model)!r} but the circuit of "
                 f"{self.provenance['model_id']!r}; make the contrast with the circuit's model"
@@ -219,7 +226,7 @@ class Circuit(ResultObject):
         lost = dict(zip(self.nodes, self.minimality, strict=True))
         order = {node: i for i, node in enumerate(self.nodes)}
         record = {
-            "format": 1,
+            "format": max(SCHEMAS),
             **{key: getattr(self, key) for key in ("metric", "threshold", "search", "on", "off")},
             **{name: _interval_record(self.scores[name]) for name in SCORES},
             "nodes": [
@@ -233,7 +240,7 @@ class Circuit(ResultObject):
             "edges": [vars(edge) for edge in self.edges],
             "provenance": dict(self.provenance),
         }
-        return write_file(path, to_json(record))
+        return write_json(path, record)
 
     @classmethod
     def load(cls, path: str | Path) -> Circuit:
@@ -242,8 +249,7 @@ class Circuit(ResultObject):
         Raises:
             PrefixInterpError: the file is missing, not JSON, or not a circuit.
         """
-        record = read_json(path)
-        check_keys(f"path={str(path)!r}", record, _KEYS)
+        record = read_json(path, SCHEMAS)
         try:
             return _from_record(record)
         except KeyError as error:
@@ -251,7 +257,7 @@ class Circuit(ResultObject):
         except (AttributeError, TypeError, ValueError) as error:
             reason = str(error)
         raise PrefixInterpError(
-            f"path={str(path)!r} is not a circuit of format 1 ({reason}); save it again"
+            f"path={str(path)!r} is not a whole circuit ({reason}); save it again"
         )
 
     def plot(self) -> Figure:
@@ -286,12 +292,7 @@ def _interval_record(x: Estimate) -> dict[str, float | None]:
 
 
 def _from_record(record: Mapping[str, Any]) -> Circuit:
-    if record["format"] != 1:
-        raise ValueError(f"format={record['format']!r}")
-    check_choice("search", record["search"], SEARCHES)
     rows = record["nodes"]
-    for row in rows:
-        check_keys("nodes", row, ("name", "rank", "minimality", "effect"))
     ranked = sorted((row for row in rows if row["rank"] is not None), key=lambda row: row["rank"])
     scores = {}
     for name in SCORES:
@@ -301,7 +302,7 @@ def _from_record(record: Mapping[str, Any]) -> Circuit:
             -math.inf if low is None else _number(low),
             math.inf if high is None else _number(high),
         )
-    if not {"task", "model_id"} <= set(record["provenance"]):
+    if not all(isinstance(record["provenance"].get(key), str) for key in ("task", "model_id")):
         raise ValueError("provenance lacks task or model_id")
     return Circuit(
         nodes=tuple(Node.parse(row["name"]) for row in ranked),

@@ -14,10 +14,16 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_keys, check_positive
 from prefix_interp.models.model import Model, model_id, quiet_deprecation, to_dtype
+from prefix_interp.records import Schema
 from prefix_interp.seeds import derive_generator
 from prefix_interp.storage import load_folder, save_folder
 
 STEM = "model"
+MAX_LAYERS = 1000
+SCHEMAS = {
+    number: Schema(number, {"config": dict[str, Any], "model_id": str, "metadata": dict[str, Any]})
+    for number in (1, 2)
+}  # format 1 has no checksum
 _NORMS: dict[str, str | None] = {"LN": "LN", "RMS": "RMS", "none": None}
 
 
@@ -66,6 +72,8 @@ class ToyConfig:
             raise PrefixInterpError(
                 f"n_heads={self.n_heads} does not divide d_model={self.d_model}; choose a divisor"
             )
+        if self.n_layers > MAX_LAYERS:
+            raise PrefixInterpError(f"n_layers={self.n_layers} is too deep; use up to {MAX_LAYERS}")
         check_choice("normalization", self.normalization, _NORMS)
         for name in ("attn_only", "skip_ln1"):
             if not isinstance(getattr(self, name), bool):
@@ -95,10 +103,43 @@ class ToyConfig:
             device="cpu",
         )
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each weight of such a toy, by name."""
+        d, d_head = self.d_model, self.d_model // self.n_heads
+        d_mlp = self.d_mlp or 4 * d
+        norm = {"LN": ("w", "b"), "RMS": ("w",), "none": ()}[self.normalization]
+        block: dict[str, tuple[int, ...]] = {}
+        for name in ("Q", "K", "V"):
+            block[f"attn.W_{name}"] = (self.n_heads, d, d_head)
+            block[f"attn.b_{name}"] = (self.n_heads, d_head)
+        block |= {"attn.W_O": (self.n_heads, d_head, d), "attn.b_O": (d,)}
+        if not self.attn_only:
+            block |= {"mlp.W_in": (d, d_mlp), "mlp.b_in": (d_mlp,)}
+            block |= {"mlp.W_out": (d_mlp, d), "mlp.b_out": (d,)}
+        norms = ["ln1"] * (not self.skip_ln1) + ["ln2"] * (not self.attn_only)
+        block |= {f"{ln}.{weight}": (d,) for ln in norms for weight in norm}
+        return {
+            "embed.W_E": (self.d_vocab, d),
+            "pos_embed.W_pos": (self.n_ctx, d),
+            **{
+                ".".join(("blocks", str(layer), name)): shape
+                for layer in range(self.n_layers)
+                for name, shape in block.items()
+            },
+            **{f"ln_final.{weight}": (d,) for weight in norm},
+            "unembed.W_U": (d, self.d_vocab),
+            "unembed.b_U": (self.d_vocab,),
+        }
+
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> ToyConfig:
-        """Return the config written by `dataclasses.asdict`; unknown keys are refused."""
-        check_keys("ToyConfig", record, [f.name for f in fields(cls)])
+        """Return the config written by `dataclasses.asdict`, with exactly its keys."""
+        names = [f.name for f in fields(cls)]
+        check_keys("ToyConfig", record, names)
+        missing = [name for name in names if name not in record]
+        if missing:
+            raise PrefixInterpError(f"ToyConfig lacks {missing[0]!r}; give all of its fields")
         return cls(**record)
 
 
@@ -177,7 +218,7 @@ def save_toy(model: Model, path: str | Path, metadata: Mapping[str, Any] | None 
         PrefixInterpError: not a toy, or the folder cannot be written (no partial files are left).
     """
     record = {
-        "format": 1,
+        "format": max(SCHEMAS),
         "config": asdict(toy_config(model)),
         "model_id": model_id(model),
         "metadata": dict(metadata or {}),
@@ -189,24 +230,23 @@ def read_toy(path: str | Path) -> tuple[Toy, dict[str, Any]]:
     """Return the toy in the folder `path` and the metadata it was saved with.
 
     Raises:
-        PrefixInterpError: missing, corrupted or foreign files, unknown keys, wrong shapes.
+        PrefixInterpError: missing, corrupted or foreign files, unknown keys, wrong shapes. Files of
+            an older version, which have no checksum, are read with a warning.
     """
-    tensors, record = load_folder(path, STEM)
-    check_keys(f"{path}/{STEM}.json", record, ["format", "config", "model_id", "metadata"])
-    if record.get("format") != 1 or not isinstance(record.get("config"), dict):
-        raise PrefixInterpError(f"path={str(path)!r} is not a toy of format 1; save it again")
-    model = Toy(ToyConfig.from_dict(record["config"]))
-    own = dict(model.named_parameters())
-    wrong = {k for k in own if k not in tensors or tensors[k].shape != own[k].shape}
-    if wrong or tensors.keys() - own.keys():
-        raise PrefixInterpError(
-            f"path={str(path)!r} has weights that do not fit its config "
-            f"({sorted(wrong | (tensors.keys() - own.keys()))[0]}); save it again"
-        )
+    configs: list[ToyConfig] = []
+
+    def shapes(record: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+        configs.append(ToyConfig.from_dict(record["config"]))
+        return configs[-1].shapes
+
+    tensors, record = load_folder(path, STEM, SCHEMAS, shapes)
+    if len({x.dtype for x in tensors.values()}) > 1:
+        raise PrefixInterpError(f"path={str(path)!r} mixes several precisions; save it again")
     if not all(bool(torch.isfinite(x).all()) for x in tensors.values()):
         raise PrefixInterpError(f"path={str(path)!r} has weights that are NaN or infinite")
+    model = Toy(configs[-1])
     to_dtype(model, tensors["embed.W_E"].dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[name])
-    return model, record.get("metadata", {})
+    return model, record["metadata"]

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_keys, check_positive
 from prefix_interp.models.host import Model, host_of
-from prefix_interp.models.model import model_id
+from prefix_interp.models.model import has_id, model_id
 from prefix_interp.models.support import check_supported
+from prefix_interp.records import Schema, Schemas
 from prefix_interp.seeds import derive_seed
 from prefix_interp.storage import load_folder, save_folder
 
@@ -33,7 +34,7 @@ class Context(ABC):
     """
 
     STEM: ClassVar[str]  # name of the files, and of the context in messages
-    FORMAT: ClassVar[int]  # of the JSON file
+    SCHEMAS: ClassVar[Schemas]  # of the record in the files; the newest is written
     TENSORS: ClassVar[tuple[str, ...]]  # fields that may hold tensors
     SETTINGS: ClassVar[tuple[str, ...]]  # fields that say what the tensors mean
 
@@ -98,7 +99,7 @@ class Context(ABC):
                     f"{self.STEM}.{name} is {tensor.dtype} on {tensor.device} but the model is "
                     f"{host.dtype} on {host.device}; convert it with {self.STEM}.to(model)"
                 )
-        if self.model_id is not None and self.model_id != model_id(model):
+        if self.model_id is not None and not has_id(model, self.model_id):
             raise PrefixInterpError(
                 f"{self.STEM}.model_id={self.model_id!r} is not this model's {model_id(model)!r}: "
                 f"it was tuned for other weights; if that is wanted, use "
@@ -122,7 +123,7 @@ class Context(ABC):
             PrefixInterpError: the folder cannot be written; nothing is left half-written.
         """
         record = {
-            "format": self.FORMAT,
+            "format": max(self.SCHEMAS),
             **self.settings,
             "model_id": self.model_id,
             "metadata": dict(self.metadata),
@@ -134,18 +135,17 @@ class Context(ABC):
         """Return the context of this kind in the folder `path`.
 
         Raises:
-            PrefixInterpError: files missing, truncated, corrupted or with unknown keys.
+            PrefixInterpError: files missing, truncated, altered, or of another kind. Files of an
+                older version, which have no checksum, are read with a warning.
         """
-        tensors, record = load_folder(path, cls.STEM)
-        record = cls._as_written_today(record)
-        keys = ["format", *cls.SETTINGS, "model_id", "metadata"]
-        check_keys(f"{path}/{cls.STEM}.json", record, keys)
+        tensors, record = load_folder(path, cls.STEM, cls.SCHEMAS)
         check_keys(f"{path}/{cls.STEM}.safetensors", tensors, cls.TENSORS)
-        if record.get("format") != cls.FORMAT or set(record) != set(keys) or not tensors:
+        if not tensors:
             raise PrefixInterpError(
-                f"path={str(path)!r} does not hold a {cls.STEM.replace('_', ' ')} of format "
-                f"{cls.FORMAT}; save it again"
+                f"path={str(path)!r} holds no tensors of a {cls.STEM.replace('_', ' ')}; save it "
+                "again"
             )
+        record = cls._as_written_today(record)
         record.pop("format")
         return cls(**tensors, **record)
 
@@ -153,6 +153,17 @@ class Context(ABC):
     def _as_written_today(cls, record: dict[str, Any]) -> dict[str, Any]:
         """Return a record of an older format as `save` would write it now."""
         return record
+
+
+def context_schema(format: int, **settings: Any) -> Schema:
+    """Return what the record of a context holds.
+
+    Args:
+        format: number of the format.
+        settings: the types of its own settings.
+    """
+    common = {"model_id": str | None, "metadata": dict[str, Any]}
+    return Schema(format, settings | common)
 
 
 def check_finite(name: str, tensor: Tensor) -> None:

@@ -14,7 +14,8 @@ from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.support import check_supported
 from prefix_interp.models.zoo import toy_folder
-from prefix_interp.prefixes.context import Context, check_finite, start_seeds
+from prefix_interp.prefixes.context import Context, check_finite, context_schema, start_seeds
+from prefix_interp.records import Schemas
 from prefix_interp.seeds import derive_generator
 
 Parameterization = Literal["residual", "kv"]
@@ -48,7 +49,9 @@ class Prefix(Context):
     """
 
     STEM: ClassVar[str] = "prefix"
-    FORMAT: ClassVar[int] = 1
+    SCHEMAS: ClassVar[Schemas] = {
+        number: context_schema(number, parameterization=Parameterization) for number in (1, 2)
+    }
     TENSORS: ClassVar[tuple[str, ...]] = ("vectors", "keys", "values")
     SETTINGS: ClassVar[tuple[str, ...]] = ("parameterization",)
 

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prefix_interp.errors import PrefixInterpError, check_choice, check_keys, check_positive
+from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.support import check_supported
-from prefix_interp.prefixes.context import Context, check_finite, start_seeds
+from prefix_interp.prefixes.context import Context, check_finite, context_schema, start_seeds
 from prefix_interp.prefixes.layout import check_vocabulary
+from prefix_interp.records import Schemas
 from prefix_interp.seeds import derive_generator
 
 Layers = Literal["embedding", "all"]
@@ -53,7 +54,10 @@ class SoftPrompt(Context):
     """
 
     STEM: ClassVar[str] = "soft_prompt"
-    FORMAT: ClassVar[int] = 2
+    SCHEMAS: ClassVar[Schemas] = {
+        1: context_schema(1, after=int, level=Literal["embedding", "layers"]),
+        **{number: context_schema(number, position=int, layers=Layers) for number in (2, 3)},
+    }
     TENSORS: ClassVar[tuple[str, ...]] = ("vectors",)
     SETTINGS: ClassVar[tuple[str, ...]] = ("position", "layers")
 
@@ -167,15 +171,12 @@ class SoftPrompt(Context):
 
     @classmethod
     def _as_written_today(cls, record: dict[str, Any]) -> dict[str, Any]:
-        if record.get("format") != 1:
+        if record["format"] != 1:
             return record
-        old = ("format", "after", "level", "model_id", "metadata")
-        check_keys(f"{cls.STEM}.json of format 1", record, old)
-        renamed = {"after": "position", "level": "layers"}
-        new = {renamed.get(key, key): value for key, value in record.items()}
-        if new.get("layers") == _LAYERS_1["all"]:
+        new = {"position": record.pop("after"), "layers": record.pop("level")}
+        if new["layers"] == _LAYERS_1["all"]:
             new["layers"] = "all"
-        return new | {"format": cls.FORMAT}
+        return record | new
 
 
 def check_position(position: object) -> None:

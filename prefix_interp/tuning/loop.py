@@ -7,19 +7,19 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
 from jaxtyping import Float
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.records import Schema
 from prefix_interp.results import package_versions
 from prefix_interp.seeds import derive_generator
-from prefix_interp.storage import read_tensors, write_file
+from prefix_interp.storage import read_tensors, write_tensors
 from prefix_interp.tasks import Batch, Task
 from prefix_interp.tuning.parallel import one_thread
 from prefix_interp.tuning.recipes import Recipe
@@ -101,7 +101,8 @@ def optimise(
         "versions": package_versions(),
         **identity,
     }
-    state = _Checkpoint(checkpoint, key, runs, optimiser)
+    points = [s for s in range(1, recipe.steps + 1) if s % log_every == 0 or s == recipe.steps]
+    state = _Checkpoint(checkpoint, key, runs, optimiser, points)
     start, rows = state.restore()
 
     window = torch.zeros(len(runs))
@@ -163,7 +164,11 @@ def _batches(task: Task, recipe: Recipe, seed: int, start: int) -> Iterator[Batc
 
 
 class _Checkpoint:
-    """Parameters, optimiser moments and history in one safetensors file, replaced atomically."""
+    """Parameters, optimiser moments and history in one sealed file, replaced atomically."""
+
+    SCHEMAS: ClassVar = {
+        1: Schema(1, {"key": str, "step": int, "rows": list[list[int | str | float]]})
+    }
 
     def __init__(
         self,
@@ -171,9 +176,11 @@ class _Checkpoint:
         key: Mapping[str, Any],
         runs: Sequence[Run],
         optimiser: torch.optim.Optimizer,
+        points: Sequence[int],
     ) -> None:
         self.path = None if path is None else Path(path)
         self.key = json.dumps([key, [[r.label, r.lr] for r in runs]], sort_keys=True)
+        self.labels, self.points = [run.label for run in runs], points
         self.named = {
             f"{i}.{name}": p for i, run in enumerate(runs) for name, p in run.parameters.items()
         }
@@ -184,28 +191,60 @@ class _Checkpoint:
             return
         tensors = {}
         for name, parameter in self.named.items():
-            tensors[f"{name}/value"] = parameter.detach()
+            tensors[f"{name}/value"] = parameter
             for moment, value in self.optimiser.state[parameter].items():
                 tensors[f"{name}/{moment}"] = value
-        header = {"key": self.key, "step": str(step), "rows": json.dumps(rows)}
-        tensors = {k: v.contiguous() for k, v in tensors.items()}
-        write_file(self.path, to_bytes(tensors, metadata=header))
+        record = {"format": max(self.SCHEMAS), "key": self.key, "step": step, "rows": rows}
+        write_tensors(self.path, tensors, record)
 
     def restore(self) -> tuple[int, list[list[Any]]]:
         if self.path is None or not self.path.exists():
             return 0, []
-        tensors, header = read_tensors(self.path)
-        if header.get("key") != self.key:
+        tensors, record = read_tensors(self.path, self.SCHEMAS, self._shapes)
+        moments: dict[str, dict[str, Tensor]] = {name: {} for name in self.named}
+        with torch.no_grad():
+            for full, tensor in tensors.items():
+                name, _, what = full.rpartition("/")
+                parameter = self.named[name]
+                self._check_numbers(
+                    full, tensor, torch.float32 if what == "step" else parameter.dtype
+                )
+                if what == "value":
+                    parameter.copy_(tensor)
+                else:
+                    moments[name][what] = tensor.to(parameter.device)
+        for name, parameter in self.named.items():
+            self.optimiser.state[parameter] = moments[name]
+        return record["step"], record["rows"]
+
+    def _shapes(self, record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes in a checkpoint of this training; raise if it is of another one."""
+        if record["key"] != self.key:
             raise PrefixInterpError(
                 f"checkpoint={str(self.path)!r} belongs to another training (task, seed, recipe, "
                 "model or versions differ); name another file or delete it"
             )
-        with torch.no_grad():
-            for name, parameter in self.named.items():
-                parameter.copy_(tensors.pop(f"{name}/value"))
+        step, rows = record["step"], record["rows"]
+        written = [(s, label) for s in self.points if s <= step for label in self.labels]
+        if step not in self.points or [tuple(row[:2]) for row in rows] != written:
+            raise PrefixInterpError(
+                f"checkpoint={str(self.path)!r} has step={step} and a history of {len(rows)} rows, "
+                f"which no training of {self.points[-1]} steps writes; delete it"
+            )
+        if any([type(x) for x in row[2:]] != [float, float] for row in rows):
+            raise PrefixInterpError(
+                f"checkpoint={str(self.path)!r} has a history without numbers; delete it"
+            )
+        shapes = {}
         for name, parameter in self.named.items():
-            moments = {k: v for k, v in tensors.items() if k.rsplit("/", 1)[0] == name}
-            self.optimiser.state[parameter] = {
-                k.rsplit("/", 1)[1]: v.to(parameter.device) for k, v in moments.items()
-            }
-        return int(header["step"]), json.loads(header["rows"])
+            own = tuple(parameter.shape)
+            shapes |= {f"{name}/{what}": own for what in ("value", "exp_avg", "exp_avg_sq")}
+            shapes[f"{name}/step"] = ()
+        return shapes
+
+    def _check_numbers(self, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+        if tensor.dtype != dtype or not bool(torch.isfinite(tensor).all()):
+            raise PrefixInterpError(
+                f"checkpoint={str(self.path)!r} holds {name!r} as {tensor.dtype}, or not finite; "
+                f"it must be finite and {dtype}: delete it"
+            )

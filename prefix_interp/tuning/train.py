@@ -12,7 +12,7 @@ from torch import Tensor
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.dropout import dropout_hooks
 from prefix_interp.models.host import Model, host_of
-from prefix_interp.models.model import clone, model_id
+from prefix_interp.models.model import clone, has_id, model_id
 from prefix_interp.models.toy import ToyConfig, build_toy, read_toy, save_toy
 from prefix_interp.prefixes.baselines import fast_baseline
 from prefix_interp.prefixes.guard import check_free
@@ -86,12 +86,12 @@ class ModelFit(ResultObject):
         """
         fields = cls._read_fields(path)
         model, _ = read_toy(Path(path) / MODEL)
-        if model_id(model) != fields.get("model"):
+        if not has_id(model, str(fields.get("model"))):
             raise PrefixInterpError(
                 f"path={str(path)!r} holds the model {model_id(model)!r} but the fit is of "
                 f"{fields.get('model')!r}; save it again"
             )
-        return cls(**{**fields, "model": model.eval()})
+        return cls._from_fields(path, {**fields, "model": model.eval()})
 
     def _fields_on_disk(self) -> dict[str, Any]:
         return {**super()._fields_on_disk(), "model": model_id(self.model)}

@@ -22,6 +22,7 @@ from prefix_interp.attribution.contrast import contrast
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.prefixes.baselines import masked_hooks
 from prefix_interp.seeds import derive_generator
+from prefix_interp.storage import write_json
 from tests.helpers import assert_close, assert_far, raw_model, tokens_for
 
 Site = pi.Site
@@ -443,7 +444,7 @@ def test_a_circuit_comes_back_from_its_file(circuit, tmp_path):
 
 
 BROKEN = {
-    "another format": lambda r: r | {"format": 2},
+    "another format": lambda r: r | {"format": 9},
     "unknown key": lambda r: r | {"extra": 1},
     "no edges": lambda r: {k: v for k, v in r.items() if k != "edges"},
     "unknown search": lambda r: r | {"search": "magic"},
@@ -467,12 +468,14 @@ BROKEN = {
 @pytest.mark.parametrize("what", BROKEN)
 def test_broken_files_are_refused_in_one_line(circuit, what, tmp_path, unchecked):
     path = circuit.save(tmp_path / "circuit.json")
-    path.write_text(json.dumps(BROKEN[what](json.loads(path.read_text()))))
+    record = json.loads(path.read_text())
+    del record["checksum"]
+    write_json(path, BROKEN[what](record))
     with pytest.raises(PrefixInterpError, match=re.escape(str(path))) as caught:
         Circuit.load(path)
     assert "\n" not in str(caught.value)
     path.write_text(path.read_text()[:-20])
-    with pytest.raises(PrefixInterpError, match="not valid JSON"):
+    with pytest.raises(PrefixInterpError, match="its checksum is not that"):
         Circuit.load(path)
     with pytest.raises(PrefixInterpError, match="does not exist"):
         Circuit.load(tmp_path / "other.json")

@@ -1,12 +1,13 @@
+import hashlib
 import warnings
 
 import pytest
 import torch
 
 import prefix_interp as pi
-from prefix_interp.models.model import clone, model_id, zero_model
+from prefix_interp.models.model import clone, has_id, model_id, to_dtype, zero_model
 from prefix_interp.models.toy import toy_config
-from tests.helpers import assert_close, tokens_for, toy
+from tests.helpers import assert_close, raw_model, tokens_for, toy
 
 
 def test_clone_is_independent():
@@ -43,6 +44,58 @@ def test_model_id_sees_every_parameter_and_nothing_else():
         after = model_id(model)
         assert after != before
         before = after
+
+
+def rotary(**settings):
+    return raw_model(positional_embedding_type="rotary", **settings)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.blocks[1].mlp.W_in.copy_(m.blocks[1].mlp.W_in.flip(0)),
+        lambda m: m.blocks[1].mlp.W_in.data.copy_(m.blocks[1].mlp.W_in.data.flip(0)),
+        lambda m: m.embed.W_E[3].add_(1e-6),
+        lambda m: m.blocks[0].attn.rotary_sin.mul_(2),
+        lambda m: setattr(m.blocks[1].attn, "attn_scale", 3 * m.blocks[1].attn.attn_scale),
+        lambda m: setattr(m.cfg, "attn_scale", 3.0),
+        lambda m: setattr(m.cfg, "rotary_base", 9999),
+        lambda m: setattr(m.cfg, "attn_scores_soft_cap", 5.0),
+        lambda m: setattr(m.blocks[0].attn, "W_Q", torch.nn.Parameter(m.blocks[0].attn.W_K + 1)),
+        lambda m: m.blocks[0].attn.load_state_dict(m.blocks[1].attn.state_dict()),
+    ],
+)
+def test_model_id_sees_every_change_of_the_function(change):
+    model = rotary()
+    before = model_id(model)
+    with torch.no_grad():
+        change(model)
+    assert model_id(model) != before
+
+
+def test_model_id_ignores_where_and_how_a_model_runs():
+    model = rotary()
+    before = model_id(model)
+    model.set_use_attn_result(True)
+    model.set_ungroup_grouped_query_attention(True)
+    model.cfg.default_prepend_bos = not model.cfg.default_prepend_bos
+    model.train()
+    assert model_id(model) == before
+    single = model_id(to_dtype(rotary(), torch.float32))
+    assert single == model_id(to_dtype(to_dtype(rotary(), torch.float32), torch.float64))
+    with torch.inference_mode():
+        assert model_id(rotary()) == before
+
+
+def test_an_id_of_version_0_2_is_recognised():
+    model = toy()
+    old = hashlib.sha256()
+    for name, p in model.named_parameters():
+        flat = p.detach().reshape(-1)
+        old.update(name.encode() + str(tuple(p.shape)).encode())
+        old.update(flat[:: max(1, len(flat) // 4096)].float().numpy().tobytes())
+    assert has_id(model, old.hexdigest()[:16]) and has_id(model, model_id(model))
+    assert not has_id(model, "0" * 16) and not has_id(model, "0" * 32) and not has_id(model, "")
 
 
 def test_a_zero_model_computes_what_is_written_into_it_and_nothing_else():

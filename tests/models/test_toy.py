@@ -10,7 +10,7 @@ import prefix_interp as pi
 from prefix_interp.models import toy as toy_module
 from prefix_interp.models.host import host_of
 from prefix_interp.models.model import model_id
-from prefix_interp.models.toy import Toy, read_toy, save_toy, toy_config
+from prefix_interp.models.toy import SCHEMAS, Toy, read_toy, save_toy, toy_config
 from prefix_interp.models.zoo import list_toys
 from prefix_interp.storage import load_folder, save_folder
 from tests.helpers import assert_close, assert_far, raw_model, tokens_for, toy
@@ -170,19 +170,29 @@ def test_damaged_files_are_refused(tmp_path):
     for broken in (data[:-1], data[:100], b"", data + b"x", data[:-1] + bytes([data[-1] ^ 1])):
         tensors.write_bytes(broken)
         refused("corrupted")
-    parsed = json.loads(text)
-    record.write_text(json.dumps({**parsed, "metadatas": {}}))
+    weights, about = load_folder(path, "model", SCHEMAS)
+
+    def saved(**changes):
+        save_folder(path, "model", weights, {**about, **changes})
+
+    record.write_text(json.dumps({**json.loads(text), "metadata": {"task": "other"}}))
+    refused("checksum")
+    saved(metadatas={})
     refused("did you mean 'metadata'")
-    record.write_text(json.dumps({**parsed, "config": {**parsed["config"], "n_head": 2}}))
+    saved(config={**about["config"], "n_head": 2})
     refused("did you mean 'n_heads'")
-    for config in ({"n_layers": 1}, {"d_model": 16}, {"normalization": "RMS"}, {"n_content": 8}):
-        record.write_text(json.dumps({**parsed, "config": {**parsed["config"], **config}}))
-        refused("do not fit")
-    record.write_text(json.dumps({**parsed, "config": {**parsed["config"], "n_layers": "2"}}))
-    refused("n_layers='2'")
+    for config in ({"n_layers": 1}, {"d_model": 16}, {"normalization": "RMS"}, {"n_content": 8},
+                   {"d_model": 10**9}):  # fmt: skip
+        saved(config=about["config"] | config)
+        refused("does not hold what its record asks for")
+    for bad, match in [("2", "n_layers='2'"), (10**9, "too deep"), (None, "n_layers=None")]:
+        saved(config=about["config"] | {"n_layers": bad})
+        refused(match)
+    saved(config={k: v for k, v in about["config"].items() if k != "d_vocab"})
+    refused("lacks 'd_vocab'")
     for other in ("[]", "null", "{}", "", '{"format": 1}', '{"format": 1, "config": 3}'):
         record.write_text(other)
-        refused("JSON|object|format|corrupted")
+        refused("JSON|object|format|checksum|lacks|wrong")
     record.write_bytes(b"\xff\xfe")
     refused("JSON")
     record.unlink()
@@ -195,22 +205,24 @@ def test_damaged_files_are_refused(tmp_path):
 @pytest.mark.usefixtures("unchecked")
 def test_foreign_but_intact_files_are_refused(tmp_path):
     path = save_toy(toy(), tmp_path / "toy")
-    tensors, record = load_folder(path, "model")
-    record = {k: v for k, v in record.items() if k != "sha256"}
+    tensors, record = load_folder(path, "model", SCHEMAS)
     wrong = {
         "missing": {k: v for k, v in tensors.items() if k != "embed.W_E"},
         "extra": {**tensors, "more": torch.zeros(1)},
         "shape": {**tensors, "embed.W_E": tensors["embed.W_E"][:-1]},
+        "whole": {**tensors, "embed.W_E": tensors["embed.W_E"].long()},
+        "mixed": {**tensors, "embed.W_E": tensors["embed.W_E"].bfloat16()},
+        "broadcast": {**tensors, "blocks.0.attn.W_Q": tensors["blocks.0.attn.W_Q"][:1, :1, :1]},
         "nan": {**tensors, "embed.W_E": tensors["embed.W_E"] * torch.nan},
     }
     for what, weights in wrong.items():
         save_folder(path, "model", weights, record)
-        with pytest.raises(pi.PrefixInterpError, match=r"fit|NaN"):
+        with pytest.raises(pi.PrefixInterpError, match=r"asks for|NaN|as I64|several"):
             pi.load_toy(path)
             raise AssertionError(what)
     for config in (None, 3, [1]):
         save_folder(path, "model", tensors, {**record, "config": config})
-        with pytest.raises(pi.PrefixInterpError, match=r"config|format"):
+        with pytest.raises(pi.PrefixInterpError, match="wrong 'config'"):
             pi.load_toy(path)
 
 
@@ -237,3 +249,14 @@ def test_zoo():
         pi.load_toy("sort_ascending_1l1h")
     with pytest.raises(pi.PrefixInterpError, match="zoo holds"):
         pi.load_toy("/nowhere/at/all")
+
+
+@pytest.mark.parametrize("normalization", ["LN", "RMS", "none"])
+@pytest.mark.parametrize(("attn_only", "skip_ln1"), [(False, False), (True, False), (False, True)])
+def test_the_shapes_of_a_config_are_those_of_its_model(normalization, attn_only, skip_ln1):
+    cfg = pi.ToyConfig(
+        n_layers=2, n_heads=2, d_model=8, d_mlp=5, n_content=3, normalization=normalization,
+        attn_only=attn_only, skip_ln1=skip_ln1,
+    )  # fmt: skip
+    model = pi.build_toy(cfg)
+    assert cfg.shapes == {name: tuple(p.shape) for name, p in model.named_parameters()}

@@ -1,5 +1,6 @@
 """What a prefix and a soft prompt share: files, fit to a model, metadata, starts."""
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -7,12 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 import prefix_interp as pi
 from prefix_interp.models.model import model_id
 from prefix_interp.prefixes.context import Context
 from prefix_interp.seeds import derive_seed
-from prefix_interp.storage import save_folder
+from prefix_interp.storage import load_folder, save_folder
 from tests.helpers import raw_model, tokens_for, toy
 
 KINDS = {
@@ -178,18 +180,24 @@ def test_damaged_files_are_refused(draw, tmp_path):
     tensors.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     refused("corrupted")
     record.write_text(text[:-5])
-    refused("JSON")
-    for key, value in [("taks", 1), ("format", 9), (kind.SETTINGS[-1], "q")]:
+    refused("JSON|checksum")
+    loaded, about = load_folder(path, kind.STEM, kind.SCHEMAS)
+    for key, value in [("taks", 1), ("format", 9), (kind.SETTINGS[-1], "q"), ("metadata", 5),
+                       ("model_id", [1])]:  # fmt: skip
         record.write_text(json.dumps({**json.loads(text), key: value}))
-        refused("unknown|format")
-    for key in json.loads(text):
-        record.write_text(json.dumps({k: v for k, v in json.loads(text).items() if k != key}))
-        refused("format|corrupted")
-    about = {k: v for k, v in json.loads(text).items() if k != "sha256"}
+        refused("checksum")
+        save_folder(path, kind.STEM, loaded, {**about, key: value})
+        refused("unknown|format|wrong")
+    for key in about:
+        save_folder(path, kind.STEM, loaded, {k: v for k, v in about.items() if k != key})
+        refused("format|lacks the key")
     save_folder(path, kind.STEM, {}, about)
-    refused("format")
+    refused("holds no tensors")
     save_folder(path, kind.STEM, {**context.tensors, "more": torch.ones(1)}, about)
     refused("unknown key 'more'")
+    whole = {name: x.long() for name, x in context.tensors.items()}
+    save_folder(path, kind.STEM, whole, about)
+    refused("as I64; allowed are F64")
     tensors.unlink()
     refused("does not exist")
     record.unlink()
@@ -209,17 +217,25 @@ def test_a_file_in_the_way_is_refused_and_stays(draw, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def written_before(folder, stem, tensors, record):
+    """Write the two files as version 0.2 did, without a checksum of the record."""
+    save_file(tensors, folder / f"{stem}.safetensors")
+    digest = hashlib.sha256((folder / f"{stem}.safetensors").read_bytes()).hexdigest()
+    (folder / f"{stem}.json").write_text(json.dumps({**record, "sha256": digest}))
+
+
 @pytest.mark.parametrize(("old", "new"), [("embedding", "embedding"), ("layers", "all")])
 def test_soft_prompts_of_format_1_are_read(tmp_path, old, new):
     vectors = torch.randn(1, 2, 8)
     record = {"format": 1, "after": 10, "level": old, "model_id": "abc", "metadata": {"seed": 3}}
-    save_folder(tmp_path, "soft_prompt", {"vectors": vectors}, record)
-    found = pi.SoftPrompt.load(tmp_path)
+    written_before(tmp_path, "soft_prompt", {"vectors": vectors}, record)
+    with pytest.warns(UserWarning, match="without a checksum"):
+        found = pi.SoftPrompt.load(tmp_path)
     assert (found.position, found.layers, found.model_id) == (10, new, "abc")
     assert found.metadata == {"seed": 3} and torch.equal(found.vectors, vectors)
     found.save(tmp_path)
     words = json.loads((tmp_path / "soft_prompt.json").read_text())
-    assert (words["format"], words["position"], words["layers"]) == (2, 10, new)
+    assert (words["format"], words["position"], words["layers"]) == (3, 10, new)
     assert not {"after", "level"} & words.keys() and same(pi.SoftPrompt.load(tmp_path), found)
 
 
@@ -227,16 +243,16 @@ def test_soft_prompts_of_format_1_are_read(tmp_path, old, new):
 @pytest.mark.parametrize("change", [{"position": 1}, {"level": "block"}, {"after": None}])
 def test_bad_soft_prompts_of_format_1_are_refused(tmp_path, change):
     record = {"format": 1, "after": 1, "level": "layers", "model_id": None, "metadata": {}}
-    save_folder(tmp_path, "soft_prompt", {"vectors": torch.ones(1, 2, 8)}, record | change)
-    with pytest.raises(pi.PrefixInterpError, match=r"unknown|position="):
+    written_before(tmp_path, "soft_prompt", {"vectors": torch.ones(1, 2, 8)}, record | change)
+    with pytest.raises(pi.PrefixInterpError, match=r"unknown|position=|wrong"):
         pi.SoftPrompt.load(tmp_path)
 
 
 def test_a_word_of_format_1_is_unknown_today(tmp_path):
-    pi.SoftPrompt(torch.ones(1, 2, 8)).save(tmp_path)
-    file = tmp_path / "soft_prompt.json"
-    record = json.loads(file.read_text())
+    prompt = pi.SoftPrompt(torch.ones(1, 2, 8))
+    prompt.save(tmp_path)
+    record = load_folder(tmp_path, "soft_prompt", prompt.SCHEMAS)[1]
     for change in ({"after": 1}, {"layers": "layers"}):
-        file.write_text(json.dumps(record | change))
-        with pytest.raises(pi.PrefixInterpError, match="unknown"):
+        save_folder(tmp_path, "soft_prompt", prompt.tensors, record | change)
+        with pytest.raises(pi.PrefixInterpError, match=r"unknown|wrong"):
             pi.SoftPrompt.load(tmp_path)

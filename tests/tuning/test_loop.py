@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import prefix_interp as pi
-from prefix_interp.storage import read_tensors
-from prefix_interp.tuning.loop import Run, optimise
+from prefix_interp.storage import read_tensors, write_tensors
+from prefix_interp.tuning.loop import Run, _Checkpoint, optimise
 from prefix_interp.tuning.recipes import Recipe
 
 TASK = pi.Task("small", ("add_one",), length=4, n_digits=4)
@@ -112,6 +112,51 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
         quadratic([0.05], Recipe(10, 0.05, batch_size=8), checkpoint=file)
 
 
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda t, r: t.update({"0.x/value": torch.zeros(1)}), r"shape \(1,\), not \(3,\)"),
+        (lambda t, r: t.update({"0.x/value": torch.ones(3).bool()}), "as BOOL; allowed"),
+        (lambda t, r: t.update({"0.x/value": torch.ones(3).double()}), r"torch.float64"),
+        (lambda t, r: t.update({"0.x/exp_avg": torch.ones(3) / 0}), "must be finite"),
+        (lambda t, r: t.pop("0.x/step"), r"shape None, not \(\)"),
+        (lambda t, r: t.update({"1.x/value": torch.ones(3)}), "shape"),
+        (lambda t, r: r.update(step=99_999_999), "step=99999999"),
+        (lambda t, r: r.update(step=-1), "step=-1"),
+        (lambda t, r: r.update(step="7"), "wrong 'step'"),
+        (lambda t, r: r["rows"].pop(), "a history of"),
+        (lambda t, r: r["rows"][0].__setitem__(2, "low"), "without numbers"),
+        (lambda t, r: r.update(more=1), "unknown key 'more'"),
+    ],
+)
+def test_a_checkpoint_that_no_training_wrote_is_refused(tmp_path, change, match):
+    file = tmp_path / "c.safetensors"
+    recipe = Recipe(10, 0.05, batch_size=8)
+    quadratic([0.05], recipe, checkpoint=file)
+    tensors, record = read_tensors(file, _Checkpoint.SCHEMAS)
+    change(tensors, record)
+    write_tensors(file, tensors, record)
+    with pytest.raises(pi.PrefixInterpError, match=match):
+        quadratic([0.05], recipe, checkpoint=file)
+
+
+def test_checkpoints_of_equal_trainings_are_equal_bytes(tmp_path):
+    for name in ("a", "b"):
+        quadratic([0.05], Recipe(10, 0.05, batch_size=8), checkpoint=tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_every_bit_of_a_checkpoint_counts(tmp_path):
+    file = tmp_path / "c.safetensors"
+    recipe = Recipe(10, 0.05, batch_size=8)
+    quadratic([0.05], recipe, checkpoint=file)
+    data = file.read_bytes()
+    for place in range(0, len(data), 7):
+        file.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        with pytest.raises(pi.PrefixInterpError):
+            quadratic([0.05], recipe, checkpoint=file)
+
+
 def test_a_loss_that_is_not_finite_is_an_error():
     run = Run("bad", {"x": torch.zeros(1, requires_grad=True)}, 0.1, frozenset())
     with pytest.raises(pi.PrefixInterpError, match="smaller learning rate"):
@@ -158,7 +203,7 @@ def test_killed_in_mid_training_and_resumed_ends_with_the_same_weights(tmp_path,
         time.sleep(0.01)
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
-    done = int(read_tensors(file)[1]["step"])
+    done = read_tensors(file, _Checkpoint.SCHEMAS)[1]["step"]
     assert 0 < done < steps, "killed in the middle"
     whole = pretrained(None, preset, steps)
     resumed = pretrained(file, preset, steps)
