@@ -19,10 +19,11 @@ import torch
 
 from analyses import registry
 from analyses.registry import find_study
-from analyses.study import WORK, Study, finished_seed, result_file, run_study
+from analyses.runs import finished_seed, run_study
+from analyses.study import WORK, Study, result_file
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
+from prefix_interp.files import check_writable
 from prefix_interp.results import Result
-from prefix_interp.storage import check_writable
 
 
 class _Parser(argparse.ArgumentParser):

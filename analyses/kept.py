@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from importlib.util import find_spec
@@ -29,8 +29,8 @@ from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.records import Schema
-from prefix_interp.results import package_versions
-from prefix_interp.storage import ANY_NUMBER, read_tensors, write_tensors
+from prefix_interp.results import package_versions, plain
+from prefix_interp.storage import ANY_NUMBER, read_json, read_tensors, write_json, write_tensors
 from prefix_interp.tuning.objective import has_fast_bfloat16
 from prefix_interp.tuning.recipes import PRESETS, preset_settings
 from prefix_interp.tuning.train import ModelFit
@@ -38,6 +38,7 @@ from prefix_interp.tuning.train import ModelFit
 _PACKAGES = ("prefix_interp", "analyses")
 # Code that shows results, and the list of all studies: neither changes a measurement.
 _ASIDE = ("prefix_interp.views", "analyses.report", "analyses.registry")
+_ROWS = {1: Schema(1, {"rows": list[dict[str, Any]]})}
 _CONTEXTS = {f"{kind.STEM}.json": kind for kind in (Prefix, SoftPrompt)}
 
 
@@ -122,6 +123,23 @@ class Kept:
         if not file.exists():
             write_tensors(file, make(), {"format": 1})
         return read_tensors(file, {1: Schema(1, {})}, numbers=ANY_NUMBER)[0]
+
+    def rows(self, name: str) -> list[dict[str, Any]] | None:
+        """Return the rows of a part that was finished before; None if it was not."""
+        file = self._rows_file(name)
+        return read_json(file, _ROWS)["rows"] if file.exists() else None
+
+    def save_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+        """Save the rows of a finished part.
+
+        Args:
+            name: name of the part.
+            rows: plain values; NaN becomes None, as in a result.
+        """
+        return write_json(self._rows_file(name), {"format": 1, "rows": plain(rows)}, compact=True)
+
+    def _rows_file(self, name: str) -> Path:
+        return self.folder / "parts" / f"{name}.json"
 
     def checksums(self) -> dict[str, str]:
         """Return the SHA-256 of every file of the kept models and contexts."""

@@ -91,7 +91,7 @@ def _refuse_moved(argv: Sequence[str]) -> None:
 
 
 def _check_out(out: Path) -> None:
-    from prefix_interp.storage import check_writable
+    from prefix_interp.files import check_writable
 
     check_writable(out)
 

@@ -78,7 +78,7 @@ class Result:
     def __post_init__(self) -> None:
         whole = {name: _one_shape(records) for name, records in self.tables.items()}
         object.__setattr__(self, "tables", whole)
-        object.__setattr__(self, "settings", _plain(self.settings))
+        object.__setattr__(self, "settings", plain(self.settings))
 
     def caption(self) -> str:
         """Return one line: study, preset, seeds and the sizes of the tables."""
@@ -165,16 +165,17 @@ class Result:
 def _one_shape(records: Records) -> list[dict[str, Any]]:
     """Return records that all have the same keys in the same order, NaN replaced by None."""
     keys = dict.fromkeys(key for record in records for key in record)
-    return [{key: _plain(record.get(key)) for key in keys} for record in records]
+    return [{key: plain(record.get(key)) for key in keys} for record in records]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as a result holds it: NaN is None, a tuple a list."""
     if isinstance(value, float):
         return None if math.isnan(value) else value
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return value
 
 

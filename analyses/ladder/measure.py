@@ -8,6 +8,7 @@ toys know three skills; two tasks are new to them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,7 +89,8 @@ class _Seed:
         toys = {depth: self._toy(depth) for depth in sizes.depths}
         for depth, model in toys.items():
             for task in TASKS:
-                self._real_tokens(model, depth, task)
+                name = f"{depth}-layers-{task}-real-tokens"
+                self.job.part(name, self.rows, partial(self._real_tokens, model, depth, task))
                 self._all_tuned(model, depth, task, sizes.steps)
         for depth in sizes.long_depths:
             for task, asks_for in TASKS.items():
@@ -104,12 +106,16 @@ class _Seed:
             seed=self.seed, checkpoint=self.job.checkpoint(f"{depth}-layers-pretrain"),
             progress=self.job.progress,
         )  # fmt: skip
-        rows = self._score(fit.model, list(TASKS), None, depth=depth, context="none", n_slots=0,
-                           train_loss=float(fit.history["loss"].iloc[-1]))  # fmt: skip
+        before = len(self.rows)
+        work = partial(
+            self._score, fit.model, list(TASKS), None, depth=depth, context="none", n_slots=0,
+            train_loss=float(fit.history["loss"].iloc[-1]),
+        )  # fmt: skip
+        self.job.part(f"{depth}-layers-alone", self.rows, work)
         if self.job.keeps is not None:
             self.job.keeps.save_toy(
                 toy_name(depth), fit, task=SKILLS.name, preset=self.job.preset, seed=self.seed,
-                evaluation=[row["evaluation"] for row in rows],
+                evaluation=[row["evaluation"] for row in self.rows[before:]],
             )  # fmt: skip
         return fit.model
 
@@ -129,10 +135,14 @@ class _Seed:
     def _all_tuned(self, model: Model, depth: int, task: str, steps: int) -> None:
         for context in TUNED:
             for n_slots in self.protocol.n_slots:
-                self._tuned(model, depth, task, context, n_slots, steps)
+                name = f"{depth}-layers-{task}-{context.replace(', ', '-').replace(' ', '-')}"
+                name += f"-{n_slots}" + f"-{steps}-steps" * (steps != self.protocol.steps)
+                work = partial(self._tuned, name, model, depth, task, context, n_slots, steps)
+                self.job.part(name, self.rows, work)
 
     def _tuned(
         self,
+        name: str,
         model: Model,
         depth: int,
         task: str,
@@ -140,8 +150,6 @@ class _Seed:
         n_slots: int,
         steps: int,
     ) -> None:
-        name = f"{depth}-layers-{task}-{context.replace(', ', '-').replace(' ', '-')}-{n_slots}"
-        name += "" if steps == self.protocol.steps else f"-{steps}-steps"
         fits = sweep(
             model, task, [random_context(context, model, get_task(task), n_slots, self.seed)],
             self.protocol.lrs, recipe=Recipe.from_preset(self.job.preset, "prefix", steps=steps),
@@ -185,18 +193,16 @@ class _Seed:
         chosen: bool = True,
         draw: int | None = None,
         train_loss: float | None = None,
-    ) -> Rows:
+    ) -> None:
         about = {
             "seed": self.seed, "depth": depth, "context": context, "n_slots": n_slots,
             "steps": steps, "method": method, "tuned_on": tuned_on, "lr": lr, "chosen": chosen,
             "draw": draw,
         }  # fmt: skip
-        rows = score_rows(
+        self.rows += score_rows(
             about, model, tasks, vectors, baseline="masked", n=self.protocol.n_test,
             train_loss=train_loss, by_output=True,
         )  # fmt: skip
-        self.rows += rows
-        return rows
 
 
 def random_context(kind: str, model: Model, task: Task, n_slots: int, seed: int) -> Context:

@@ -9,6 +9,7 @@ carry most of its norm.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,18 +87,22 @@ def measure(job: Job) -> Tables:
     for n_slots in job.protocol.n_slots:
         for kind in ("residual", "kv"):
             for task in FOUR_SKILLS:
-                fit = _tune(job, model, task, kind, n_slots)
-                about = {
-                    "seed": job.seed,
-                    "task": task,
-                    "parameterization": kind,
-                    "n_slots": n_slots,
-                }
-                score = {"train_loss": fit.train_loss, "evaluation": fit.evaluation.to_dict()}
-                tuning.append(about | score)
-                found = _biases(job, model, exact, task, fit.prefix)
-                bias += [about | row for row in found]
+                rows: Rows = []
+                work = partial(_one_prefix, job, rows, model, exact, task, kind, n_slots)
+                job.part(f"{task}-{kind}-{n_slots}", rows, work)
+                tuning.append(rows[0])
+                bias += rows[1:]
     return {"tuning": tuning, "bias": bias}
+
+
+def _one_prefix(
+    job: Job, rows: Rows, model: Model, exact: Model, task: str, kind: str, n_slots: int
+) -> None:
+    """Add the row of a prefix's tuning to `rows`, then those of its directions."""
+    fit = _tune(job, model, task, kind, n_slots)
+    about = {"seed": job.seed, "task": task, "parameterization": kind, "n_slots": n_slots}
+    rows.append(about | {"train_loss": fit.train_loss, "evaluation": fit.evaluation.to_dict()})
+    rows += [about | row for row in _biases(job, model, exact, task, fit.prefix)]
 
 
 def _tune(job: Job, model: Model, task: str, kind: str, n_slots: int) -> ContextFit:

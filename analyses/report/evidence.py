@@ -6,15 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from analyses.study import (
-    RESULTS,
-    Study,
-    Tables,
-    committed_result,
-    named,
-    result_file,
-    run_study,
-)
+from analyses.runs import run_study
+from analyses.study import RESULTS, Study, Tables, committed_result, named, result_file
 from prefix_interp.results import Result
 
 Made = TypeVar("Made")

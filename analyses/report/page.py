@@ -14,8 +14,10 @@ from analyses import registry
 from analyses.report.evidence import Evidence
 from analyses.report.sections import Section, missing
 from analyses.study import RESULTS
+from prefix_interp.files import check_writable, write_together
+from prefix_interp.records import to_json
 from prefix_interp.results import Result, package_versions
-from prefix_interp.storage import check_writable, to_json, write_file
+from prefix_interp.tuning.parallel import one_thread
 from prefix_interp.views.display import page_scripts, watch_script
 
 _TEMPLATE = "page.html.j2"
@@ -47,12 +49,12 @@ def write_report(
     out = Path(out)
     check_writable(out)
     began = time.perf_counter()
-    sections = all_sections(registry.evidence_of(results, seed=seed, device=device), progress)
+    with one_thread():  # for the same bits on any number of cores
+        sections = all_sections(registry.evidence_of(results, seed=seed, device=device), progress)
     page = render_report(sections)
     record = report_record(sections, seed, device)
     record["timing"] = {"wall_s": round(time.perf_counter() - began, 2)}
-    write_file(out / "report.json", to_json(record))
-    return write_file(out / "report.html", page)
+    return write_together({out / "report.html": page, out / "report.json": to_json(record)})[0]
 
 
 def all_sections(evidence: Evidence, progress: bool = True) -> list[Section]:

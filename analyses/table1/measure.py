@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,29 +100,34 @@ class _Seed:
     def run(self) -> Rows:
         job, common = self.job, self.common
         old = pretrain(MODEL, OLD, checkpoint=job.checkpoint("pretrain"), **common)
-        self._score("pretrained", old.model, train_loss=old.history["loss"].iloc[-1])
+        job.part("pretrained", self.rows, partial(self._weights, "pretrained", old))
         self._keep_toy(PRETRAINED, old, OLD)
         tuned = fine_tune(old.model, NEW, checkpoint=job.checkpoint("fine-tune"), **common)
-        self._score("fine-tuned", tuned.model, train_loss=tuned.history["loss"].iloc[-1])
+        job.part("fine-tuned", self.rows, partial(self._weights, "fine-tuned", tuned))
         self._keep_toy(FINE_TUNED, tuned, NEW)
         for each in job.protocol.sweeps:
-            name = f"{each.parameterization}-{each.n_slots}"
-            starts = Prefix.random_starts(
-                old.model, each.n_slots, 1, job.seed, each.parameterization
-            )
-            file = job.checkpoint(name)
-            fits = sweep(old.model, NEW, starts, each.lrs, checkpoint=file, **common)
-            losses = [fit.train_loss for fit in fits]
-            best = losses.index(min(losses))
-            for i, fit in enumerate(fits):
-                self._score(
-                    "prefix", old.model, fit.prefix, lr=fit.recipe.lr,
-                    train_loss=losses[i], chosen=i == best,
-                )  # fmt: skip
-            self._controls(old.model, each, fits[best])
-            if job.keeps is not None:
-                job.keeps.save_context(GROUP, f"{NEW}-{name}", fits[best].prefix)
+            job.part(f"sweep-{_name(each)}", self.rows, partial(self._sweep, old.model, each))
         return self.rows
+
+    def _weights(self, method: str, fit: ModelFit) -> None:
+        self._score(method, fit.model, train_loss=fit.history["loss"].iloc[-1])
+
+    def _sweep(self, model: Model, each: Sweep) -> None:
+        job, name = self.job, _name(each)
+        starts = Prefix.random_starts(model, each.n_slots, 1, job.seed, each.parameterization)
+        fits = sweep(
+            model, NEW, starts, each.lrs, checkpoint=job.checkpoint(name), **self.common
+        )  # fmt: skip
+        losses = [fit.train_loss for fit in fits]
+        best = losses.index(min(losses))
+        for i, fit in enumerate(fits):
+            self._score(
+                "prefix", model, fit.prefix, lr=fit.recipe.lr,
+                train_loss=losses[i], chosen=i == best,
+            )  # fmt: skip
+        self._controls(model, each, fits[best])
+        if job.keeps is not None:
+            job.keeps.save_context(GROUP, f"{NEW}-{name}", fits[best].prefix)
 
     def _controls(self, model: Model, each: Sweep, fit: ContextFit) -> None:
         kind, n_slots, seed = each.parameterization, each.n_slots, self.job.seed
@@ -163,6 +169,10 @@ class _Seed:
             self.job.keeps.save_toy(
                 name, fit, task=task, preset=self.job.preset, seed=self.job.seed, evaluation=scores
             )
+
+
+def _name(each: Sweep) -> str:
+    return f"{each.parameterization}-{each.n_slots}"
 
 
 def export_zoo(kept: Kept, zoo: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +113,14 @@ class _Seed:
     def run(self) -> Rows:
         file = self.job.checkpoint("pretrain")
         fit = pretrain(MODEL, MIXTURE, recipe=self.recipe, checkpoint=file, **self.common)
-        self._score("pretrained", fit.model, train_loss=fit.history["loss"].iloc[-1])
+        loss, part = fit.history["loss"].iloc[-1], self.job.part
+        work = partial(self._score, "pretrained", fit.model, train_loss=loss)
+        part("pretrained", self.rows, work)
         self._keep_toy(fit)
         for trial in self.protocol.trials:
             for task in FOUR_SKILLS:
-                self._trial(fit.model, trial, task)
+                name = variant(task, trial.parameterization, trial.init_std)
+                part(name, self.rows, partial(self._trial, fit.model, trial, task))
         return self.rows
 
     def _trial(self, model: Model, trial: Trial, task: str) -> None:

@@ -29,6 +29,7 @@ from prefix_interp.tuning.evaluate import Evaluation, as_task, evaluate
 from prefix_interp.tuning.loop import Run, optimise
 from prefix_interp.tuning.objective import check_room, sequence_losses
 from prefix_interp.tuning.recipes import Recipe
+from prefix_interp.tuning.scores import scored_once
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -258,7 +259,7 @@ def sweep(
             runs, loss, task, recipes[0], seed=seed, identity=identity, checkpoint=checkpoint,
             progress=progress, description=f"{kind}, {first.n_slots} slots, {task.name}",
         )  # fmt: skip
-    fits = []
+    contexts = []
     for run, (start, each) in zip(runs, grid, strict=True):
         metadata = {
             "task": task.name,
@@ -268,11 +269,17 @@ def sweep(
             "recipe": each.to_dict(),
         }
         tensors = {name: x.detach().clone() for name, x in run.parameters.items()}
-        context = replace(first, **tensors, model_id=own_id, metadata=metadata)
-        own = history.loc[history["run"] == run.label].reset_index(drop=True)
-        score = evaluate(model, task, context, seed=seed)
-        fits.append(ContextFit(context, own, score, each, start))
-    return fits
+        contexts.append(replace(first, **tensors, model_id=own_id, metadata=metadata))
+    scores = scored_once(
+        checkpoint, lambda: [evaluate(model, task, context, seed=seed) for context in contexts]
+    )
+    histories = [history.loc[history["run"] == run.label].reset_index(drop=True) for run in runs]
+    return [
+        ContextFit(context, own, score, each, start)
+        for context, own, score, (start, each) in zip(
+            contexts, histories, scores, grid, strict=True
+        )
+    ]
 
 
 @contextmanager

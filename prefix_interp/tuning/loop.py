@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.files import check_writable
 from prefix_interp.records import Schema
 from prefix_interp.results import package_versions
 from prefix_interp.seeds import derive_generator
@@ -179,6 +180,10 @@ class _Checkpoint:
         points: Sequence[int],
     ) -> None:
         self.path = None if path is None else Path(path)
+        if self.path is not None:
+            check_writable(self.path.parent)
+            if self.path.is_dir():
+                raise PrefixInterpError(f"checkpoint={str(path)!r} is a folder; name a file in it")
         self.key = json.dumps([key, [[r.label, r.lr] for r in runs]], sort_keys=True)
         self.labels, self.points = [run.label for run in runs], points
         self.named = {

@@ -23,6 +23,7 @@ from prefix_interp.tuning.evaluate import Evaluation, as_task, evaluate
 from prefix_interp.tuning.loop import Run, optimise
 from prefix_interp.tuning.objective import check_room, sequence_losses
 from prefix_interp.tuning.recipes import Recipe
+from prefix_interp.tuning.scores import scored_once
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -208,5 +209,7 @@ def _train_weights(
         description=f"{what} {task.name}",
     )
     model.eval()
-    score = evaluate(model, task, seed=seed, baseline=recipe.baseline)
+    (score,) = scored_once(
+        checkpoint, lambda: [evaluate(model, task, seed=seed, baseline=recipe.baseline)]
+    )
     return ModelFit(model, history, score, recipe)

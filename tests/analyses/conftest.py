@@ -5,7 +5,7 @@ import pytest
 
 from analyses import registry
 from analyses.registry import evidence_of, find_study
-from analyses.study import run_study
+from analyses.runs import run_study
 
 
 @pytest.fixture(scope="session")

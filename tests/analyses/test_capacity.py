@@ -8,7 +8,8 @@ from analyses.capacity.figure import capacity_figure
 from analyses.kept import Kept
 from analyses.one_token import length_row
 from analyses.registry import STUDIES, evidence_of
-from analyses.study import Job, run_study
+from analyses.runs import run_study
+from analyses.study import Job
 from prefix_interp.models.toy import save_toy, toy_config
 from prefix_interp.results import Result
 from prefix_interp.theory.capacity import hard_continuations

@@ -7,7 +7,7 @@ import prefix_interp as pi
 from analyses.constructions import STUDY
 from analyses.constructions.measure import Check, check_row, checks_of
 from analyses.registry import evidence_of
-from analyses.study import run_study
+from analyses.runs import run_study
 from prefix_interp.theory.constructions import any_map_of_pairs, any_sequence
 from prefix_interp.theory.constructions.behaviours import random_behaviours
 

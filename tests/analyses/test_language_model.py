@@ -8,7 +8,7 @@ import prefix_interp as pi
 from analyses.language_model import STUDY
 from analyses.language_model.tables import readme_line
 from analyses.registry import evidence_of
-from analyses.study import run_study
+from analyses.runs import run_study
 from prefix_interp.models.llama import hook_llama
 from prefix_interp.theory.capacity import hard_continuations
 from tests.models.test_llama import llama

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 import prefix_interp as pi
 from analyses import registry
 from analyses.registry import find_study
-from analyses.study import Job, committed_result, finished_seed, run_study
+from analyses.runs import finished_seed, run_study
+from analyses.study import Job, committed_result
 from prefix_interp.models.toy import save_toy
 from tests.analyses import tiny
 from tests.analyses.tiny import MEASURED, SOURCE, USER

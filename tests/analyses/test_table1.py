@@ -3,7 +3,8 @@ from matplotlib.figure import Figure
 
 import prefix_interp as pi
 from analyses.registry import evidence_of
-from analyses.study import committed_result, finished_seed
+from analyses.runs import finished_seed
+from analyses.study import committed_result
 from analyses.table1 import STUDY
 from analyses.table1.measure import FINE_TUNED, NEW, OLD, PRETRAINED, PROTOCOLS
 from analyses.table1.section import sections, sweep_figure

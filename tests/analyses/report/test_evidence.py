@@ -5,7 +5,7 @@ import pytest
 import prefix_interp as pi
 from analyses import registry
 from analyses.registry import evidence_of
-from analyses.study import run_study
+from analyses.runs import run_study
 from tests.analyses.tiny import MEASURED, SOURCE
 
 
