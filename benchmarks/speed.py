@@ -38,7 +38,8 @@ def injection() -> None:
 
         def step(make: Callable[..., list], model=model, vectors=vectors, tokens=tokens) -> None:
             vectors.grad = None
-            hooks = make(model, host_of(model).keys_values({"vectors": vectors}))
+            slots = host_of(model).keys_values({"vectors": vectors})
+            hooks = make(model, slots.__getitem__)
             model.run_with_hooks(tokens, fwd_hooks=hooks).logsumexp(-1).sum().backward()
 
         slots, mixture = median_seconds(lambda: step(slot_hooks), lambda: step(mixture_hooks))

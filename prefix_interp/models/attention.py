@@ -77,16 +77,16 @@ class Attention:
             x: attention inputs, before the layer's norm.
             what: ``"Q"``, ``"K"`` or ``"V"``; queries have all heads, the others key-value heads.
         """
-        block = self.block
-        with without_hooks(block.ln1):
-            normed = block.ln1(x)
-        # With grouped queries the plain name is expanded to all heads, the underscored name is not.
-        w, b = (
-            own if (own := getattr(block.attn, f"_{name}", None)) is not None
-            else getattr(block.attn, name)
-            for name in (f"W_{what}", f"b_{what}")
-        )  # fmt: skip
-        return torch.einsum("...sd,hdk->...shk", normed, w) + b
+        return self._projected(self._normed(x), what)
+
+    def keys_values(
+        self, x: Float[Tensor, "*stack slot d_model"]
+    ) -> tuple[
+        Float[Tensor, "*stack slot kv_head d_head"], Float[Tensor, "*stack slot kv_head d_head"]
+    ]:
+        """Return the keys and the values that `project` gives, with one pass of the norm."""
+        normed = self._normed(x)
+        return self._projected(normed, "K"), self._projected(normed, "V")
 
     def scored_queries(
         self, q: Float[Tensor, "batch query head d_head"], start: int
@@ -159,6 +159,20 @@ class Attention:
             z: each head's output, as at `hook_z`.
         """
         return torch.einsum("bqhd,hdm->bqm", z, self.W_O)
+
+    def _normed(self, x: Tensor) -> Tensor:
+        norm = self.norm
+        with without_hooks(norm):
+            return norm(x)
+
+    def _projected(self, normed: Tensor, what: Projection | str) -> Tensor:
+        attn = self.module
+        # With grouped queries the plain name is expanded to all heads, the underscored name is not.
+        w, b = (
+            own if (own := getattr(attn, f"_{name}", None)) is not None else getattr(attn, name)
+            for name in (f"W_{what}", f"b_{what}")
+        )
+        return torch.einsum("...sd,hdk->...shk", normed, w) + b
 
     def _clipped(self, x: Tensor) -> Tensor:
         limit = self.model.cfg.clip_qkv

@@ -79,24 +79,31 @@ def attach(
                 "to; leave it out, or attach a Prefix"
             )
         context.check_fits(model)
-        n_slots = context.n_slots
-        guard = Guard(model, n_slots, extra_rows=n_slots, may_be_empty=predict_first)
-        hooks = soft_hooks(
-            model, context.vectors, context.position, context.layers,
-            predict_first=predict_first, written=guard.written,
+        guard = Guard(
+            model, context, context.n_slots,
+            may_be_empty=predict_first, needs_tokens=context.layers == "embedding",
         )  # fmt: skip
+        hooks = soft_hooks(
+            model, context.vectors, context.position, context.layers, predict_first=predict_first
+        )
     elif isinstance(context, Prefix):
         if predict_first:
             raise PrefixInterpError(
                 "predict_first=True does not go with a Prefix, which has no rows that predict; "
                 "leave it out, or attach a SoftPrompt"
             )
-        slots = context.keys_values(model)
+        context.check_fits(model)
         gates = check_gates(model, context.n_slots, gates)
-        extra_rows = context.n_slots if method == "slots" else 0
-        guard = Guard(model, context.n_slots, extra_rows=extra_rows)
-        make = slot_hooks if method == "slots" else mixture_hooks
-        hooks = make(model, slots, guard.written, gates)
+        guard = Guard(model, context, context.n_slots if method == "slots" else 0)
+        host, tensors = host_of(model), context.tensors
+
+        def slots(layer: int) -> tuple[Tensor, Tensor]:  # with the weights of this very run
+            return host.layer_keys_values(tensors, layer)
+
+        if method == "slots":
+            hooks = slot_hooks(model, slots, gates)
+        else:
+            hooks = mixture_hooks(model, slots, gates, guard.finite.note_maxima)
     else:
         raise PrefixInterpError(
             f"context={type(context).__name__} cannot be attached; give a Prefix or a SoftPrompt"
@@ -118,4 +125,4 @@ def stack_hooks(model: Model, like: Context, stack: Mapping[str, Tensor]) -> lis
     """
     if isinstance(like, SoftPrompt):
         return soft_hooks(model, stack["vectors"], like.position, like.layers, read=False)
-    return mixture_hooks(model, host_of(model).keys_values(stack))
+    return mixture_hooks(model, host_of(model).keys_values(stack).__getitem__)
