@@ -265,7 +265,7 @@ class Contrast:
             content = gates.new_ones(*gates.shape[:-1], first_pos)
             gates = torch.cat([gates, content], dim=-1)
             gates = gates.repeat_interleave(n_stack * self.n_batch // len(gates), dim=0)
-        hooks = mixture_hooks(self.model, found.__getitem__, gates)
+        hooks = mixture_hooks(self.model, found[0][0].shape[-3], found.__getitem__, gates)
         skipped = {Site.POS_EMBED.at()} | {
             site.at(i) for i in range(first_layer) for site in (Site.Q, Site.ATTN_SCORES, Site.Z)
         }

@@ -78,7 +78,7 @@ def _stacked_effects(
 
     layers = range(host.n_layers)
     readers = [keep(site.at(i)) for i in layers for site in (Site.RESID_PRE, Site.Z)]
-    hooks = [*mixture_hooks(model, slots.__getitem__), *readers]
+    hooks = [*mixture_hooks(model, prefixes[0].n_slots, slots.__getitem__), *readers]
     logits_on = _answers(pair, pair.tokens.repeat(n, 1), hooks, (n, -1))
     targets = [pair.target._replace(logits_on=x) for x in logits_on]
     (metric,) = pair.metrics.values()
@@ -88,7 +88,7 @@ def _stacked_effects(
     hooks = []
     if not denoise:
         each = [(_each(k, n_heads), _each(v, n_heads)) for k, v in slots]
-        hooks = mixture_hooks(model, each.__getitem__)
+        hooks = mixture_hooks(model, prefixes[0].n_slots, each.__getitem__)
     effects = []
     for layer in layers:
         if denoise:

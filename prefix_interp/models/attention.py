@@ -168,10 +168,8 @@ class Attention:
     def _projected(self, normed: Tensor, what: Projection | str) -> Tensor:
         attn = self.module
         # With grouped queries the plain name is expanded to all heads, the underscored name is not.
-        w, b = (
-            own if (own := getattr(attn, f"_{name}", None)) is not None else getattr(attn, name)
-            for name in (f"W_{what}", f"b_{what}")
-        )
+        own = "_" if f"_W_{what}" in attn._parameters else ""
+        w, b = getattr(attn, f"{own}W_{what}"), getattr(attn, f"{own}b_{what}")
         return torch.einsum("...sd,hdk->...shk", normed, w) + b
 
     def _clipped(self, x: Tensor) -> Tensor:
@@ -189,7 +187,8 @@ def without_hooks(module: nn.Module) -> Iterator[None]:
 
     Otherwise caches would hold the slots instead of the content, and a frozen scale would not fit.
     """
-    points = [m for m in module.modules() if isinstance(m, HookPoint)]
+    points = [m for m in module.children() if isinstance(m, HookPoint)]
+    points = [m for m in points if m._forward_hooks or m._backward_hooks]
     saved = [(m, m._forward_hooks, m._backward_hooks) for m in points]
     try:
         for point in points:

@@ -215,7 +215,8 @@ class Host:
             PrefixInterpError: more content than the context holds.
         """
         content = self.content_positions(n_slots, n_content)
-        if self.n_reserved is None:
+        consecutive = self.n_reserved is None or (n_slots == self.n_reserved and before == 0)
+        if consecutive:
             return self.W_pos[: n_slots + n_content]
         own = self.slot_positions(n_slots)
         own = torch.zeros_like(own) if before else own

@@ -61,17 +61,17 @@ def check_uncompiled(model: nn.Module) -> None:
         )
 
 
-def check_traced(*activations: object) -> None:
+def check_traced(x: object) -> None:
     """Raise if a run is recorded: what is recorded would hold the prefix for ever.
 
     Args:
-        activations: of the run.
+        x: an activation of the run.
 
     Raises:
         PrefixInterpError: tracing, exporting or compiling.
     """
     if (
-        not all(isinstance(x, torch.Tensor) for x in activations)
+        not isinstance(x, torch.Tensor)
         or torch._C._get_tracing_state() is not None
         or torch.compiler.is_compiling()
         or get_proxy_mode() is not None

@@ -93,17 +93,17 @@ def attach(
                 "leave it out, or attach a SoftPrompt"
             )
         context.check_fits(model)
-        gates = check_gates(model, context.n_slots, gates)
-        guard = Guard(model, context, context.n_slots if method == "slots" else 0)
-        host, tensors = host_of(model), context.tensors
+        n_slots, tensors, host = context.n_slots, context.tensors, host_of(model)
+        gates = check_gates(model, n_slots, gates)
+        guard = Guard(model, context, n_slots if method == "slots" else 0)
 
         def slots(layer: int) -> tuple[Tensor, Tensor]:  # with the weights of this very run
             return host.layer_keys_values(tensors, layer)
 
         if method == "slots":
-            hooks = slot_hooks(model, slots, gates)
+            hooks = slot_hooks(model, n_slots, slots, gates)
         else:
-            hooks = mixture_hooks(model, slots, gates, guard.finite.note_maxima)
+            hooks = mixture_hooks(model, n_slots, slots, gates, guard.finite.note_maxima)
     else:
         raise PrefixInterpError(
             f"context={type(context).__name__} cannot be attached; give a Prefix or a SoftPrompt"
@@ -125,4 +125,5 @@ def stack_hooks(model: Model, like: Context, stack: Mapping[str, Tensor]) -> lis
     """
     if isinstance(like, SoftPrompt):
         return soft_hooks(model, stack["vectors"], like.position, like.layers, read=False)
-    return mixture_hooks(model, host_of(model).keys_values(stack).__getitem__)
+    slots = host_of(model).keys_values(stack)
+    return mixture_hooks(model, like.n_slots, slots.__getitem__)

@@ -80,6 +80,7 @@ class Guard:
         needs_tokens: bool = False,
     ) -> None:
         self.model, self.context, self.extra_rows = model, context, extra_rows
+        self.host = host_of(model)
         self.may_be_empty, self.needs_tokens = may_be_empty, needs_tokens
         self.like = next(iter(context.tensors.values()))
         self.owner, self.live = threading.get_ident(), True
@@ -133,16 +134,17 @@ class Guard:
                 "thread; give each thread its own clone(model), or wait until the block is left"
             )
 
-    def _check_run(self, is_own: bool, *activation: object) -> None:
+    def _check_own(self, is_own: bool) -> None:
+        """Raise unless this is a run of the block's own model in its own thread."""
         if not is_own:
             raise PrefixInterpError(_COPY)
-        self.check_thread()
-        check_traced(*activation)
+        if threading.get_ident() != self.owner:
+            self.check_thread()
 
     # What stands on the model
 
     def _arm(self) -> None:
-        host, points = host_of(self.model), self.model.hook_dict
+        host, points = self.host, self.model.hook_dict
         self.handles += self.finite.arm()
         self.handles += [
             self.model.register_forward_pre_hook(self._start_call, with_kwargs=True),
@@ -158,7 +160,7 @@ class Guard:
 
     def _watch_ends(self) -> None:
         """Watch the end of each layer, after every hook of the block at that place."""
-        for layer in range(host_of(self.model).n_layers):
+        for layer in range(self.host.n_layers):
             point = self.model.hook_dict[Site.RESID_POST.at(layer)]
             self.handles.append(point.register_forward_hook(self._end_layer(layer, point)))
 
@@ -168,7 +170,9 @@ class Guard:
         self.hooks[layer].add(number)
 
         def run(x: Tensor, hook: object) -> Any:
-            self._check_run(hook is point, x)
+            self._check_own(hook is point)
+            if not ran:
+                check_traced(x)
             ran.add(number)
             return function(x, hook)
 
@@ -186,9 +190,9 @@ class Guard:
     # What is checked in a run
 
     def _start_call(self, module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._check_run(module is self.model)
+        self._check_own(module is self.model)
         self.finite.clear()  # left over if the last call ended in an error
-        self.todo = host_of(self.model).layers_of_call(args, kwargs)
+        self.todo = self.host.layers_of_call(args, kwargs)
         if self.needs_tokens and kwargs.get("start_at_layer") is not None:
             raise PrefixInterpError(
                 f"start_at_layer={kwargs['start_at_layer']} leaves out the embedding, where this "
@@ -204,7 +208,8 @@ class Guard:
         self.finite.ask()
 
     def _check_input(self, module: object, args: tuple[Tensor, ...]) -> None:
-        self._check_run(module is host_of(self.model).embedding, args[0])
+        self._check_own(module is self.host.embedding)
+        check_traced(args[0])
         self._check_precision()
         check_tokens(self.model, args[0], self.context.n_slots, may_be_empty=self.may_be_empty)
         self.n_content = args[0].shape[1]
@@ -212,7 +217,7 @@ class Guard:
 
     def _check_arguments(self, block: nn.Module) -> Callable[..., None]:
         def check(module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._check_run(module is block)
+            self._check_own(module is block)
             for name in ("attention_mask", "past_kv_cache_entry"):
                 if kwargs.get(name) is not None:
                     raise PrefixInterpError(
@@ -227,7 +232,7 @@ class Guard:
         ran = self.ran[layer]
 
         def start(module: object, args: object, x: Tensor) -> Tensor | None:
-            self._check_run(module is point, x)
+            self._check_own(module is point)
             self._check_precision()
             self._check_embedded(x.shape[1])
             ran.clear()
@@ -244,7 +249,7 @@ class Guard:
         ran, hooks = self.ran[layer], self.hooks[layer]
 
         def end(module: object, args: object, x: Tensor) -> None:
-            self._check_run(module is point, x)
+            self._check_own(module is point)
             if ran != hooks:
                 raise PrefixInterpError(
                     _NO_EFFECT.format(layer, "its hooks were removed (model.reset_hooks?)")
@@ -267,7 +272,7 @@ class Guard:
             raise PrefixInterpError(NOT_EMBEDDED)
 
     def _check_precision(self) -> None:
-        host, own = host_of(self.model), self.like
+        host, own = self.host, self.like
         if host.dtype != own.dtype or host.device.type != own.device.type:
             raise PrefixInterpError(
                 f"model is {host.dtype} on {host.device} now but the context {own.dtype} on "

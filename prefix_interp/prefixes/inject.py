@@ -38,6 +38,7 @@ _READ_BY_MIXTURE = tuple(
 
 def slot_hooks(
     model: Model,
+    n_slots: int,
     slots: Slots,
     gates: Float[Tensor, "layer head slot"] | None = None,
 ) -> list[Hook]:
@@ -45,11 +46,10 @@ def slot_hooks(
 
     Args:
         model: a supported model.
-        slots: returns a layer's keys and values, ``[batch] slot kv_head d_head``; called anew in
-            each run, and once here.
+        n_slots: number of slots.
+        slots: returns a layer's keys and values, ``[batch] slot kv_head d_head``, in each run.
         gates: how much of each slot's mass each head keeps (see `attach`); None keeps all.
     """
-    n_slots = slots(0)[0].shape[-3]
     values: dict[int, Tensor] = {}  # from the hook of the keys to that of the values
 
     def overwrite(layer: int, which: int) -> Callable[..., Tensor]:
@@ -75,6 +75,7 @@ def slot_hooks(
 
 def mixture_hooks(
     model: Model,
+    n_slots: int,
     slots: Slots,
     gates: Float[Tensor, "*stack layer head slot"] | None = None,
     maxima: Callable[[int, Tensor], None] = lambda *_: None,
@@ -87,12 +88,11 @@ def mixture_hooks(
 
     Args:
         model: a supported model.
-        slots: returns a layer's keys and values, ``[stack] slot kv_head d_head``; called anew in
-            each run, and once here.
+        n_slots: number of slots.
+        slots: returns a layer's keys and values, ``[stack] slot kv_head d_head``, in each run.
         gates: how much of each slot's mass each head keeps (see `attach`); None keeps all.
         maxima: called with the layer and the largest score of each row of slots and content.
     """
-    n_slots = slots(0)[0].shape[-3]
     hooks = offset_hooks(model, n_slots)
     for layer in range(host_of(model).n_layers):
         own = None if gates is None else gates[..., layer, :, :]
@@ -188,7 +188,8 @@ def prefix_hooks(
     check_uncompiled(model)
     slots = prefix.keys_values(model)
     make = slot_hooks if method == "slots" else mixture_hooks
-    hooks = make(model, slots.__getitem__, check_gates(model, prefix.n_slots, gates))
+    gates = check_gates(model, prefix.n_slots, gates)
+    hooks = make(model, prefix.n_slots, slots.__getitem__, gates)
     return [*hooks, *finite_hooks(model)]
 
 
