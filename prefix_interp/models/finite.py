@@ -28,11 +28,11 @@ class FiniteCheck:
     """What a model's layers compute, noted without waiting for it; `ask` then waits once.
 
     A row of scores needs a finite maximum: with infinity, NaN, or nothing but -infinity there is
-    no softmax. A single score of -infinity is a mass of 0.
+    no softmax. A single score of -infinity is a mass of 0. The first `unread` rows are left out.
     """
 
-    def __init__(self, model: Model) -> None:
-        self.model, self.owner = model, threading.get_ident()
+    def __init__(self, model: Model, unread: int = 0) -> None:
+        self.model, self.unread, self.owner = model, unread, threading.get_ident()
         self._noted: list[_Noted] = []
 
     def arm(self) -> list[Any]:
@@ -50,7 +50,7 @@ class FiniteCheck:
 
     def note_scores(self, layer: int, scores: Tensor) -> None:
         """Note the scores of a layer, keys last."""
-        self.note_maxima(layer, scores.detach().amax(-1))
+        self.note_maxima(layer, scores.detach()[..., self.unread :, :].amax(-1))
 
     def note_maxima(self, layer: int, maxima: Tensor) -> None:
         """Note the largest score of each row of a layer."""
@@ -117,12 +117,12 @@ def checked_run(model: Model) -> Iterator[None]:
             handle.remove()
 
 
-def finite_hooks(model: Model) -> list[tuple[str, Callable[..., None]]]:
+def finite_hooks(model: Model, unread: int = 0) -> list[tuple[str, Callable[..., None]]]:
     """Return forward hooks that raise at once on attention scores without a softmax."""
 
     def at(layer: int) -> Callable[..., None]:
         def ask(scores: Tensor, hook: object) -> None:
-            check = FiniteCheck(model)
+            check = FiniteCheck(model, unread)
             check.note_scores(layer, scores)
             check.ask()
 

@@ -76,6 +76,7 @@ class Guard:
         context: Context,
         extra_rows: int,
         *,
+        unread: int = 0,
         may_be_empty: bool = False,
         needs_tokens: bool = False,
     ) -> None:
@@ -84,7 +85,7 @@ class Guard:
         self.may_be_empty, self.needs_tokens = may_be_empty, needs_tokens
         self.like = next(iter(context.tensors.values()))
         self.owner, self.live = threading.get_ident(), True
-        self.finite = FiniteCheck(model)
+        self.finite = FiniteCheck(model, unread)
         self.n_content: int | None = None  # known from the embedding to the first layer
         self.hooks: dict[int | None, set[int]] = defaultdict(set)  # of each layer, by number
         self.ran: dict[int | None, set[int]] = defaultdict(set)  # and which of them have run
@@ -159,7 +160,10 @@ class Guard:
             ]
 
     def _watch_ends(self) -> None:
-        """Watch the end of each layer, after every hook of the block at that place."""
+        """Watch the end of the embedding and of each layer, after the block's hooks there."""
+        if self.host.learned_positions:
+            point = self.model.hook_dict[Site.POS_EMBED.at()]
+            self.handles.append(point.register_forward_hook(self._check_outer))
         for layer in range(self.host.n_layers):
             point = self.model.hook_dict[Site.RESID_POST.at(layer)]
             self.handles.append(point.register_forward_hook(self._end_layer(layer, point)))
@@ -267,8 +271,12 @@ class Guard:
         n_content, self.n_content = self.n_content, None
         if n_content is None:
             return
-        grown = n_rows is None or n_rows == n_content + self.extra_rows
-        if not grown or self.ran[None] != self.hooks[None]:
+        self._check_outer()
+        if n_rows is not None and n_rows != n_content + self.extra_rows:
+            raise PrefixInterpError(NOT_EMBEDDED)
+
+    def _check_outer(self, *_: object) -> None:
+        if self.ran[None] != self.hooks[None]:
             raise PrefixInterpError(NOT_EMBEDDED)
 
     def _check_precision(self) -> None:

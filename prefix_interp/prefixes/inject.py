@@ -135,6 +135,11 @@ def _mixture_at(
         seen["content"] = scores.logsumexp(dim=-1)  # batch head query
 
     def mix(z: Float[Tensor, "batch pos head d_head"], hook: object) -> Tensor:
+        if len(seen) < 2:
+            raise PrefixInterpError(
+                f"prefix had no effect in layer {layer}: its hooks were removed "
+                "(model.reset_hooks?); add all of them, or none"
+            )
         q = attn.scored_queries(seen.pop("q"), start=n_slots)
         keys, values = slots(layer)
         n_stack = max(1 if keys.ndim == 3 else len(keys), 1 if gates is None else len(gates))
@@ -190,7 +195,7 @@ def prefix_hooks(
     make = slot_hooks if method == "slots" else mixture_hooks
     gates = check_gates(model, prefix.n_slots, gates)
     hooks = make(model, prefix.n_slots, slots.__getitem__, gates)
-    return [*hooks, *finite_hooks(model)]
+    return [*hooks, *finite_hooks(model, prefix.n_slots if method == "slots" else 0)]
 
 
 def prefix_cache(model: Model, prefix: Prefix, batch_size: int) -> TransformerLensKeyValueCache:

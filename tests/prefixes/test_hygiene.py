@@ -5,6 +5,8 @@ A right answer is one that a fresh copy of the model gives in a fresh block.
 
 import copy
 import pickle
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -14,9 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 import prefix_interp as pi
 from prefix_interp.models.host import host_of
+from prefix_interp.models.model import clone
 from tests.helpers import assert_close, assert_far, forward_hooks, raw_model, tokens_for, toy
 
 Site = pi.Site
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
 KINDS = {
     "slots": lambda model, kind="residual": (pi.Prefix.random(model, 2, 1, kind), {}),
     "mixture": lambda model, kind="residual": (
@@ -37,10 +41,8 @@ def model_and(kind, **settings):
 
 def fresh(model, context, how, tokens):
     """The answer of an independent copy with the same weights, with nothing done before."""
-    with torch.no_grad():
-        other = pi.prefixes.attach.attach(copied(model), context.for_any_model(), **how)
-        with other as clean:
-            return clean(tokens)
+    with torch.no_grad(), pi.attach(copied(model), context.for_any_model(), **how) as clean:
+        return clean(tokens)
 
 
 def copied(model):
@@ -116,21 +118,27 @@ def test_what_is_compiled_inside_is_plain_afterwards():
         assert torch.equal(wrapped(tokens), plain) and torch.equal(model(tokens), plain)
 
 
-def test_attach_inside_a_compiled_function_is_right_or_refused():
-    torch._dynamo.reset()
-    model, context, how, tokens = model_and("slots")
-    right = fresh(model, context, how, tokens)
-
-    def call(t):
-        with pi.attach(model, context):
-            return model(t)
-
-    try:
-        assert_close(torch.compile(call, backend="eager")(tokens), right, 1e-12)
-    except pi.PrefixInterpError as error:
-        assert "compiled function" in str(error)
-    with pi.attach(model, context):  # and nothing is left behind
-        assert_close(model(tokens), right, 1e-12)
+@pytest.mark.slow
+def test_attach_inside_a_compiled_function_is_refused():
+    """In a process of its own, since the compiler cannot read the checks of annotations."""
+    code = """
+import torch
+import prefix_interp as pi
+model, tokens = pi.build_toy(pi.ToyConfig(2, 2, 16)), torch.ones(2, 6, dtype=torch.long)
+prefix = pi.Prefix.random(model, 2)
+def call(tokens):
+    with pi.attach(model, prefix):
+        return model(tokens)
+right, plain = call(tokens), model(tokens)
+try:
+    torch.compile(call, backend="eager")(tokens)
+except pi.PrefixInterpError as error:
+    assert "cannot be called by a compiled function" in str(error)
+    assert torch.equal(call(tokens), right) and torch.equal(model(tokens), plain)
+    print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "refused\n", done.stderr
 
 
 def test_overlapping_blocks_give_the_compiler_back_after_the_last_one():
@@ -230,8 +238,7 @@ def test_a_copy_made_inside_is_refused_for_ever(kind):
     model, context, how, tokens = model_and(kind)
     right = fresh(model, context, how, tokens)
     with pi.attach(model, context, **how):
-        copies = [copy.deepcopy(model), pi.prefixes.attach.host_of(model).model]
-        copies[1] = pi.models.model.clone(model)
+        copies = [copy.deepcopy(model), clone(model)]
         for each in copies:
             with refused("copy made inside"):
                 each(tokens)
@@ -360,7 +367,7 @@ def change_vectors(model, context):
 
 def change_vectors_data(model, context):
     for tensor in context.tensors.values():
-        tensor.data += 1
+        tensor.data *= torch.linspace(-1, 2, tensor.shape[-1])
 
 
 @every_kind
@@ -507,11 +514,6 @@ def test_a_checkpoint_is_right_inside_and_an_error_outside(
 # --- hooks that are taken off -------------------------------------------------------------------
 
 
-def names_of(kind, model):
-    with pi.attach(model, *KINDS[kind](model)[:1], **KINDS[kind](model)[1]):
-        return sorted({n for n, p in model.hook_dict.items() if p.fwd_hooks})
-
-
 def take_off(model, name, which):
     handle = model.hook_dict[name].fwd_hooks.pop(which)
     handle.hook.remove()
@@ -578,13 +580,15 @@ def large(prefix, factor):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("dtype, factor", [(torch.float16, 1e4), (torch.float32, 1e38)])
+@pytest.mark.parametrize("dtype, factor", [(torch.float16, 1e4), (torch.float32, 6e37)])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_scores_that_overflow_are_named_with_their_layer(method, dtype, factor, layer):
     model = raw_model(seed=3, dtype=dtype)
     prefix = pi.Prefix.random(model, 2, 1, "kv")
+    tokens, site = tokens_for(model), Site.Q.at(layer)
+    queries = model.run_with_cache(tokens, names_filter=site)[1][site]
+    prefix.keys[layer, 0] = queries[0, -1]  # one that scores above 0
     prefix.keys[layer] *= factor
-    tokens = tokens_for(model)
     reason = f"attention scores of layer {layer}"
     with torch.no_grad():
         with refused(reason), pi.attach(model, prefix, method):
@@ -601,7 +605,7 @@ def test_a_shipped_prefix_that_overflows_has_no_score():
     model = pi.load_toy("sort-ascending-1l1h")
     prefix = pi.load_prefixes("sort-ascending-1l1h")["sort_descending-kv-10"]
     with refused("attention scores of layer 0"):
-        pi.evaluate(model, "sort_descending", large(prefix, 1e36), n=32)
+        pi.evaluate(model, "sort_descending", large(prefix, 1e37), n=32)
 
 
 @pytest.mark.parametrize(
@@ -629,6 +633,22 @@ def test_a_model_that_is_not_finite_has_no_score(name, reason):
             model(tokens, return_type="loss")
 
 
+def test_a_row_that_nobody_reads_may_overflow():
+    """The slots' own queries see the slots too; the content alone is read."""
+    model, context, _, tokens = model_and("slots")
+
+    def spoil(scores, hook):
+        scores = scores.clone()
+        scores[:, :, :2] = torch.nan
+        return scores
+
+    with pi.attach(model, context):
+        right = model(tokens)
+    model.hook_dict[Site.ATTN_SCORES.at(1)].add_hook(spoil, is_permanent=True)
+    with pi.attach(model, context):
+        assert_close(model(tokens), right, 1e-12)
+
+
 def test_a_score_of_minus_infinity_is_no_mass():
     model, context, _, tokens = model_and("slots")
 
@@ -651,9 +671,9 @@ def test_large_finite_scores_are_no_error():
     with torch.no_grad():
         for block in model.blocks:
             block.attn.W_Q.zero_()
-            block.attn.b_Q.fill_(1e19)
+            block.attn.b_Q.fill_(8e18)
             block.attn.W_K.zero_()
-            block.attn.b_K.fill_(1.5e19)
+            block.attn.b_K.fill_(8e18)
         context = pi.Prefix.random(model, 2, 1)
         with pi.attach(model, context):
             assert model(tokens).isfinite().all()
