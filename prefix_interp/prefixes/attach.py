@@ -34,7 +34,8 @@ def attach(
     Inside, pass content tokens only: ``model(tokens)`` returns logits ``batch pos d_vocab`` of
     the content, and `run_with_cache` and `run_with_hooks` see the context too. `start_at_layer`
     needs a residual stream with the slot rows, as in the caches. Your own hooks act in the order
-    they are added: hooks added inside the block see what was written and may change it.
+    they are added: hooks added inside the block see what was written and may change it. Each
+    forward computes keys and values from its own weights; compiled models run eagerly.
 
     **A prefix.** With ``method="slots"`` caches hold the n_s slots first on every position axis
     (except the last `hook_resid_post`, which holds only content). For interventions use
@@ -61,7 +62,9 @@ def attach(
     Raises:
         PrefixInterpError: the context does not fit, another one is attached, or an argument does
             not go with it. Inside the block: tokens outside the vocabulary, too many or too few
-            tokens, an attention mask or cache (which would not cover the slots), or removed hooks.
+            tokens, an attention mask or cache (which would not cover the slots), removed hooks, a
+            call from another thread, a copy or a trace of the model, a reentrant checkpoint, or
+            scores or logits that are not finite.
 
     Example:
         >>> with pi.attach(model, prefix):

@@ -88,11 +88,12 @@ def function_before(model, tokens):
     return call
 
 
-@every_kind
 @pytest.mark.parametrize(
-    "prepare", [compiled_before, wrapped_before, block_before, attention_before, function_before]
+    "prepare, kind",
+    [(compiled_before, kind) for kind in KINDS]
+    + [(way, "slots") for way in (wrapped_before, block_before, attention_before, function_before)],
 )
-def test_a_compiled_model_has_the_prefix_and_is_as_before_afterwards(kind, prepare):
+def test_a_compiled_model_has_the_prefix_and_is_as_before_afterwards(prepare, kind):
     torch._dynamo.reset()
     model, context, how, tokens = model_and(kind)
     with torch.no_grad():
