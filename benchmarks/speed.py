@@ -36,9 +36,12 @@ def injection() -> None:
         vectors = torch.randn(n_layers, n_slots, d_model, requires_grad=True)
         tokens = pi.get_task("sort_descending").sample(64).tokens
 
-        def step(make: Callable[..., list], model=model, vectors=vectors, tokens=tokens) -> None:
+        def step(
+            make: Callable[..., list], model=model, vectors=vectors, tokens=tokens, n_slots=n_slots
+        ) -> None:
             vectors.grad = None
-            hooks = make(model, host_of(model).keys_values({"vectors": vectors}))
+            slots = host_of(model).keys_values({"vectors": vectors})
+            hooks = make(model, n_slots, slots.__getitem__)
             model.run_with_hooks(tokens, fwd_hooks=hooks).logsumexp(-1).sum().backward()
 
         slots, mixture = median_seconds(lambda: step(slot_hooks), lambda: step(mixture_hooks))

@@ -26,6 +26,7 @@ from prefix_interp.attribution.checks import (
 from prefix_interp.attribution.metrics import Metric, Metrics, Target, choose_metrics, ends
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.attention import expand_heads
+from prefix_interp.models.finite import checked_run
 from prefix_interp.models.host import KeysValues, Model, host_of
 from prefix_interp.models.model import model_id
 from prefix_interp.models.sites import Site
@@ -226,7 +227,7 @@ class Contrast:
         if after_attention:
             z = self.activation(base, Site.Z, layer)[:, first_pos:]
             hooks.insert(0, (Site.Z.at(layer), lambda *_, **__: z.repeat(n_stack, 1, 1, 1)))
-        with self.model.hooks(fwd_hooks=hooks):
+        with checked_run(self.model), self.model.hooks(fwd_hooks=hooks):
             logits = host_of(self.model).run_from(layer, rows, skip_attention=after_attention)
         logits = logits[:, -n_late:]
         logits = rearrange(logits, "(stack batch) ... -> stack batch ...", stack=n_stack)
@@ -264,7 +265,7 @@ class Contrast:
             content = gates.new_ones(*gates.shape[:-1], first_pos)
             gates = torch.cat([gates, content], dim=-1)
             gates = gates.repeat_interleave(n_stack * self.n_batch // len(gates), dim=0)
-        hooks = mixture_hooks(self.model, found, gates=gates)
+        hooks = mixture_hooks(self.model, found[0][0].shape[-3], found.__getitem__, gates)
         skipped = {Site.POS_EMBED.at()} | {
             site.at(i) for i in range(first_layer) for site in (Site.Q, Site.ATTN_SCORES, Site.Z)
         }

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from prefix_interp.attribution.contrast import MAX_SEQUENCES, Contrast
 from prefix_interp.attribution.grid import Direction
 from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.models.finite import checked_run
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.controls import norm_matched
@@ -77,7 +78,7 @@ def _stacked_effects(
 
     layers = range(host.n_layers)
     readers = [keep(site.at(i)) for i in layers for site in (Site.RESID_PRE, Site.Z)]
-    hooks = [*mixture_hooks(model, slots), *readers]
+    hooks = [*mixture_hooks(model, prefixes[0].n_slots, slots.__getitem__), *readers]
     logits_on = _answers(pair, pair.tokens.repeat(n, 1), hooks, (n, -1))
     targets = [pair.target._replace(logits_on=x) for x in logits_on]
     (metric,) = pair.metrics.values()
@@ -86,7 +87,8 @@ def _stacked_effects(
     base = torch.stack(bases)[:, None].double()
     hooks = []
     if not denoise:
-        hooks = mixture_hooks(model, [(_each(k, n_heads), _each(v, n_heads)) for k, v in slots])
+        each = [(_each(k, n_heads), _each(v, n_heads)) for k, v in slots]
+        hooks = mixture_hooks(model, prefixes[0].n_slots, each.__getitem__)
     effects = []
     for layer in layers:
         if denoise:
@@ -117,7 +119,7 @@ def _answers(
 ) -> Float[Tensor, "*stack batch n_out d_vocab"]:
     """Return the logits at the outputs of tokens, or of residual streams before `layer`."""
     hooks = [*hooks, *answer_rows_hooks(pair.model, pair.n_out)]
-    with pair.model.hooks(fwd_hooks=hooks):
+    with checked_run(pair.model), pair.model.hooks(fwd_hooks=hooks):
         logits = pair.model(rows) if layer is None else host_of(pair.model).run_from(layer, rows)
     return logits[:, -pair.n_out :].unflatten(0, stack)
 

@@ -77,16 +77,16 @@ class Attention:
             x: attention inputs, before the layer's norm.
             what: ``"Q"``, ``"K"`` or ``"V"``; queries have all heads, the others key-value heads.
         """
-        block = self.block
-        with without_hooks(block.ln1):
-            normed = block.ln1(x)
-        # With grouped queries the plain name is expanded to all heads, the underscored name is not.
-        w, b = (
-            own if (own := getattr(block.attn, f"_{name}", None)) is not None
-            else getattr(block.attn, name)
-            for name in (f"W_{what}", f"b_{what}")
-        )  # fmt: skip
-        return torch.einsum("...sd,hdk->...shk", normed, w) + b
+        return self._projected(self._normed(x), what)
+
+    def keys_values(
+        self, x: Float[Tensor, "*stack slot d_model"]
+    ) -> tuple[
+        Float[Tensor, "*stack slot kv_head d_head"], Float[Tensor, "*stack slot kv_head d_head"]
+    ]:
+        """Return the keys and the values that `project` gives, with one pass of the norm."""
+        normed = self._normed(x)
+        return self._projected(normed, "K"), self._projected(normed, "V")
 
     def scored_queries(
         self, q: Float[Tensor, "batch query head d_head"], start: int
@@ -160,6 +160,18 @@ class Attention:
         """
         return torch.einsum("bqhd,hdm->bqm", z, self.W_O)
 
+    def _normed(self, x: Tensor) -> Tensor:
+        norm = self.norm
+        with without_hooks(norm):
+            return norm(x)
+
+    def _projected(self, normed: Tensor, what: Projection | str) -> Tensor:
+        attn = self.module
+        # With grouped queries the plain name is expanded to all heads, the underscored name is not.
+        own = "_" if f"_W_{what}" in attn._parameters else ""
+        w, b = getattr(attn, f"{own}W_{what}"), getattr(attn, f"{own}b_{what}")
+        return torch.einsum("...sd,hdk->...shk", normed, w) + b
+
     def _clipped(self, x: Tensor) -> Tensor:
         limit = self.model.cfg.clip_qkv
         return x if limit is None else x.clamp(-limit, limit)
@@ -175,7 +187,8 @@ def without_hooks(module: nn.Module) -> Iterator[None]:
 
     Otherwise caches would hold the slots instead of the content, and a frozen scale would not fit.
     """
-    points = [m for m in module.modules() if isinstance(m, HookPoint)]
+    points = [m for m in module.children() if isinstance(m, HookPoint)]
+    points = [m for m in points if m._forward_hooks or m._backward_hooks]
     saved = [(m, m._forward_hooks, m._backward_hooks) for m in points]
     try:
         for point in points:

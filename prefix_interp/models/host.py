@@ -8,9 +8,11 @@ TransformerLens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
+from inspect import signature
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +26,7 @@ from prefix_interp.models.support import check_kind
 from prefix_interp.models.toy import Toy
 
 KeysValues = list[tuple[Tensor, Tensor]]
+Slots = Callable[[int], tuple[Tensor, Tensor]]  # a layer's keys and values, when they are needed
 
 
 def host_of(model: Model) -> Host:
@@ -212,7 +215,8 @@ class Host:
             PrefixInterpError: more content than the context holds.
         """
         content = self.content_positions(n_slots, n_content)
-        if self.n_reserved is None:
+        consecutive = self.n_reserved is None or (n_slots == self.n_reserved and before == 0)
+        if consecutive:
             return self.W_pos[: n_slots + n_content]
         own = self.slot_positions(n_slots)
         own = torch.zeros_like(own) if before else own
@@ -229,6 +233,11 @@ class Host:
     def blocks(self) -> nn.ModuleList:
         """Return the modules of the layers, in order."""
         return self.model.blocks
+
+    @property
+    def unembedding(self) -> nn.Module:
+        """Return the module that every call for logits ends with."""
+        return self.model.unembed
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
@@ -253,15 +262,13 @@ class Host:
         Args:
             tensors: ``vectors``, or ``keys`` and ``values``.
         """
-        layers = range(self.n_layers)
+        return [self.layer_keys_values(tensors, layer) for layer in range(self.n_layers)]
+
+    def layer_keys_values(self, tensors: Mapping[str, Tensor], layer: int) -> tuple[Tensor, Tensor]:
+        """Return the slot keys and values of one layer (see `keys_values`)."""
         if "keys" in tensors:
-            keys, values = tensors["keys"], tensors["values"]
-            return [(keys[..., i, :, :, :], values[..., i, :, :, :]) for i in layers]
-        inputs = [tensors["vectors"][..., i, :, :] for i in layers]
-        return [
-            (self.attention(i).project(x, "K"), self.attention(i).project(x, "V"))
-            for i, x in enumerate(inputs)
-        ]
+            return tensors["keys"][..., layer, :, :, :], tensors["values"][..., layer, :, :, :]
+        return self.attention(layer).keys_values(tensors["vectors"][..., layer, :, :])
 
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
@@ -310,6 +317,15 @@ class Host:
             return self.model(resid, start_at_layer=layer, past_kv_cache=cache)
         finally:
             handle.remove()
+
+    def layers_of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[int]:
+        """Return the layers that a call of the model with these arguments runs, in order."""
+        if len(args) > 1:
+            found = signature(self.model.forward).bind_partial(*args, **kwargs).arguments
+        else:
+            found = kwargs
+        layers = list(range(self.n_layers))
+        return layers[found.get("start_at_layer") : found.get("stop_at_layer")]
 
     def empty_cache(self, batch_size: int) -> TransformerLensKeyValueCache:
         """Return an empty key-value cache of TransformerLens.

@@ -6,6 +6,7 @@ from enum import Enum
 
 from prefix_interp.errors import PrefixInterpError
 
+_BLOCKS = "blocks"
 NORM_SCALE = "hook_scale"  # in a norm, what it divides by: batch pos 1
 
 
@@ -50,3 +51,9 @@ class Site(str, Enum):
             need = "a layer of 0 or more" if self.per_layer else "no layer"
             raise PrefixInterpError(f"layer={layer!r} does not fit site {self.name}; give {need}")
         return self.value.format(layer)
+
+
+def layer_of(name: str) -> int | None:
+    """Return the layer (0-based) of a hook name; None for a place outside the layers."""
+    first, _, rest = name.partition(".")
+    return int(rest.partition(".")[0]) if first == _BLOCKS else None

@@ -34,7 +34,8 @@ def attach(
     Inside, pass content tokens only: ``model(tokens)`` returns logits ``batch pos d_vocab`` of
     the content, and `run_with_cache` and `run_with_hooks` see the context too. `start_at_layer`
     needs a residual stream with the slot rows, as in the caches. Your own hooks act in the order
-    they are added: hooks added inside the block see what was written and may change it.
+    they are added: hooks added inside the block see what was written and may change it. Each
+    forward computes keys and values from its own weights; compiled models run eagerly.
 
     **A prefix.** With ``method="slots"`` caches hold the n_s slots first on every position axis
     (except the last `hook_resid_post`, which holds only content). For interventions use
@@ -61,7 +62,9 @@ def attach(
     Raises:
         PrefixInterpError: the context does not fit, another one is attached, or an argument does
             not go with it. Inside the block: tokens outside the vocabulary, too many or too few
-            tokens, an attention mask or cache (which would not cover the slots), or removed hooks.
+            tokens, an attention mask or cache (which would not cover the slots), removed hooks, a
+            call from another thread, a copy or a trace of the model, a reentrant checkpoint, or
+            scores or logits that are not finite.
 
     Example:
         >>> with pi.attach(model, prefix):
@@ -79,24 +82,32 @@ def attach(
                 "to; leave it out, or attach a Prefix"
             )
         context.check_fits(model)
-        n_slots = context.n_slots
-        guard = Guard(model, n_slots, extra_rows=n_slots, may_be_empty=predict_first)
-        hooks = soft_hooks(
-            model, context.vectors, context.position, context.layers,
-            predict_first=predict_first, written=guard.written,
+        guard = Guard(
+            model, context, context.n_slots,
+            may_be_empty=predict_first, needs_tokens=context.layers == "embedding",
         )  # fmt: skip
+        hooks = soft_hooks(
+            model, context.vectors, context.position, context.layers, predict_first=predict_first
+        )
     elif isinstance(context, Prefix):
         if predict_first:
             raise PrefixInterpError(
                 "predict_first=True does not go with a Prefix, which has no rows that predict; "
                 "leave it out, or attach a SoftPrompt"
             )
-        slots = context.keys_values(model)
-        gates = check_gates(model, context.n_slots, gates)
-        extra_rows = context.n_slots if method == "slots" else 0
-        guard = Guard(model, context.n_slots, extra_rows=extra_rows)
-        make = slot_hooks if method == "slots" else mixture_hooks
-        hooks = make(model, slots, guard.written, gates)
+        context.check_fits(model)
+        n_slots, tensors, host = context.n_slots, context.tensors, host_of(model)
+        gates = check_gates(model, n_slots, gates)
+        added = n_slots if method == "slots" else 0  # nobody reads what these rows compute
+        guard = Guard(model, context, added, unread=added)
+
+        def slots(layer: int) -> tuple[Tensor, Tensor]:  # with the weights of this very run
+            return host.layer_keys_values(tensors, layer)
+
+        if method == "slots":
+            hooks = slot_hooks(model, n_slots, slots, gates)
+        else:
+            hooks = mixture_hooks(model, n_slots, slots, gates, guard.finite.note_maxima)
     else:
         raise PrefixInterpError(
             f"context={type(context).__name__} cannot be attached; give a Prefix or a SoftPrompt"
@@ -118,4 +129,5 @@ def stack_hooks(model: Model, like: Context, stack: Mapping[str, Tensor]) -> lis
     """
     if isinstance(like, SoftPrompt):
         return soft_hooks(model, stack["vectors"], like.position, like.layers, read=False)
-    return mixture_hooks(model, host_of(model).keys_values(stack))
+    slots = host_of(model).keys_values(stack)
+    return mixture_hooks(model, like.n_slots, slots.__getitem__)

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.models.finite import checked_run
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.attach import attach
@@ -93,7 +94,7 @@ def run_pair(
 
     Raises:
         PrefixInterpError: prefix and model do not fit, tokens outside vocabulary or context, an
-            unknown baseline.
+            unknown baseline, scores or logits that are not finite.
 
     Example:
         >>> pair = pi.run_pair(model, prefix, tokens)
@@ -108,10 +109,11 @@ def run_pair(
             logits_on, cache = model.run_with_cache(tokens, return_cache_object=False)
         on = _content(model, cache, tokens.shape[1])
         off_tokens, off_hooks = baseline_run(model, n, tokens, baseline)
-        with model.hooks(fwd_hooks=off_hooks):
+        with checked_run(model), model.hooks(fwd_hooks=off_hooks):
             logits_off, cache = model.run_with_cache(off_tokens, return_cache_object=False)
         off = _content(model, cache, tokens.shape[1])
-        with model.hooks(fwd_hooks=[*masked_hooks(model, n), *_hold_inputs(model, on, n)]):
+        held_hooks = [*masked_hooks(model, n), *_hold_inputs(model, on, n)]
+        with checked_run(model), model.hooks(fwd_hooks=held_hooks):
             _, cache = model.run_with_cache(tokens, return_cache_object=False)
         held = _content(model, cache, tokens.shape[1])
     _check_masked(held, host_of(model).n_layers, n)
@@ -160,7 +162,7 @@ def baseline_pattern(
     slots = host_of(model).n_reserved or 0
     fed, hooks = baseline_run(model, slots, tokens, "masked")
     site, length = Site.PATTERN.at(layer), tokens.shape[1]
-    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+    with torch.no_grad(), checked_run(model), model.hooks(fwd_hooks=hooks):
         _, cache = model.run_with_cache(fed, names_filter=site, return_cache_object=False)
     return cache[site][..., -length:, -length:]
 

@@ -59,8 +59,14 @@ def shared_softmax(
     content: Float[Tensor, "*batch query"],
     scores: Float[Tensor, "*batch query slot"],
     gates: Float[Tensor, "*gated slot"] | None = None,
-) -> tuple[Float[Tensor, "*batch query slot"], Float[Tensor, "*batch query"]]:
-    """Return the attention to each slot and the rest for the content, from one softmax.
+) -> tuple[
+    Float[Tensor, "*batch query slot"],
+    Float[Tensor, "*batch query"],
+    Float[Tensor, "*batch query"],
+]:
+    """Return the attention to each slot, the rest for the content, and the largest score.
+
+    All are of one softmax, which exists if the largest score is finite.
 
     Differentiable in the gates down to 0, where the slot's mass is 0 but its slope is not.
 
@@ -76,4 +82,4 @@ def shared_softmax(
     mass = mass if gates is None else mass * gates
     keep = (content - top).exp()
     total = keep + mass.sum(-1)
-    return mass / total[..., None], keep / total
+    return mass / total[..., None], keep / total, top

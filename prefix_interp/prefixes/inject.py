@@ -20,7 +20,9 @@ from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.attention import expand_heads
-from prefix_interp.models.host import KeysValues, Model, host_of
+from prefix_interp.models.finite import finite_hooks
+from prefix_interp.models.host import Model, Slots, host_of
+from prefix_interp.models.plain_run import check_uncompiled
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.gates import check_gates, gate_scores, shared_softmax
 from prefix_interp.prefixes.guard import check_free
@@ -36,24 +38,27 @@ _READ_BY_MIXTURE = tuple(
 
 def slot_hooks(
     model: Model,
-    slots: KeysValues,
-    written: Callable[[int], None] = lambda _: None,
+    n_slots: int,
+    slots: Slots,
     gates: Float[Tensor, "layer head slot"] | None = None,
 ) -> list[Hook]:
     """Return hooks for the *slots* injection of given keys and values.
 
     Args:
         model: a supported model.
-        slots: keys and values of each layer, ``[batch] slot kv_head d_head``.
-        written: called with the layer each time its keys and values are overwritten.
+        n_slots: number of slots.
+        slots: returns a layer's keys and values, ``[batch] slot kv_head d_head``, in each run.
         gates: how much of each slot's mass each head keeps (see `attach`); None keeps all.
     """
-    n_slots = slots[0][0].shape[-3]
+    values: dict[int, Tensor] = {}  # from the hook of the keys to that of the values
 
     def overwrite(layer: int, which: int) -> Callable[..., Tensor]:
         def write(x: Float[Tensor, "batch pos kv_head d_head"], hook: object) -> Tensor:
-            rows = expand_heads(slots[layer][which], x.shape[2])
-            written(layer)
+            if which == 0:
+                rows, values[layer] = slots(layer)
+            else:
+                rows = values.pop(layer) if layer in values else slots(layer)[1]
+            rows = expand_heads(rows, x.shape[2])
             rows = rows.expand(len(x), *rows.shape[-3:])
             return torch.cat([rows, x[:, n_slots:]], dim=1)
 
@@ -70,9 +75,10 @@ def slot_hooks(
 
 def mixture_hooks(
     model: Model,
-    slots: KeysValues,
-    written: Callable[[int], None] = lambda _: None,
+    n_slots: int,
+    slots: Slots,
     gates: Float[Tensor, "*stack layer head slot"] | None = None,
+    maxima: Callable[[int, Tensor], None] = lambda *_: None,
 ) -> list[Hook]:
     """Return hooks for the *mixture* injection of given keys and values (eq. 7 at `hook_z`).
 
@@ -82,15 +88,15 @@ def mixture_hooks(
 
     Args:
         model: a supported model.
-        slots: keys and values of each layer, ``[stack] slot kv_head d_head``.
-        written: called with the layer each time its output is mixed.
+        n_slots: number of slots.
+        slots: returns a layer's keys and values, ``[stack] slot kv_head d_head``, in each run.
         gates: how much of each slot's mass each head keeps (see `attach`); None keeps all.
+        maxima: called with the layer and the largest score of each row of slots and content.
     """
-    n_slots = slots[0][0].shape[-3]
     hooks = offset_hooks(model, n_slots)
     for layer in range(host_of(model).n_layers):
         own = None if gates is None else gates[..., layer, :, :]
-        hooks += _mixture_at(model, layer, *slots[layer], written, own)
+        hooks += _mixture_at(model, layer, n_slots, slots, own, maxima)
     return hooks
 
 
@@ -109,18 +115,16 @@ def around_mixture(hooks: Sequence[Hook]) -> tuple[list[Hook], list[Hook]]:
 def _mixture_at(
     model: Model,
     layer: int,
-    keys: Tensor,
-    values: Tensor,
-    written: Callable[[int], None],
+    n_slots: int,
+    slots: Slots,
     gates: Float[Tensor, "*stack head slot"] | None,
+    maxima: Callable[[int, Tensor], None],
 ) -> list[Hook]:
     host = host_of(model)
-    attn = host.attention(layer)
-    n_slots, seen = keys.shape[-3], {}
+    attn, seen = host.attention(layer), {}
     gates = None if gates is None else gates.reshape(-1, *gates.shape[-2:])
-    n_stack = max(1 if keys.ndim == 3 else len(keys), 1 if gates is None else len(gates))
 
-    def head_form(x: Tensor) -> Float[Tensor, "stack slot head d_head"]:
+    def head_form(x: Tensor, n_stack: int) -> Float[Tensor, "stack slot head d_head"]:
         x = expand_heads(x if x.ndim == 4 else x[None], host.n_heads)
         return x.expand(n_stack, *x.shape[1:])
 
@@ -131,15 +135,22 @@ def _mixture_at(
         seen["content"] = scores.logsumexp(dim=-1)  # batch head query
 
     def mix(z: Float[Tensor, "batch pos head d_head"], hook: object) -> Tensor:
+        if len(seen) < 2:
+            raise PrefixInterpError(
+                f"prefix had no effect in layer {layer}: its hooks were removed "
+                "(model.reset_hooks?); add all of them, or none"
+            )
         q = attn.scored_queries(seen.pop("q"), start=n_slots)
-        k, v = attn.scored_keys(head_form(keys)), attn.weighed_values(head_form(values))
+        keys, values = slots(layer)
+        n_stack = max(1 if keys.ndim == 3 else len(keys), 1 if gates is None else len(gates))
+        k = attn.scored_keys(head_form(keys, n_stack))
+        v = attn.weighed_values(head_form(values, n_stack))
         scores = attn.slot_scores(q.unflatten(0, (n_stack, -1)), k)
         content = seen.pop("content").to(scores.dtype).unflatten(0, (n_stack, -1))
-        mass, keep = shared_softmax(
-            content, scores, None if gates is None else gates[:, None, :, None, :].to(scores)
-        )
+        own = None if gates is None else gates[:, None, :, None, :].to(scores)
+        mass, keep, top = shared_softmax(content, scores, own)
+        maxima(layer, top)
         bias = torch.einsum("tbhqs,tshd->tbqhd", mass.to(v.dtype), v).flatten(0, 1)
-        written(layer)
         return keep.to(z.dtype).flatten(0, 1).transpose(1, 2)[..., None] * z + bias
 
     return [
@@ -159,7 +170,8 @@ def prefix_hooks(
 
     For ``model.run_with_hooks(tokens, fwd_hooks=[*prefix_hooks(model, prefix), *mine])``; pass
     content tokens only. `attach` does the same with more checks (tokens, masks, and whether the
-    prefix took effect); see there for how to combine it with other hooks.
+    prefix took effect); see there for how to combine it with other hooks. These hooks hold the keys
+    and values of the present weights, and `torch.compile(model)` would leave them out.
 
     Args:
         model: a supported HookedTransformer.
@@ -168,7 +180,8 @@ def prefix_hooks(
         gates: see `attach`.
 
     Raises:
-        PrefixInterpError: the prefix does not fit, one is attached already, or bad gates.
+        PrefixInterpError: the prefix does not fit, one is attached already, bad gates, or a
+            compiled model.
 
     Example:
         >>> hooks = pi.prefix_hooks(model, prefix)
@@ -177,9 +190,12 @@ def prefix_hooks(
     """
     check_choice("method", method, get_args(Method))
     check_free(model)
+    check_uncompiled(model)
     slots = prefix.keys_values(model)
     make = slot_hooks if method == "slots" else mixture_hooks
-    return make(model, slots, gates=check_gates(model, prefix.n_slots, gates))
+    gates = check_gates(model, prefix.n_slots, gates)
+    hooks = make(model, prefix.n_slots, slots.__getitem__, gates)
+    return [*hooks, *finite_hooks(model, prefix.n_slots if method == "slots" else 0)]
 
 
 def prefix_cache(model: Model, prefix: Prefix, batch_size: int) -> TransformerLensKeyValueCache:

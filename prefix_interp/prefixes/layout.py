@@ -51,7 +51,7 @@ def check_vocabulary(model: Model, tokens: Int[Tensor, "*any"]) -> None:
             "as torch.int64"
         )
     d_vocab = host_of(model).d_vocab
-    low, high = int(tokens.min()), int(tokens.max())
+    low, high = (int(x) for x in tokens.aminmax())
     if low < 0 or high >= d_vocab:
         raise PrefixInterpError(
             f"tokens hold {low if low < 0 else high}, outside the vocabulary of {d_vocab}; "

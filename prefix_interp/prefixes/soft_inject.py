@@ -27,7 +27,6 @@ def soft_hooks(
     *,
     predict_first: bool = False,
     read: bool = True,
-    written: Callable[[int], None] = lambda _: None,
 ) -> list[Hook]:
     """Return forward hooks that put rows among the tokens (see `attach`, which checks more).
 
@@ -43,7 +42,6 @@ def soft_hooks(
         layers: ``"embedding"`` or ``"all"``.
         predict_first: see `attach`.
         read: restrict the last residual stream to the rows that predict content; False keeps all.
-        written: called with each layer in which the rows take effect.
 
     Raises:
         PrefixInterpError: vectors that do not fit the model or `layers`, unknown `layers`, a
@@ -80,8 +78,6 @@ def soft_hooks(
         _check_padding(model)  # a call may have set another side
         if layers == "all":
             return insert(embed, embed.new_zeros(len(embed), n_slots, embed.shape[2]))
-        for layer in range(host.n_layers):  # deeper layers compute from these rows
-            written(layer)
         return insert(embed, rows_for(embed, stack[:, 0]))
 
     def place(pos: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
@@ -91,7 +87,6 @@ def soft_hooks(
         def write(x: Float[Tensor, "batch pos any_head d_head"], hook: object) -> Tensor:
             rows = host.attention(layer).project(stack[:, layer], what)
             rows = expand_heads(rows, x.shape[2])
-            written(layer)
             behind = x[:, position + n_slots :]
             return torch.cat([x[:, :position], rows_for(x, rows), behind], dim=1)
 

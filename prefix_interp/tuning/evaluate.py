@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prefix_interp.errors import check_positive
 from prefix_interp.estimates import Estimate, mean_interval, wilson
+from prefix_interp.models.finite import checked_run
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.baselines import Baseline, fast_baseline
@@ -106,7 +107,8 @@ def evaluate(
         batch_size: sequences per pass.
 
     Raises:
-        PrefixInterpError: unknown task, context of another model, tokens beyond the vocabulary.
+        PrefixInterpError: unknown task, context of another model, tokens beyond the vocabulary,
+            scores or logits that are not finite.
 
     Example:
         >>> pi.evaluate(model, task, prefix, n=64).exact_match.value > 0.9
@@ -189,6 +191,7 @@ def answer_logits(
             n_slots = host_of(model).n_reserved or 0
             check_tokens(model, tokens, n_slots)
             tokens, hooks = fast_baseline(model, n_slots, tokens, baseline)
+            stack.enter_context(checked_run(model))
             stack.enter_context(model.hooks(fwd_hooks=hooks))
         else:
             stack.enter_context(attach(model, context))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.plain_run import eager
 from prefix_interp.prefixes.layout import Hook, answer_rows_hooks
 from prefix_interp.tasks import Batch, Task
 from prefix_interp.tuning.recipes import Recipe
@@ -30,7 +31,8 @@ def sequence_losses(
     """
     device = host_of(model).device.type
     half = recipe.precision == "bfloat16" and (device != "cpu" or has_fast_bfloat16())
-    with model.hooks(fwd_hooks=[*hooks, *answer_rows_hooks(model, task.length)]):
+    # A compiled model would leave out the hooks.
+    with eager(), model.hooks(fwd_hooks=[*hooks, *answer_rows_hooks(model, task.length)]):
         with torch.autocast(device, torch.bfloat16, enabled=half):
             logits = model(batch.tokens)[:, -task.length :]
     answers = batch.answers.to(logits.device)

@@ -107,7 +107,7 @@ def gated_sum(model, prefix, tokens):
     weights = torch.randn(*tokens.shape, model.cfg.d_vocab, generator=rng, dtype=torch.float64)
 
     def value(gates):
-        hooks = mixture_hooks(model, slots, gates=gates)
+        hooks = mixture_hooks(model, 2, slots.__getitem__, gates)
         return (model.run_with_hooks(tokens, fwd_hooks=hooks) * weights).sum()
 
     return value
@@ -152,7 +152,7 @@ def test_a_dominating_slot_can_be_dropped(method, dtype):
     rest = pi.Prefix("kv", None, prefix.keys[:, 1:], prefix.values[:, 1:])
     got = run(model, prefix, tokens, method, gates)
     # The one slot that is left stands one position earlier, so only what it holds may matter.
-    hooks = mixture_hooks(model, rest.keys_values(model))
+    hooks = mixture_hooks(model, 1, rest.keys_values(model).__getitem__)
     hooks = [h for h in hooks if h[0] != Site.POS_EMBED.at()] + offset_hooks(model, 2)
     with torch.no_grad():
         expected = model.run_with_hooks(tokens, fwd_hooks=hooks)
@@ -167,14 +167,14 @@ def test_shared_softmax_against_one_softmax():
     scores = torch.randn(3, 4, 2, generator=rng, dtype=torch.float64) * 5
     gates = torch.tensor([0.0, 0.4], dtype=torch.float64)
     for own in (None, gates):
-        mass, keep = shared_softmax(content.logsumexp(-1), scores, own)
+        mass, keep, _ = shared_softmax(content.logsumexp(-1), scores, own)
         gated = scores if own is None else scores + own.log()
         expected = torch.cat([content, gated], -1).softmax(-1)
         assert_close(mass, expected[..., 5:], 1e-12)
         assert_close(keep, expected[..., :5].sum(-1), 1e-12)
     far = torch.tensor([[1e3, -1e3]], dtype=torch.float64)
     gates = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    mass, keep = shared_softmax(torch.zeros(1, dtype=torch.float64), far, gates)
+    mass, keep, _ = shared_softmax(torch.zeros(1, dtype=torch.float64), far, gates)
     assert mass.tolist() == [[0.0, 0.0]] and keep.tolist() == [1.0]
     (slopes,) = torch.autograd.grad(mass.sum(), gates)
     assert torch.isfinite(slopes).all()
@@ -184,7 +184,7 @@ def test_a_stack_of_gates_is_one_gate_after_the_other():
     model = raw_model(seed=1)
     prefix, tokens = pi.Prefix.random(model, 2, 2), tokens_for(model, 2, 4)
     stack = drawn((3, 2, 2, 2))
-    hooks = mixture_hooks(model, prefix.keys_values(model), gates=stack)
+    hooks = mixture_hooks(model, prefix.n_slots, prefix.keys_values(model).__getitem__, stack)
     with torch.no_grad():
         got = model.run_with_hooks(tokens.repeat(3, 1), fwd_hooks=hooks).unflatten(0, (3, 2))
     for one, gates in zip(got, stack, strict=True):

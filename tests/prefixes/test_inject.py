@@ -96,7 +96,7 @@ def test_a_stack_of_prefixes_is_each_of_them_on_its_own_block_of_the_batch(model
     prefixes = [pi.Prefix.random(model, 3, seed=s) for s in range(3)]
     tokens = tokens_for(model, batch=6)
     stack = host_of(model).keys_values({"vectors": torch.stack([p.vectors for p in prefixes])})
-    logits = model.run_with_hooks(tokens, fwd_hooks=mixture_hooks(model, stack))
+    logits = model.run_with_hooks(tokens, fwd_hooks=mixture_hooks(model, 3, stack.__getitem__))
     for i, prefix in enumerate(prefixes):
         assert_close(logits[2 * i : 2 * i + 2], attached(model, prefix, tokens[2 * i : 2 * i + 2]))
 
@@ -108,7 +108,10 @@ def test_the_gradient_is_that_of_finite_differences(hooks):
 
     def f(v):
         return model.run_with_hooks(
-            tokens, fwd_hooks=hooks(model, host_of(model).keys_values({"vectors": v}))
+            tokens,
+            fwd_hooks=hooks(
+                model, 1, lambda i: host_of(model).layer_keys_values({"vectors": v}, i)
+            ),
         )
 
     assert torch.autograd.gradcheck(f, (vectors.clone().requires_grad_(),), atol=1e-7, rtol=1e-6)
