@@ -79,7 +79,8 @@ def test_a_file_holds_one_idea():
 
 
 def test_the_library_stays_small():
-    assert sum(map(length, LIBRARY)) <= 12_500
+    house, trust = 12_500, 1_500  # what it did in 0.2; checks of runs and files
+    assert sum(map(length, LIBRARY)) <= house + trust
 
 
 def test_hook_names_are_spelled_in_sites_alone():

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 
 import joblib
@@ -7,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prefix_interp as pi
-from analyses import registry
+from analyses import registry, runs
+from analyses.kept import Kept
 from analyses.registry import find_study
 from analyses.runs import finished_seed, run_study
 from analyses.study import Job, committed_result
+from prefix_interp import files
+from prefix_interp.locks import locked
 from prefix_interp.models.toy import save_toy
 from tests.analyses import tiny
 from tests.analyses.tiny import MEASURED, SOURCE, USER
@@ -189,3 +194,54 @@ def test_bad_input_is_named(tmp_path):
         find_study("sourse")
     with pytest.raises(pi.PrefixInterpError, match="analyses source --preset paper"):
         committed_result("source", "paper", tmp_path)
+
+
+def test_a_finished_part_is_not_done_again(tmp_path):
+    job = Job(0, "smoke", None, keeps=Kept(tmp_path))
+    rows, done = [{"seed": 7}], []
+
+    def work():
+        done.append("work")
+        rows.append({"loss": 0.1, "nan": float("nan"), "nested": {"pair": (1, 2)}})
+
+    job.part("one", rows, work)
+    assert done == ["work"] and len(rows) == 2
+    again = []
+    job.part("one", again, work)
+    assert done == ["work"] and again == [{"loss": 0.1, "nan": None, "nested": {"pair": [1, 2]}}]
+
+    def stop():
+        rows.append({"half": 1})
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        job.part("two", rows, stop)
+    job.part("two", again, work)
+    assert done == ["work", "work"], "what was cut off is done from the start"
+    replace(job, keeps=None).part("one", rows, work)
+    assert len(done) == 3
+
+
+def test_a_seed_that_another_run_has_finished_meanwhile_is_taken(tmp_path, monkeypatch):
+    def rival(folder):
+        monkeypatch.setattr(runs, "locked", locked)
+        run(SOURCE, tmp_path, seeds=(0,))
+        MEASURED.clear()
+        return locked(folder)
+
+    monkeypatch.setattr(runs, "locked", rival)
+    result, made = run(SOURCE, tmp_path, seeds=(0,))
+    assert made == [] and result.timing["seeds_from_work"] == 1
+
+
+def test_leftovers_of_a_killed_run_go(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    run(SOURCE, tmp_path, seeds=(0,))
+    (seed,) = (tmp_path / "source-smoke" / "seed-0").iterdir()
+    left = seed / "parts" / f".x.{files._HOST}-{ended.pid}-0123abcd.tmp"
+    left.parent.mkdir(exist_ok=True)
+    left.write_text("half")
+    (seed / "finished.json.gz").unlink()
+    run(SOURCE, tmp_path, seeds=(0,))
+    assert not left.exists() and not list(tmp_path.rglob("*.tmp"))

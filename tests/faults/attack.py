@@ -72,7 +72,7 @@ def survives(work, folder, out, expected):
     return ended == 0 and (out / "bytes").read_bytes() == expected and not left
 
 
-def at_every_call(work, *, full, step=1):
+def at_every_call(work, full, step=1):
     """Cut the work off at every call that changes the disk; return how many, and failures."""
     failed, points = [], 0
     with tempfile.TemporaryDirectory() as out:
@@ -140,9 +140,10 @@ def main():
     parser.add_argument("--n", type=int, default=50, help="kills of each kind of work, and pairs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", choices=sorted(WORK), nargs="*", default=sorted(WORK))
+    parser.add_argument("--step", type=int, default=1, help="of the calls, each how many-th")
     parser.add_argument("--only", choices=["points", "full", "random", "rivals"])
     arguments = parser.parse_args()
-    bad = 0
+    bad, step = 0, arguments.step
 
     def say(what, made, failed):
         nonlocal bad
@@ -152,9 +153,9 @@ def main():
     for name in arguments.work:
         work = WORK[name]
         if arguments.only in (None, "points"):
-            say(f"{name}: killed at each call to the disk", *at_every_call(work, full=False))
+            say(f"{name}: killed at each call to the disk", *at_every_call(work, False, step))
         if arguments.only in (None, "full"):
-            say(f"{name}: disk full at each call", *at_every_call(work, full=True))
+            say(f"{name}: disk full at each call", *at_every_call(work, True, step))
         if arguments.only in (None, "random"):
             say(f"{name}: killed at random", *at_random_moments(work, arguments.n, arguments.seed))
     if arguments.only in (None, "rivals"):

@@ -102,7 +102,8 @@ def inspection(folder):
     model, prefix = "sort-ascending-1l1h", "sort_descending"
     code = cli.main(["inspect", "--model", model, "--prefix", prefix, "--tokens", "3,1,2",
                      "--out", str(folder)])  # fmt: skip
-    assert code == 0
+    if code:
+        raise pi.PrefixInterpError("refused: the command ended with 2 and one line")
     return (folder / "inspect.json").read_bytes()
 
 
