@@ -1,6 +1,6 @@
 """Time this checkout against another one, in processes that take turns.
 
-git worktree add ../before v0.2.0
+git worktree add ../before COMMIT
 python benchmarks/two_versions.py ../before
 
 One line per kind of work: the median of the ratios of neighbouring rounds (below 1: this checkout
