@@ -10,9 +10,11 @@ Finished seeds are kept in --work and not repeated.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import torch
@@ -22,7 +24,7 @@ from analyses.registry import find_study
 from analyses.runs import finished_seed, run_study
 from analyses.study import WORK, Study, result_file
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
-from prefix_interp.files import check_writable
+from prefix_interp.files import check_writable, write_together
 from prefix_interp.results import Result
 
 
@@ -140,19 +142,25 @@ def _run(study: Study, arguments: argparse.Namespace) -> Result:
         study, arguments.preset, list(seeds), n_jobs=arguments.jobs, progress=not arguments.quiet,
         **common, **handed,
     )  # fmt: skip
-    path = arguments.out / result_file(study.name, arguments.preset)
-    print(result.save(path))
-    if study.figures is not None:
-        stem = path.name.removesuffix(".json.gz")
-        for end, figure in study.figures(result).items():
-            file = path.with_name(f"{stem}{end}.png")
-            figure.savefig(file, dpi=150)
-            print(file)
+    for file in _write(study, result, arguments.out / result_file(study.name, arguments.preset)):
+        print(file)
     if study.exports is not None and arguments.zoo is not None:
         kept = finished_seed(study, arguments.preset, seeds[0], seeds=list(seeds), **common)
         for folder in study.exports(kept, arguments.zoo):
             print(folder)
     return result
+
+
+def _write(study: Study, result: Result, path: Path) -> list[Path]:
+    """Write a result and its figures so that none stands beside one of another run."""
+    with TemporaryDirectory() as folder:
+        files = {path: result.save(Path(folder) / path.name).read_bytes()}
+    stem = path.name.removesuffix(".json.gz")
+    for end, figure in (study.figures(result) if study.figures else {}).items():
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=150, format="png")
+        files[path.with_name(f"{stem}{end}.png")] = picture.getvalue()
+    return write_together(files)
 
 
 def _report(arguments: argparse.Namespace) -> None:

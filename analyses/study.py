@@ -86,6 +86,25 @@ class Job:
         if self.keeps is not None:
             self.keeps.save_rows(name, rows[before:])
 
+    def tables(self, name: str, make: Callable[[], Tables]) -> dict[str, Rows]:
+        """Return the tables of a part of the work, which is done only if it is not finished.
+
+        Args:
+            name: name of the part, unique in this seed.
+            make: does the part; a table without rows is left out.
+        """
+        rows: Rows = []
+
+        def work() -> None:
+            for table, own in make().items():
+                rows.extend({"table": table, "row": dict(row)} for row in own)
+
+        self.part(name, rows, work)
+        found: dict[str, Rows] = {}
+        for each in rows:
+            found.setdefault(each["table"], []).append(each["row"])
+        return found
+
 
 @dataclass(frozen=True)
 class ModelOption:

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse_moved(argv)
         arguments = _parser().parse_args(argv)
         _check_out(arguments.out)
-        arguments.run(arguments)
+        _run(arguments)
     except PrefixInterpError as error:
         print(f"prefix-interp: {error}", file=sys.stderr)
         return 2
@@ -88,6 +88,13 @@ def _refuse_moved(argv: Sequence[str]) -> None:
             f"command={argv[0]!r} is not in the library any more; run {MOVED[argv[0]]} "
             f"in a checkout of the repository"
         )
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from prefix_interp.tuning.parallel import one_thread
+
+    with one_thread():  # for the same bits on any number of cores
+        arguments.run(arguments)
 
 
 def _check_out(out: Path) -> None:

@@ -32,6 +32,22 @@ def test_inspect_prints_and_writes_the_split(tmp_path, capsys):
     assert code == 0 and len(Result.load(tmp_path / "inspect.json").rows("parts")) == 5
 
 
+def test_commands_run_on_one_thread(tmp_path, monkeypatch):
+    seen, real = [], pi.load_toy
+    monkeypatch.setattr(
+        pi, "load_toy", lambda name: seen.append(torch.get_num_threads()) or real(name)
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        model, prefix = "sort-ascending-1l1h", "sort_descending"
+        assert main(["inspect", "--model", model, "--prefix", prefix, "--tokens", "1,2",
+                     "--out", str(tmp_path)]) == 0  # fmt: skip
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_tune_writes_a_prefix_that_inspect_reads(tmp_path, capsys):
     code, out, _ = run(capsys, "tune", "--model", TOY, "--task", "add_one", "--preset", "smoke",
                        "--parameterization", "kv", "--n-slots", 3, "--out", tmp_path / "p",

@@ -6,6 +6,7 @@ Measured on the toys of the ladder, by depth, and on toys of the same shape with
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,7 +82,9 @@ def measure(job: Job) -> Tables:
                 "depth": host_of(model).n_layers,
                 "trained": model is trained,
             }
-            for name, rows in token_rows(model, job.protocol, job.seed).items():
+            part = f"{about['depth']}-layers-{'trained' if about['trained'] else 'untrained'}"
+            found = job.tables(part, partial(token_rows, model, job.protocol, job.seed))
+            for name, rows in found.items():
                 tables.setdefault(name, []).extend(about | row for row in rows)
     return tables
 

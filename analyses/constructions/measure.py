@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -153,10 +154,15 @@ def measure(job: Job) -> Tables:
     found: dict[str, Rows] = {}
     with tqdm(total=n, desc="constructions", disable=not job.progress) as bar:
         for part, own in checks.items():
-            for check in own:
-                found.setdefault(part, []).append(check_row(part, check))
+            for i, check in enumerate(own):
+                make = partial(_one_check, part, check)
+                found.setdefault(part, []).extend(job.tables(f"{part}-{i}", make)[part])
                 bar.update()
     return found
+
+
+def _one_check(part: str, check: Check) -> Tables:
+    return {part: [check_row(part, check)]}
 
 
 def checks_of(protocol: Protocol, seed: int) -> dict[str, list[Check]]:

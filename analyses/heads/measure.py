@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -88,18 +89,23 @@ def measure(job: Job) -> dict[str, Rows]:
     }
     for kind in KINDS:
         for name in FOUR_SKILLS:
-            prefix = _tuned(kept, name, kind, model)
-            about = {"seed": job.seed, "tuned_on": name, "parameterization": kind}
-            task = get_task(name)
-            pair = contrast(model, prefix, task, n=job.protocol.n)
-            one = _OnePrefix(about, pair, task, job.protocol)
-            heads, others = one.elicitation(controls(job, name, kind, prefix, model))
-            found["head"] += heads
-            found["control"] += others
-            found["gating"] += one.gating()
-            if kind == "residual":
-                found["circuit"] += one.circuit()
-                found["agreement"] += one.agreement()
+            own = job.tables(f"{name}-{kind}", partial(_one_prefix, job, kept, model, name, kind))
+            for table, rows in own.items():
+                found[table] += rows
+    return found
+
+
+def _one_prefix(job: Job, kept: Kept, model: Model, name: str, kind: str) -> dict[str, Rows]:
+    """Return the tables of the prefix of one kind that was tuned for one task."""
+    prefix = _tuned(kept, name, kind, model)
+    about = {"seed": job.seed, "tuned_on": name, "parameterization": kind}
+    task = get_task(name)
+    pair = contrast(model, prefix, task, n=job.protocol.n)
+    one = _OnePrefix(about, pair, task, job.protocol)
+    heads, others = one.elicitation(controls(job, name, kind, prefix, model))
+    found = {"head": heads, "control": others, "gating": one.gating()}
+    if kind == "residual":
+        found |= {"circuit": one.circuit(), "agreement": one.agreement()}
     return found
 
 

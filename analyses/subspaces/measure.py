@@ -8,8 +8,9 @@ remains of the skill if the subspace is removed (`removals`).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -83,7 +84,7 @@ def measure(job: Job) -> Tables:
     )
     model = kept.toy(NAME)
     model.to(job.device, print_details=False)
-    return subspace_tables(model, best, starts, protocol=job.protocol, seed=job.seed)
+    return subspace_tables(model, best, starts, protocol=job.protocol, seed=job.seed, part=job.part)
 
 
 def toy_subspaces(
@@ -113,6 +114,7 @@ def subspace_tables(
     *,
     protocol: Protocol = LIGHT,
     seed: int = 0,
+    part: Callable[[str, Rows, Callable[[], object]], None] | None = None,
 ) -> Tables:
     """Return the tables of one model and its tuned prefixes (see `measure`).
 
@@ -122,10 +124,12 @@ def subspace_tables(
         starts: prefixes of the same tunings from several random starts, to compare.
         protocol: sizes.
         seed: chooses controls and sequences.
+        part: `Job.part`, which keeps finished parts; None keeps nothing.
 
     Raises:
         PrefixInterpError: a prefix of another model, or one that names no task.
     """
+    part = Job(seed, "", protocol).part if part is None else part
     exact = clone(model)
     exact.to("cpu", print_details=False)  # some accelerators have no float64
     to_dtype(exact, torch.float64)  # faint directions are lost in float32
@@ -158,17 +162,25 @@ def subspace_tables(
         spectrum += _spectrum_rows(own, "prefix", seed)
         for method, prefix in controls.items():
             spectrum += _spectrum_rows(measured(prefix, own.task), method, seed)
-    angles = [
-        {"seed": seed, **row} for row in angle_rows(exact, best, others, protocol.chance_draws)
-    ]
+    angles: Rows = []
+
+    def compare() -> None:
+        found = angle_rows(exact, best, others, protocol.chance_draws)
+        angles.extend({"seed": seed, **row} for row in found)
+
+    part("angles", angles, compare)
     removed: Rows = []
-    for own in best:
+
+    def remove(own: Measured) -> None:
         rivals = [o.all for o in best if o.about == own.about | {"task": o.task} and o is not own]
         batch = get_task(own.task).sample(protocol.n_test, split="test", seed=0)
         batch = Batch(*(x.to(host_of(model).device) for x in batch))
         chosen = removals(own.all, rivals, own.content, protocol.draws, seed)
         about = {"seed": seed, **own.about}
-        removed += removal_rows(about, model, own.prefix.to(model), batch, chosen)
+        removed.extend(removal_rows(about, model, own.prefix.to(model), batch, chosen))
+
+    for i, own in enumerate(best):
+        part(f"removals-{i}", removed, partial(remove, own))
     return {"spectrum": spectrum, "angle": angles, "removal": removed}
 
 

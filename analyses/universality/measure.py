@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -99,9 +100,14 @@ def measure(job: Job) -> Tables:
     """
     tables: dict[str, Rows] = {}
     for dim in tqdm(job.protocol.dims, desc="spheres", disable=not job.progress):
-        for name, rows in _Sphere(job.seed, dim, job.protocol).run().items():
+        sphere = job.tables(f"sphere-{dim}", partial(_sphere, job.seed, dim, job.protocol))
+        for name, rows in sphere.items():
             tables.setdefault(name, []).extend(rows)
     return tables
+
+
+def _sphere(seed: int, dim: int, protocol: Protocol) -> Tables:
+    return _Sphere(seed, dim, protocol).run()
 
 
 class _Sphere:

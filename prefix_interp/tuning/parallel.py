@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -14,6 +12,7 @@ from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from prefix_interp.errors import check_positive
+from prefix_interp.orphans import Parent, call
 
 Item = TypeVar("Item")
 Out = TypeVar("Out")
@@ -56,24 +55,8 @@ def run_parallel(
     if n_jobs is None:
         n_jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     check_positive("n_jobs", n_jobs)
-    calls = (delayed(_followed)(os.getpid(), function, item, arguments) for item in items)
+    parent = Parent()
+    calls = (delayed(call)(parent, function, item, arguments) for item in items)
     results = Parallel(n_jobs=min(n_jobs, max(1, len(items))), return_as="generator")(calls)
     bar = tqdm(results, total=len(items), desc=description, disable=not progress)
     return list(bar)  # type: ignore[arg-type]
-
-
-_followed_ones: set[int] = set()  # processes whose end would end this one
-
-
-def _followed(parent: int, function: Callable[..., Out], item: object, arguments: Any) -> Out:
-    """Return ``function(item, **arguments)``; a process of `parent` does not outlive it."""
-    if os.getppid() == parent and parent not in _followed_ones:
-        _followed_ones.add(parent)
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    return function(item, **arguments)
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)

@@ -1,3 +1,6 @@
+from dataclasses import replace
+from pathlib import Path
+
 import joblib
 import pytest
 
@@ -41,10 +44,8 @@ def test_all_runs_what_others_need_first_and_exports_where_there_is_a_zoo(here):
 
 def test_figures_are_written_beside_the_result(here, monkeypatch):
     class Figure:
-        def savefig(self, path, dpi):
-            path.write_text("drawn")
-
-    from dataclasses import replace
+        def savefig(self, file, dpi, format):
+            file.write(b"drawn")
 
     drawn = replace(SOURCE, figures=lambda result: {"": Figure(), "-more": Figure()})
     monkeypatch.setattr(registry, "STUDIES", (drawn,))
@@ -52,6 +53,33 @@ def test_figures_are_written_beside_the_result(here, monkeypatch):
     assert sorted(p.name for p in (here / "results").iterdir()) == [
         "source-smoke-more.png", "source-smoke.json.gz", "source-smoke.png",
     ]  # fmt: skip
+
+
+def test_a_result_never_stands_beside_figures_of_another(here, monkeypatch):
+    class Figure:
+        def __init__(self, seeds):
+            self.seeds = seeds
+
+        def savefig(self, file, dpi, format):
+            file.write(str(self.seeds).encode())
+
+    drawn = replace(SOURCE, figures=lambda result: {"": Figure(result.seeds)})
+    monkeypatch.setattr(registry, "STUDIES", (drawn,))
+    for seed in (1, 2):
+        assert run("source", "--preset", "smoke", "--seed", seed, "--seeds", 1) == 0
+    before = {p.name: p.read_bytes() for p in (here / "results").iterdir()}
+    real, moved = Path.replace, []
+
+    def killed_after_the_first(path, target):
+        if Path(target).parent.name == "results" and moved.append(target) is None and moved[1:]:
+            raise KeyboardInterrupt
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", killed_after_the_first)
+    assert run("source", "--preset", "smoke", "--seed", 3, "--seeds", 1) == 130
+    assert Result.load(here / "results" / "source-smoke.json.gz").seeds == [3]
+    assert [p.name for p in (here / "results").iterdir()] == ["source-smoke.json.gz"]
+    assert before["source-smoke.png"] == b"[2]"
 
 
 def test_the_report_goes_where_it_is_told(here, monkeypatch, capsys):
