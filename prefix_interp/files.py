@@ -8,9 +8,10 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from prefix_interp.errors import PrefixInterpError
 
@@ -22,8 +23,17 @@ _TEMPORARY = re.compile(r"\..*\.(?P<host>\w+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp", re
 _swept: set[Path] = set()  # folders in which this process has looked for leftovers
 
 
-def read_file(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
+def read_file(
+    path: str | Path,
+    max_bytes: int = MAX_BYTES,
+    check: Callable[[BinaryIO, int], None] | None = None,
+) -> bytes:
     """Return the bytes of a regular file; a pipe or device is refused before it is read.
+
+    Args:
+        path: the file.
+        max_bytes: size that it may have.
+        check: is given the open file and its size, and raises if it need not be read to the end.
 
     Raises:
         PrefixInterpError: the file is missing, larger than `max_bytes`, or cannot be read.
@@ -40,7 +50,16 @@ def read_file(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
                     f"path={str(path)!r} has {about.st_size:,} bytes, more than the {max_bytes:,} "
                     "that such a file may have; name another file"
                 )
-            return file.read()
+            if check is not None:
+                check(file, about.st_size)
+                file.seek(0)
+            data = file.read(about.st_size + 1)  # files of the kernel can be endless
+            if len(data) != about.st_size:
+                raise PrefixInterpError(
+                    f"path={str(path)!r} does not have the size that it claims; name a file that "
+                    "stays as it is"
+                )
+            return data
     except FileNotFoundError:
         raise PrefixInterpError(f"path={str(path)!r} does not exist; check the name") from None
     except PrefixInterpError:
@@ -135,13 +154,31 @@ def check_writable(folder: str | Path) -> None:
         PrefixInterpError: a file stands in the way, or the permission is missing.
     """
     folder = Path(folder)
-    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    existing = next(p for p in [folder, *folder.absolute().parents] if is_there(p))
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         reason = "is no folder" if not existing.is_dir() else "is not writable"
         raise PrefixInterpError(
             f"path={str(folder)!r} cannot be written: {str(existing)!r} {reason}; choose another "
             "folder"
         )
+
+
+def is_there(path: Path) -> bool:
+    """Return whether something has this name.
+
+    Raises:
+        PrefixInterpError: nothing can have it: it is too long, or holds a null byte.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PrefixInterpError(
+            f"path={str(path)!r} cannot be used: {reason}; choose another name"
+        ) from None
+    return True
 
 
 def _without_waiting(path: str, flags: int) -> int:

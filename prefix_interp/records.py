@@ -12,16 +12,22 @@ import math
 import re
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, FailFast, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from prefix_interp.errors import PrefixInterpError, nearest
 
-MAX_JSON_BYTES = 2**28  # of text, after decompression
+# Of text, after decompression: ten times the largest result of the paper. As Python objects it may
+# take forty times the memory.
+MAX_JSON_BYTES = 16 * 2**20
+MAX_HEADER_BYTES = 8 * 2**20  # of a safetensors file, with the record in it
+MAX_DEPTH = 64  # of lists and objects inside each other
 _GZIP = b"\x1f\x8b"  # first bytes of a compressed file
 _MAX_DIGITS = 300  # a longer whole number is beyond every float
 _BLANK = f"sha256:{'0' * 64}"
@@ -46,13 +52,33 @@ class Schema:
     """
 
     def __init__(self, format: int, fields: Mapping[str, Any]) -> None:
-        typed: Any = TypedDict("record", {"format": Literal[format], **fields})  # type: ignore[misc]
+        hints = {name: _stopping(hint) for name, hint in fields.items()}
+        typed: Any = TypedDict("record", {"format": Literal[format], **hints})  # type: ignore[misc]
         self.keys = ["format", *fields]
         strict = with_config(ConfigDict(strict=True, extra="forbid"))
         self.adapter = TypeAdapter(strict(typed))
 
 
+class _FirstError(FailFast):
+    """Refuses a list at its first wrong item, not after millions."""
+
+    def __hash__(self) -> int:  # a union of types needs it
+        return id(self)
+
+
 Schemas = Mapping[int, Schema]
+
+
+def _stopping(hint: Any) -> Any:
+    """Return the same type with `_FirstError` on every list in it."""
+    parts = get_args(hint)
+    if get_origin(hint) is list:
+        return Annotated[list[_stopping(parts[0])], _FirstError()]  # type: ignore[misc]
+    if get_origin(hint) is dict:
+        return dict[parts[0], _stopping(parts[1])]
+    if get_origin(hint) in (Union, UnionType):
+        return Union[tuple(map(_stopping, parts))]  # noqa: UP007
+    return hint
 
 
 def to_json(record: Mapping[str, Any], compact: bool = False) -> str:
@@ -69,9 +95,35 @@ def to_json(record: Mapping[str, Any], compact: bool = False) -> str:
         raise PrefixInterpError(f"record cannot be written as JSON: {error}") from error
 
 
+def one_line(text: object) -> str:
+    """Return what someone else has to say as it may stand in a message."""
+    return "".join(c if c.isprintable() else " " for c in str(text)[:300])
+
+
 def blank_seal(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record with room for its seal in front."""
     return {"checksum": _BLANK, **record}
+
+
+def sealable(record: Mapping[str, Any], compact: bool, max_bytes: int = MAX_JSON_BYTES) -> str:
+    """Return the record as JSON with room for its seal, if it could be read again.
+
+    Args:
+        record: plain values.
+        compact: as for `to_json`.
+        max_bytes: size that the text may have.
+
+    Raises:
+        PrefixInterpError: a value is not plain JSON, or nothing that `parse_json` would take.
+    """
+    text = to_json(blank_seal(record), compact)
+    try:
+        _parsed(text.encode(), max_bytes)
+    except ValueError as error:
+        raise PrefixInterpError(
+            f"record cannot be saved: {one_line(error)}, so it could not be read again; change it"
+        ) from None
+    return text
 
 
 def seal(data: bytes) -> bytes:
@@ -106,21 +158,14 @@ def parse_json(path: str | Path, data: bytes) -> dict[str, Any]:
     """Return the JSON object in some bytes.
 
     Raises:
-        PrefixInterpError: not JSON, not an object, nested too deep, a key that stands twice, or a
-            number that no float can hold.
+        PrefixInterpError: not JSON, not an object, too large, nested too deep, a key that stands
+            twice, or a number that no float can hold.
     """
     try:
-        record = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_without_doubles,
-            parse_constant=_refuse,
-            parse_int=_whole,
-            parse_float=_finite,
-        )
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deep" if isinstance(error, RecursionError) else error
+        record = _parsed(data, MAX_JSON_BYTES)
+    except ValueError as error:
         raise PrefixInterpError(
-            f"path={str(path)!r} is not valid JSON ({reason}); save it again"
+            f"path={str(path)!r} is not valid JSON ({one_line(error)}); save it again"
         ) from None
     if not isinstance(record, dict):
         raise PrefixInterpError(f"path={str(path)!r} holds a {type(record).__name__}, no object")
@@ -177,8 +222,8 @@ def check_record(path: str | Path, record: dict[str, Any], schemas: Schemas) -> 
     if isinstance(found, bool) or not isinstance(found, int) or found not in schemas:
         known = ", ".join(map(str, sorted(schemas)))
         raise PrefixInterpError(
-            f"path={str(path)!r} is of format {found!r}, known are {known}; is it another kind of "
-            "file, or of a newer version?"
+            f"path={str(path)!r} is of format {repr(found)[:80]}, known are {known}; is it another "
+            "kind of file, or of a newer version?"
         )
     try:
         schemas[found].adapter.validate_python(record)
@@ -186,8 +231,6 @@ def check_record(path: str | Path, record: dict[str, Any], schemas: Schemas) -> 
         raise PrefixInterpError(
             f"path={str(path)!r} {_in_words(error, schemas[found].keys)}"
         ) from None
-    except RecursionError:
-        raise PrefixInterpError(f"path={str(path)!r} is nested too deep; save it again") from None
     return record
 
 
@@ -213,11 +256,33 @@ def _with_digits(data: bytes, found: re.Match[bytes], digits: bytes) -> bytes:
     return data[: found.start(1)] + digits + data[found.end(1) :]
 
 
+def _parsed(data: bytes, max_bytes: int) -> Any:
+    """Return what strict JSON says; a ValueError says what is wrong."""
+    if len(data) > max_bytes:
+        raise ValueError(f"it has {len(data):,} bytes, more than {max_bytes:,}")
+    try:
+        found = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_without_doubles,
+            parse_constant=_refuse,
+            parse_int=_whole,
+            parse_float=_finite,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    level = [found] if isinstance(found, (dict, list)) else []
+    for _ in range(MAX_DEPTH + 1):  # what reads it further may use a call for each level
+        inside = (x.values() if isinstance(x, dict) else x for x in level)
+        level = [y for x in inside for y in x if isinstance(y, (dict, list))]
+        if not level:
+            return found
+    raise ValueError(f"it is nested too deep, more than {MAX_DEPTH} levels")
+
+
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in record if names.count(name) > 1)
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {twice[:80]!r} stands twice")
     return record
 
@@ -246,9 +311,9 @@ def _in_words(error: ValidationError, keys: Sequence[str]) -> str:
     place = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         key = str(last)[:80]
-        where = f" in {'.'.join(map(str, outer))}" if outer else nearest(key, keys)
+        where = f" in {one_line('.'.join(map(str, outer)))}" if outer else nearest(key, keys)
         return f"has the unknown key {key!r}{where}"
     if first["type"] == "missing":
-        return f"lacks the key {place!r}"
+        return f"lacks the key {place[:200]!r}"
     message = first["msg"][0].lower() + first["msg"][1:]
-    return f"has a wrong {place[:200]!r}: {message}".replace("\n", " ")
+    return f"has a wrong {place[:200]!r}: {one_line(message)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass
@@ -30,7 +31,7 @@ from typing_extensions import TypedDict
 
 from prefix_interp.errors import PrefixInterpError, check_keys
 from prefix_interp.estimates import Estimate
-from prefix_interp.records import Schema
+from prefix_interp.records import Schema, one_line
 from prefix_interp.results import package_versions
 from prefix_interp.storage import ANY_NUMBER, load_folder, save_folder
 
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 
 STEM = "result"
 ROWS_SHOWN = 5  # of the table in a notebook
+# Types of columns that a file can hold; pandas would take others, e.g. of any number of bytes.
+_COLUMNS = re.compile(
+    "object|category|str(ing)?|bool(ean)?|U?int(8|16|32|64)|float(16|32|64)", re.I
+)
 _RECORD = {"class": str, "versions": dict[str, str], "fields": dict[str, Any]}
 SCHEMAS = {number: Schema(number, _RECORD) for number in (1, 2)}  # 1 has no checksum
 _Result = TypeVar("_Result", bound="ResultObject")
@@ -114,7 +119,8 @@ class ResultObject(ABC):
             return cls(**fields)
         except TypeError as error:
             raise PrefixInterpError(
-                f"path={str(path)!r} is not a whole {cls.__name__} ({error}); save it again"
+                f"path={str(path)!r} is not a whole {cls.__name__} ({one_line(error)}); save "
+                "it again"
             ) from None
 
     def _fields_on_disk(self) -> dict[str, Any]:
@@ -128,8 +134,8 @@ class ResultObject(ABC):
         file = f"path={str(Path(path) / STEM) + '.json'!r}"
         if record["class"] != cls.__name__:
             raise PrefixInterpError(
-                f"{file} holds a {record['class'][:80]}, not a {cls.__name__}; load it with the "
-                "class that saved it"
+                f"{file} holds a {one_line(record['class'])[:80]}, not a {cls.__name__}; load it "
+                "with the class that saved it"
             )
         try:
             check_keys(f"{file} in 'fields'", record["fields"], _names(cls))
@@ -138,7 +144,7 @@ class ResultObject(ABC):
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             if isinstance(error, PrefixInterpError):
                 raise
-            reason = f"{type(error).__name__}: {error}"
+            reason = one_line(f"{type(error).__name__}: {error}")
             raise PrefixInterpError(f"{file} is damaged ({reason}); save it again") from None
         if reader.unread:
             raise PrefixInterpError(
@@ -205,6 +211,10 @@ def _encoded(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _column(column: pd.Series, place: str, tensors: dict[str, Tensor]) -> list[Any]:
+    if not _COLUMNS.fullmatch(str(column.dtype)):
+        raise PrefixInterpError(
+            f"{place} is a column of {column.dtype}, which no file can hold; convert it"
+        )
     cells = [None if x is pd.NA else _encoded(x, place, tensors) for x in column.tolist()]
     return [column.name, str(column.dtype), cells]
 
@@ -234,8 +244,12 @@ class _Reader:
         if kind == "dict":
             return {name: self.decoded(item) for name, item in held.items()}
         if kind == "table":
-            cells = {name: (self.decoded(column), dtype) for name, dtype, column in held}
-            return pd.DataFrame({n: pd.Series(c, dtype=dtype) for n, (c, dtype) in cells.items()})
+            if any(not _COLUMNS.fullmatch(dtype) for _, dtype, _ in held):
+                raise ValueError("a column of a type that no table has")
+            if len({len(cells) for _, _, cells in held}) > 1:
+                raise ValueError("columns of different lengths")
+            columns = {name: (self.decoded(cells), dtype) for name, dtype, cells in held}
+            return pd.DataFrame({n: pd.Series(x, dtype=dtype) for n, (x, dtype) in columns.items()})
         if kind == "object":
             name, fields = held
             check_keys(name, fields, _names(self.classes[name]))

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from prefix_interp.errors import PrefixInterpError, check_choice
-from prefix_interp.records import Schema
+from prefix_interp.records import MAX_DEPTH, Schema, one_line
 from prefix_interp.storage import read_json, write_json
 
 _PACKAGES = (
@@ -29,6 +29,7 @@ SCHEMAS = {  # 1 and 2 have no checksum
     1: Schema(1, {**_COMMON, "records": list[dict[str, Any]]}),
     **{number: Schema(number, {**_COMMON, "tables": _TABLES}) for number in (2, 3)},
 }
+MAX_CELLS = 2_000_000  # seven times the largest result of the paper; rows take much memory
 ONLY_TABLE = "rows"  # name of the table of a format-1 file without parts
 
 Record = Mapping[str, Any]
@@ -136,6 +137,7 @@ class Result:
         fields = ("name", "preset", "seeds", "settings")
         record = {"format": max(SCHEMAS)} | {key: getattr(self, key) for key in fields}
         record["tables"] = {name: _to_columns(rows) for name, rows in self.tables.items()}
+        _check_size(path, record["tables"])
         record |= {"versions": self.versions, "timing": self.timing}
         return write_json(path, record, compact=True)
 
@@ -153,11 +155,14 @@ class Result:
         try:
             if record.pop("format") == 1:
                 record["tables"] = _format_1(record.pop("records"))
+                _check_size(path, {k: _columns_of(rows) for k, rows in record["tables"].items()})
             else:
+                _check_size(path, record["tables"])
                 record["tables"] = {name: _to_rows(path, t) for name, t in record["tables"].items()}
         except (AttributeError, KeyError, TypeError) as error:
             raise PrefixInterpError(
-                f"path={str(path)!r} has tables that make no rows ({error!r}); make it again"
+                f"path={str(path)!r} has tables that make no rows ({one_line(repr(error))}); make "
+                "it again"
             ) from None
         return cls(**record)
 
@@ -194,6 +199,22 @@ def _to_columns(records: Records) -> dict[str, list[Any]]:
         else:
             columns[key] = values
     return columns
+
+
+def _columns_of(rows: Records) -> dict[str, Records]:
+    """Return what stands for the columns of rows that need not have the same keys."""
+    return dict.fromkeys((str(key) for row in rows for key in row), rows) or {"": rows}
+
+
+def _check_size(path: str | Path, tables: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
+    """Raise if tables are too large to be read as rows, or nested too deep."""
+    columns = [(name, len(column)) for table in tables.values() for name, column in table.items()]
+    cells = sum(rows * (1 + name.count(".")) for name, rows in columns)
+    if cells > MAX_CELLS or any(name.count(".") > MAX_DEPTH for name, _ in columns):
+        raise PrefixInterpError(
+            f"path={str(path)!r} would hold {cells:,} cells, where {MAX_CELLS:,} in columns nested "
+            f"at most {MAX_DEPTH} deep are allowed; make several results"
+        )
 
 
 def _to_rows(path: str | Path, columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:

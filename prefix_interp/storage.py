@@ -12,12 +12,13 @@ import gzip
 import hashlib
 import io
 import math
+import re
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -25,24 +26,26 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.files import check_writable, read_file, write_file
+from prefix_interp.files import check_writable, is_there, read_file, write_file
 from prefix_interp.records import (
+    MAX_HEADER_BYTES,
     MAX_JSON_BYTES,
     Schemas,
-    blank_seal,
     check_record,
     check_unsealed,
     is_sealed,
+    one_line,
     parse_json,
     parse_record,
     seal,
-    to_json,
+    sealable,
 )
 
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of each number
 ANY_NUMBER = {**FLOATS, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 Shapes = Mapping[str, tuple[int, ...]]
-_RETRIES, _RETRY_S = 20, 0.005  # beside a writer, which needs a moment between its two files
+_END = re.compile(rb'"data_offsets":\[\d{1,15},(\d{1,15})\]')  # of the numbers of a tensor
+_WAIT_S, _RETRY_S = 0.1, 0.005  # beside a writer, which needs a moment between its two files
 
 
 def write_json(path: str | Path, record: Mapping[str, Any], compact: bool = False) -> Path:
@@ -56,7 +59,7 @@ def write_json(path: str | Path, record: Mapping[str, Any], compact: bool = Fals
     Raises:
         PrefixInterpError: the file cannot be written, or a value is not plain JSON.
     """
-    data = seal(to_json(blank_seal(record), compact).encode())
+    data = seal(sealable(record, compact).encode())
     if Path(path).suffix == ".gz":
         packed = io.BytesIO()
         # No name and no time in the header.
@@ -112,7 +115,7 @@ def read_tensors(
     Raises:
         PrefixInterpError: the file is missing, altered, or holds something else.
     """
-    data = read_file(path)
+    data = _read_whole(path)
     found, record = _header(path, data, numbers)
     if record is None:
         raise PrefixInterpError(
@@ -135,12 +138,12 @@ def save_folder(
     """
     folder = Path(path)
     data = _packed(tensors, record)
-    text = to_json(blank_seal({**record, "sha256": hashlib.sha256(data).hexdigest()}))
+    text = sealable({**record, "sha256": hashlib.sha256(data).hexdigest()}, compact=False)
     check_writable(folder)
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    made = [p for p in (folder, *folder.parents) if not is_there(p)]
     weights = folder / f"{stem}.safetensors"
     try:
-        before = read_file(weights) if weights.exists() else None
+        before = read_file(weights) if is_there(weights) else None
         write_file(weights, data)
         try:
             write_file(folder / f"{stem}.json", seal(text.encode()))
@@ -182,9 +185,8 @@ def load_folder(
     """
     text_file, file = Path(path) / f"{stem}.json", Path(path) / f"{stem}.safetensors"
     pair = _Pair(text_file, file, schemas, numbers)
-    for _ in range(_RETRIES):
-        if pair.belongs or pair.own is None:
-            break
+    end = time.monotonic() + _WAIT_S
+    while not pair.belongs and pair.own is not None and time.monotonic() < end:
         time.sleep(_RETRY_S)
         pair = _Pair(text_file, file, schemas, numbers)
     if not pair.belongs:
@@ -216,7 +218,7 @@ class _Pair:
     def __init__(
         self, text_file: Path, file: Path, schemas: Schemas, numbers: Mapping[str, int]
     ) -> None:
-        text, self.data = read_file(text_file, MAX_JSON_BYTES), read_file(file)
+        text, self.data = read_file(text_file, MAX_JSON_BYTES), _read_whole(file)
         self.shapes, self.own = _header(file, self.data, numbers)
         self.written = parse_json(text_file, text)
         if not is_sealed(text_file, text):
@@ -227,9 +229,26 @@ class _Pair:
 
 
 def _packed(tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> bytes:
-    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    text = to_json(blank_seal(record), compact=True)
+    # Half of the header is left for the names of tensors, and what JSON in JSON takes.
+    text = sealable(record, compact=True, max_bytes=MAX_HEADER_BYTES // 2)
+    like = torch.contiguous_format  # each with memory of its own, even if two are the same tensor
+    plain = {k: v.detach().cpu().clone(memory_format=like) for k, v in tensors.items()}
     return seal(to_bytes(plain, metadata={"record": text}))
+
+
+def _read_whole(path: Path | str) -> bytes:
+    """Return a safetensors file; one that is longer than its header says is not read."""
+
+    def check(file: BinaryIO, size: int) -> None:
+        start = file.read(8)
+        header = file.read(min(int.from_bytes(start, "little"), MAX_HEADER_BYTES))
+        if 8 + len(header) + max(map(int, _END.findall(header)), default=0) != size:
+            raise PrefixInterpError(
+                f"path={str(path)!r} is truncated or corrupted (its header is cut short, or says "
+                "another size); save it again"
+            )
+
+    return read_file(path, check=check)
 
 
 def _header(
@@ -252,7 +271,7 @@ def _header(
     about, shapes = header.pop("__metadata__", {}), {}
     for name, tensor in header.items():
         tensor: dict[str, Any] = tensor if isinstance(tensor, dict) else {}
-        kind = str(tensor.get("dtype"))
+        kind = one_line(tensor.get("dtype"))
         shape, ends = tensor.get("shape", ()), tensor.get("data_offsets", ())
         if kind not in numbers:
             raise PrefixInterpError(
@@ -295,5 +314,5 @@ def _tensors(path: Path | str, data: bytes) -> dict[str, torch.Tensor]:
         return from_bytes(data)
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise PrefixInterpError(
-            f"path={str(path)!r} is truncated or corrupted ({error}); save it again"
+            f"path={str(path)!r} is truncated or corrupted ({one_line(error)}); save it again"
         ) from None

@@ -23,7 +23,7 @@ from prefix_interp.attribution.contrast import Contrast
 from prefix_interp.errors import PrefixInterpError, check_number
 from prefix_interp.estimates import Estimate
 from prefix_interp.models.model import has_id, model_id
-from prefix_interp.records import Schema
+from prefix_interp.records import Schema, one_line
 from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.storage import read_json, write_json
 
@@ -257,7 +257,7 @@ class Circuit(ResultObject):
         except (AttributeError, TypeError, ValueError) as error:
             reason = str(error)
         raise PrefixInterpError(
-            f"path={str(path)!r} is not a whole circuit ({reason}); save it again"
+            f"path={str(path)!r} is not a whole circuit ({one_line(reason)}); save it again"
         )
 
     def plot(self) -> Figure:

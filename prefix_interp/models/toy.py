@@ -13,7 +13,7 @@ from torch import nn
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_keys, check_positive
-from prefix_interp.models.model import Model, model_id, quiet_deprecation, to_dtype
+from prefix_interp.models.model import Model, model_id, quiet_deprecation
 from prefix_interp.records import Schema
 from prefix_interp.seeds import derive_generator
 from prefix_interp.storage import load_folder, save_folder
@@ -245,7 +245,8 @@ def read_toy(path: str | Path) -> tuple[Toy, dict[str, Any]]:
     if not all(bool(torch.isfinite(x).all()) for x in tensors.values()):
         raise PrefixInterpError(f"path={str(path)!r} has weights that are NaN or infinite")
     model = Toy(configs[-1])
-    to_dtype(model, tensors["embed.W_E"].dtype)
+    model.cfg.dtype = tensors["embed.W_E"].dtype
+    nn.Module.to(model, model.cfg.dtype)  # TransformerLens's own takes minutes at 200 layers
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[name])

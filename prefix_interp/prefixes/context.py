@@ -139,7 +139,7 @@ class Context(ABC):
                 older version, which have no checksum, are read with a warning.
         """
         tensors, record = load_folder(path, cls.STEM, cls.SCHEMAS)
-        check_keys(f"{path}/{cls.STEM}.safetensors", tensors, cls.TENSORS)
+        check_keys(f"path={str(path)!r}, {cls.STEM}.safetensors,", tensors, cls.TENSORS)
         if not tensors:
             raise PrefixInterpError(
                 f"path={str(path)!r} holds no tensors of a {cls.STEM.replace('_', ' ')}; save it "

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.files import check_writable
+from prefix_interp.files import check_writable, is_there
 from prefix_interp.records import Schema
 from prefix_interp.results import package_versions
 from prefix_interp.seeds import derive_generator
@@ -203,7 +203,7 @@ class _Checkpoint:
         write_tensors(self.path, tensors, record)
 
     def restore(self) -> tuple[int, list[list[Any]]]:
-        if self.path is None or not self.path.exists():
+        if self.path is None or not is_there(self.path):
             return 0, []
         tensors, record = read_tensors(self.path, self.SCHEMAS, self._shapes)
         moments: dict[str, dict[str, Tensor]] = {name: {} for name in self.named}
