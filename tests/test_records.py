@@ -114,3 +114,10 @@ def test_any_record_is_sealed_and_its_own_checksums_are_not_taken_for_the_seal(r
     assert not is_sealed("x", to_json({"first": 0, **record}).encode())
     with pytest.raises(PrefixInterpError):
         is_sealed("x", data + b" ")
+
+
+@pytest.mark.parametrize("inside", ["[],", "{},", '{"a":1},'])
+def test_a_small_file_that_would_fill_the_memory_is_refused(inside):
+    text = '{"a": [' + inside * 1_000_001 + "0]}"
+    with pytest.raises(PrefixInterpError, match="more than 1,000,000 lists and objects"):
+        parse_json("x.json", text.encode())
