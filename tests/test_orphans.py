@@ -19,7 +19,7 @@ from pathlib import Path
 from prefix_interp.tuning.parallel import run_parallel
 
 def child(name):
-    Path(sys.argv[1] if len(sys.argv) > 1 else ".", name).touch()
+    Path(sys.argv[1], name).touch()
     time.sleep(60)
 
 print("ready", flush=True)
@@ -50,8 +50,9 @@ def test_a_worker_that_is_still_starting_does_not_work_alone(delay, tmp_path):
     script.write_text(PARENT)
     environment = os.environ | {"MARK": mark, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     parent = subprocess.Popen(
-        [sys.executable, script, tmp_path], stdout=subprocess.PIPE, env=environment
-    )
+        [sys.executable, script, tmp_path], env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,  # joblib's helper tidies up, and says so
+    )  # fmt: skip
     try:
         assert parent.stdout.readline() == b"ready\n"
         while len(workers(mark)) < 2:
