@@ -212,8 +212,7 @@ def digest(key: Mapping[str, Any]) -> str:
 def model_checksum(model: Model) -> str:
     """Return the SHA-256 of a model's weights and shape.
 
-    `model_id` only samples large weights and ignores shapes; here the same weights with other
-    rotations are another model.
+    `model_id` ignores the precision, and how a model runs; the outcome of work may depend on both.
 
     Args:
         model: a supported model.

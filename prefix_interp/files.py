@@ -98,7 +98,7 @@ def write_together(files: Mapping[str | Path, bytes | str]) -> list[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             _sweep_once(path.parent)
             end = f".{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
-            staged.append((path.with_name(f".{path.name[:100]}{end}"), path))
+            staged.append((path.with_name(f".{path.name[:40]}{end}"), path))
             _write_through(staged[-1][0], data.encode() if isinstance(data, str) else data)
         for _, path in staged[1:]:
             path.unlink(missing_ok=True)

@@ -53,7 +53,8 @@ def locked(folder: str | Path, argument: str = "work") -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            owner.unlink(missing_ok=True)
+            if _living(owner) == os.getpid():  # not in a fork of the owner
+                owner.unlink(missing_ok=True)
         lock.release()
 
 

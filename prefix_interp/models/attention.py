@@ -84,7 +84,9 @@ class Attention:
     ) -> tuple[
         Float[Tensor, "*stack slot kv_head d_head"], Float[Tensor, "*stack slot kv_head d_head"]
     ]:
-        """Return the keys and the values that `project` gives, with one pass of the norm."""
+        """Return the keys and the values that `project` gives."""
+        if x.requires_grad:  # gradients add up in this order, and another would change last digits
+            return self.project(x, "K"), self.project(x, "V")
         normed = self._normed(x)
         return self._projected(normed, "K"), self._projected(normed, "V")
 

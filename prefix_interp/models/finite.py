@@ -31,8 +31,9 @@ class FiniteCheck:
     no softmax. A single score of -infinity is a mass of 0. The first `unread` rows are left out.
     """
 
-    def __init__(self, model: Model, unread: int = 0) -> None:
+    def __init__(self, model: Model, unread: int = 0, *, scores: bool = True) -> None:
         self.model, self.unread, self.owner = model, unread, threading.get_ident()
+        self.scores = scores  # False: who mixes in slots notes the maxima with them
         self._noted: list[_Noted] = []
 
     def arm(self) -> list[Any]:
@@ -42,10 +43,9 @@ class FiniteCheck:
         for layer in range(host.n_layers):
             scores = self._watch(self.note_scores, layer)
             output = self._watch(self._note_output, f"the output of layer {layer}")
-            handles += [
-                points[Site.ATTN_SCORES.at(layer)].register_forward_hook(scores),
-                points[Site.RESID_POST.at(layer)].register_forward_hook(output),
-            ]
+            handles.append(points[Site.RESID_POST.at(layer)].register_forward_hook(output))
+            if self.scores:
+                handles.append(points[Site.ATTN_SCORES.at(layer)].register_forward_hook(scores))
         return handles
 
     def note_scores(self, layer: int, scores: Tensor) -> None:
@@ -90,7 +90,8 @@ class FiniteCheck:
         )  # fmt: skip
         raise PrefixInterpError(
             f"model has NaN or infinity in {first}, in {host_of(self.model).dtype}; use smaller "
-            "values in the context and the weights, or a wider type (to_dtype)"
+            "values in the context and the weights, or a wider type (to_dtype), and leave each row "
+            "of scores something to attend to"
         )
 
     def _note_output(self, what: str, values: Tensor) -> None:
@@ -123,7 +124,7 @@ def checked_run(model: Model) -> Iterator[None]:
             handle.remove()
 
 
-def finite_hooks(model: Model, unread: int = 0) -> list[tuple[str, Callable[..., None]]]:
+def finite_hooks(model: Model, unread: int) -> list[tuple[str, Callable[..., None]]]:
     """Return forward hooks that raise at once on attention scores without a softmax."""
 
     def at(layer: int) -> Callable[..., None]:

@@ -318,14 +318,19 @@ class Host:
         finally:
             handle.remove()
 
-    def layers_of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[int]:
-        """Return the layers that a call of the model with these arguments runs, in order."""
+    def layers_of_call(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[int | None, list[int]]:
+        """Return where a call of the model with these arguments starts, and the layers it runs.
+
+        It starts at a layer, or at the embedding (None).
+        """
         if len(args) > 1:
             found = signature(self.model.forward).bind_partial(*args, **kwargs).arguments
         else:
             found = kwargs
-        layers = list(range(self.n_layers))
-        return layers[found.get("start_at_layer") : found.get("stop_at_layer")]
+        start, layers = found.get("start_at_layer"), list(range(self.n_layers))
+        return start, layers[start : found.get("stop_at_layer")]
 
     def empty_cache(self, batch_size: int) -> TransformerLensKeyValueCache:
         """Return an empty key-value cache of TransformerLens.

@@ -95,8 +95,10 @@ def model_id(model: Model) -> str:
 
     All weights, buffers, scales and settings count; device and precision do not, so a copy in
     float64 has the id of its float32 original. It is computed once and remembered until something
-    changes: version counters tell, and a sample of the weights, since a write through ``.data``
-    does not count. At 135 million weights the first call takes about a second.
+    changes. Version counters tell, and since a write through ``.data`` does not count, so does a
+    sample: of a matrix with more than 20,000 weights every 61st, with more than two million every
+    4,099th. A write through ``.data`` to a single weight of such a matrix can go unnoticed. 176
+    million weights take half a second, once.
 
     Returns:
         32 hexadecimal digits.
@@ -105,6 +107,7 @@ def model_id(model: Model) -> str:
     if _KNOWN.get(model, (None, ""))[0] != state:
         digest = hashlib.sha256(_settings(model).encode())
         for name, x in _tensors(model):
+            name = name.replace("_orig_mod.", "")  # of a layer that is compiled
             digest.update(f"{name} {tuple(x.shape)}".encode())
             digest.update(_bytes_of_values(x))
         _KNOWN[model] = state, digest.hexdigest()[:32]
@@ -130,6 +133,7 @@ _NOT_ITS_FUNCTION = {
     "checkpoint_index", "checkpoint_label_type", "checkpoint_value", "init_mode", "init_weights",
     "initializer_range", "use_attn_result", "use_split_qkv_input", "use_hook_mlp_in",
     "use_attn_in", "use_hook_tokens", "ungroup_grouped_query_attention",
+    "decoder_start_token_id", "layer_norm_folding", "tie_word_embeddings",
 }  # fmt: skip
 _OLD_DIGITS = 16
 _KNOWN: WeakKeyDictionary[Model, tuple[Any, str]] = WeakKeyDictionary()
@@ -142,19 +146,22 @@ def _settings(model: Model) -> str:
     """
     defaults = {f.name: f.default for f in fields(model.cfg)}
     said = [
-        f"{name}={value}"
+        f"{name}={float(value) if type(value) is int else value}"
         for name, value in sorted(vars(model.cfg).items())
         if name not in _NOT_ITS_FUNCTION and value != defaults.get(name)
     ]
-    for i, module in enumerate(model.modules()):
+    for module in model.modules():
         own = vars(module)  # getattr on a module is slow
-        said += [f"{i}.{name}={float(own[name])}" for name in ("attn_scale", "eps") if name in own]
+        said += [f"{name}={float(own[name])}" for name in ("attn_scale", "eps") if name in own]
+        if "Norm" in type(module).__name__:  # those with folded weights have none that tell
+            said.append(type(module).__name__)
     return "; ".join(said)
 
 
 def _tensors(model: Model) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()  # rotations
+    # A tensor that two layers share counts in both; rotations are buffers.
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
 
 
 def _bytes_of_values(x: Tensor) -> bytes:
@@ -172,7 +179,12 @@ def _state(model: Model) -> tuple[Any, ...]:
     counters = [
         (x.data_ptr(), x.dtype, x.shape, None if x.is_inference() else x._version) for x in tensors
     ]
-    some = [x.reshape(-1)[:: max(1, x.numel() // 256)] for x in tensors if x.is_floating_point()]
+    # A prime stride: with one that divides the length of a row, whole columns would be left out.
+    some = [
+        x.reshape(-1)[:: 1 if x.numel() < 20_000 else 61 if x.numel() < 2_000_000 else 4099]
+        for x in tensors
+        if x.is_floating_point()
+    ]
     return counters, _settings(model), torch.cat(some).float().cpu().numpy().tobytes()
 
 

@@ -99,7 +99,7 @@ def attach(
         n_slots, tensors, host = context.n_slots, context.tensors, host_of(model)
         gates = check_gates(model, n_slots, gates)
         added = n_slots if method == "slots" else 0  # nobody reads what these rows compute
-        guard = Guard(model, context, added, unread=added)
+        guard = Guard(model, context, added, unread=added, content_scores=method == "slots")
 
         def slots(layer: int) -> tuple[Tensor, Tensor]:  # with the weights of this very run
             return host.layer_keys_values(tensors, layer)

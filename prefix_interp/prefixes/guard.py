@@ -6,6 +6,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import update_wrapper
 from typing import Any, NoReturn
 
 import torch
@@ -63,6 +64,40 @@ def check_bare(model: Model) -> None:
         )
 
 
+class _Forward:
+    """A model's forward inside a block; `run_with_hooks` calls it without the torch-level hooks."""
+
+    def __init__(self, guard: Guard | None, forward: Callable[..., Any]) -> None:
+        self.guard = guard
+        update_wrapper(self, forward)
+        self.__code__ = getattr(forward, "__code__", None)  # torch.export looks for it
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.guard is None:
+            raise PrefixInterpError(_COPY)
+        self.guard.start_call(args, kwargs)
+        output = self.__wrapped__(*args, **kwargs)  # type: ignore[attr-defined]
+        self.guard.end_call()
+        return output
+
+    def __deepcopy__(self, memo: object) -> _Forward:
+        return _Forward(None, self.__wrapped__)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _watched_forward(guard: Guard) -> Iterator[None]:
+    own = vars(guard.model)
+    before = own.get("forward")  # a user may have compiled it
+    own["forward"] = ours = _Forward(guard, guard.model.forward)
+    try:
+        yield
+    finally:
+        if own.get("forward") is ours:
+            del own["forward"]
+            if before is not None:
+                own["forward"] = before
+
+
 class Guard:
     """Torch-level hooks that watch over an `attach` block; `reset_hooks` does not remove them.
 
@@ -79,13 +114,14 @@ class Guard:
         unread: int = 0,
         may_be_empty: bool = False,
         needs_tokens: bool = False,
+        content_scores: bool = True,
     ) -> None:
         self.model, self.context, self.extra_rows = model, context, extra_rows
         self.host = host_of(model)
         self.may_be_empty, self.needs_tokens = may_be_empty, needs_tokens
         self.like = next(iter(context.tensors.values()))
         self.owner, self.live = threading.get_ident(), True
-        self.finite = FiniteCheck(model, unread)
+        self.finite = FiniteCheck(model, unread, scores=content_scores)
         self.n_content: int | None = None  # known from the embedding to the first layer
         self.hooks: dict[int | None, set[int]] = defaultdict(set)  # of each layer, by number
         self.ran: dict[int | None, set[int]] = defaultdict(set)  # and which of them have run
@@ -110,7 +146,7 @@ class Guard:
             check_free(self.model)
             setattr(self.model, _ATTACHED, self)
         try:
-            with eager():
+            with eager(), _watched_forward(self):
                 self._arm()
                 watched = [self._watched(i, str(name), f) for i, (name, f) in enumerate(hooks)]
                 with self.model.hooks(fwd_hooks=watched):
@@ -148,8 +184,7 @@ class Guard:
         host, points = self.host, self.model.hook_dict
         self.handles += self.finite.arm()
         self.handles += [
-            self.model.register_forward_pre_hook(self._start_call, with_kwargs=True),
-            self.model.register_forward_hook(self._end_call),
+            self.model.register_forward_pre_hook(self._check_model),
             host.embedding.register_forward_pre_hook(self._check_input),
         ]
         for layer, block in enumerate(host.blocks):
@@ -185,29 +220,38 @@ class Guard:
     def _check_left(self) -> None:
         """Raise unless the block's last calls were right and nothing was taken off the model."""
         self.finite.ask()
-        if any(handle.id not in (handle.hooks_dict_ref() or ()) for handle in self.handles):
+        replaced = getattr(vars(self.model).get("forward"), "guard", None) is not self
+        if replaced or any(
+            handle.id not in (handle.hooks_dict_ref() or ()) for handle in self.handles
+        ):
             raise PrefixInterpError(
-                "model lost its torch-level hooks inside the attach block, so what it computed "
-                "since may lack the prefix; leave the block before removing hooks"
+                "model lost its torch-level hooks or its forward inside the attach block, so what "
+                "it computed since may lack the prefix; leave the block before replacing them"
             )
 
     # What is checked in a run
 
-    def _start_call(self, module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _check_model(self, module: object, args: object) -> None:
         self._check_own(module is self.model)
+
+    def start_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Begin a call of the model with these arguments."""
+        self._check_own(self.live)
         self.finite.clear()  # left over if the last call ended in an error
-        self.todo = self.host.layers_of_call(args, kwargs)
-        if self.needs_tokens and kwargs.get("start_at_layer") is not None:
+        self.n_content = None
+        start, self.todo = self.host.layers_of_call(args, kwargs)
+        if self.needs_tokens and start is not None:
             raise PrefixInterpError(
-                f"start_at_layer={kwargs['start_at_layer']} leaves out the embedding, where this "
-                "prompt is put in; its hooks would have no effect: call the model with tokens"
+                f"start_at_layer={start} leaves out the embedding, where this prompt is put in; "
+                "its hooks would have no effect: call the model with tokens"
             )
 
-    def _end_call(self, module: object, args: object, output: object) -> None:
+    def end_call(self) -> None:
+        """End a call of the model: raise unless every layer had the context and was finite."""
         self._check_embedded(None)
         if self.todo:
             raise PrefixInterpError(
-                _NO_EFFECT.format(self.todo[0], "the layer did not run as Python code")
+                _NO_EFFECT.format(self.todo[0], "it was replaced, or did not run as Python")
             )
         self.finite.ask()
 
@@ -261,7 +305,7 @@ class Guard:
             ran.clear()
             if layer in self.todo:
                 self.todo.remove(layer)
-            if layer in self.repeated:
+            if layer in self.repeated and x.requires_grad:
                 x.register_hook(self._check_live)
 
         return end

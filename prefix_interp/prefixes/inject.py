@@ -20,7 +20,7 @@ from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.attention import expand_heads
-from prefix_interp.models.finite import finite_hooks
+from prefix_interp.models.finite import FiniteCheck, finite_hooks
 from prefix_interp.models.host import Model, Slots, host_of
 from prefix_interp.models.plain_run import check_uncompiled
 from prefix_interp.models.sites import Site
@@ -191,11 +191,17 @@ def prefix_hooks(
     check_choice("method", method, get_args(Method))
     check_free(model)
     check_uncompiled(model)
-    slots = prefix.keys_values(model)
-    make = slot_hooks if method == "slots" else mixture_hooks
-    gates = check_gates(model, prefix.n_slots, gates)
-    hooks = make(model, prefix.n_slots, slots.__getitem__, gates)
-    return [*hooks, *finite_hooks(model, prefix.n_slots if method == "slots" else 0)]
+    n_slots, slots = prefix.n_slots, prefix.keys_values(model).__getitem__
+    gates = check_gates(model, n_slots, gates)
+    if method == "slots":
+        return [*slot_hooks(model, n_slots, slots, gates), *finite_hooks(model, n_slots)]
+
+    def ask(layer: int, maxima: Tensor) -> None:
+        check = FiniteCheck(model)
+        check.note_maxima(layer, maxima)
+        check.ask()
+
+    return mixture_hooks(model, n_slots, slots, gates, ask)
 
 
 def prefix_cache(model: Model, prefix: Prefix, batch_size: int) -> TransformerLensKeyValueCache:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -16,17 +17,29 @@ from prefix_interp.orphans import Parent, call
 
 Item = TypeVar("Item")
 Out = TypeVar("Out")
+_LOCK = threading.Lock()
+_blocks, _threads = 0, 1  # of `one_thread`: how many run now, and what was set before them
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run on one thread: the matrices are too small for more, and sums keep their order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Run on one thread: the matrices are too small for more, and sums keep their order.
+
+    Blocks may overlap in several Python threads; the last one to end restores the number.
+    """
+    global _blocks, _threads
+    with _LOCK:
+        _blocks += 1
+        if _blocks == 1:
+            _threads = torch.get_num_threads()
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        with _LOCK:
+            _blocks -= 1
+            if _blocks == 0:
+                torch.set_num_threads(_threads)
 
 
 def run_parallel(

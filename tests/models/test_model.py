@@ -73,6 +73,35 @@ def test_model_id_sees_every_change_of_the_function(change):
     assert model_id(model) != before
 
 
+def test_writes_that_bump_no_counter_are_seen_a_neuron_at_a_time():
+    model = raw_model(d_mlp=256)
+    matrix = model.blocks[1].mlp.W_in
+    changes = [
+        lambda: matrix.data[:, 7].fill_(5.0),
+        lambda: matrix.detach().numpy().__setitem__((slice(None), 9), 5.0),
+        lambda: matrix.data.copy_(matrix.data[:, torch.randperm(256)]),
+        lambda: matrix.data[3].zero_(),
+    ]
+    for change in changes:
+        before = model_id(model)
+        change()
+        assert model_id(model) != before
+
+
+def test_shared_weights_and_norms_without_weights_count():
+    ids = []
+    for order in ([0, 1, 0, 1], [0, 1, 1, 0]):
+        model, other = raw_model(n_layers=4), raw_model(n_layers=4)
+        for i, j in enumerate(order):
+            model.blocks[i].mlp = other.blocks[j].mlp
+        ids.append(model_id(model))
+    assert ids[0] != ids[1]
+    folded = [raw_model(normalization_type=name) for name in ("LNPre", "RMSPre")]
+    for model in folded:
+        model.cfg.normalization_type = "LNPre"
+    assert model_id(folded[0]) != model_id(folded[1])
+
+
 def test_model_id_ignores_where_and_how_a_model_runs():
     model = rotary()
     before = model_id(model)
