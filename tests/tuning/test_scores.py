@@ -80,3 +80,15 @@ def test_a_checkpoint_that_could_never_be_written_is_refused_before_any_step(kin
         with pytest.raises(pi.PrefixInterpError, match=match):
             run(path)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("kind", TRAININGS)
+def test_a_folder_without_permission_is_refused_before_any_step(kind, tmp_path, monkeypatch):
+    _, run = TRAININGS[kind]
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    # A superuser may write anywhere: answer as for anyone else.
+    monkeypatch.setattr("os.access", lambda path, mode: bool(path.stat().st_mode & 0o200))
+    monkeypatch.setattr(pi.Task, "sample_from", lambda *_: pytest.fail("a batch was drawn"))
+    with pytest.raises(pi.PrefixInterpError, match="is not writable"):
+        run(closed / "c")
