@@ -339,7 +339,7 @@ def bombs(reader: Reader, rng: random.Random, n: int) -> Iterator[Input]:
     """Yield records with right checksums that are large, or small but made to take long."""
     forge, million = Forge(reader, rng), range(10**6)
     packed = any(file.suffix == ".safetensors" for file in reader.files)
-    size = 3 * 10**6 if packed else 15 * 10**6
+    size = 18 * 10**5 if packed else 12 * 10**6
     payloads = {
         "lists": "[" + "[]," * (size // 3) + "0]",
         "nested lists": "[" + "[[]]," * (size // 5) + "0]",

@@ -45,7 +45,7 @@ FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of each number
 ANY_NUMBER = {**FLOATS, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 Shapes = Mapping[str, tuple[int, ...]]
 _END = re.compile(rb'"data_offsets":\[\d{1,15},(\d{1,15})\]')  # of the numbers of a tensor
-_WAIT_S, _RETRY_S = 0.1, 0.005  # beside a writer, which needs a moment between its two files
+_WAIT_S, _RETRY_S = 0.2, 0.005  # beside a writer, which needs a moment between its two files
 
 
 def write_json(path: str | Path, record: Mapping[str, Any], compact: bool = False) -> Path:
@@ -184,8 +184,8 @@ def load_folder(
         PrefixInterpError: a file is missing, cut short, altered, or holds something else.
     """
     text_file, file = Path(path) / f"{stem}.json", Path(path) / f"{stem}.safetensors"
-    pair = _Pair(text_file, file, schemas, numbers)
     end = time.monotonic() + _WAIT_S
+    pair = _Pair(text_file, file, schemas, numbers)
     while not pair.belongs and pair.own is not None and time.monotonic() < end:
         time.sleep(_RETRY_S)
         pair = _Pair(text_file, file, schemas, numbers)

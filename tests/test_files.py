@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from prefix_interp import PrefixInterpError, files
-from prefix_interp.files import read_file, sweep, write_file, write_together
+from prefix_interp.files import (
+    check_writable,
+    is_there,
+    read_file,
+    sweep,
+    write_file,
+    write_together,
+)
 
 
 def names(folder):
@@ -45,6 +52,18 @@ def test_a_file_that_claims_a_terabyte_is_not_read(tmp_path):
         file.truncate(2**40)
     with pytest.raises(PrefixInterpError, match="more than the"):
         read_file(tmp_path / "sparse")
+
+
+def test_a_file_of_the_kernel_that_has_no_size_is_not_read():
+    with pytest.raises(PrefixInterpError, match=r"the size that it claims|cannot be read"):
+        read_file("/proc/self/pagemap")  # 256 GB
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_names_that_nothing_can_have_are_refused(tmp_path, name):
+    with pytest.raises(PrefixInterpError, match=r"cannot be used: .*choose another name"):
+        check_writable(tmp_path / name)
+    assert is_there(tmp_path) and not is_there(tmp_path / "none")
 
 
 def test_temporary_files_of_ended_processes_go_and_those_of_living_ones_stay(tmp_path, monkeypatch):

@@ -278,6 +278,18 @@ def test_another_class_is_refused(tmp_path):
             lambda r: r["fields"]["part"]["object"][1].pop("name"),
             "is damaged .*name: Field required",
         ),
+        (
+            lambda r: r["fields"].update(held={"table": [["a", "U100000000", ["x"]]]}),
+            "a column of a type that no table has",
+        ),
+        (
+            lambda r: r["fields"].update(
+                held={"table": [["a", "object", [1]], ["b", "object", []]]}
+            ),
+            "columns of different lengths",
+        ),
+        (lambda r: r.update({"class": "two\nlines"}), "holds a two lines"),
+        (lambda r: r["fields"].update(words={"dict": {"two\nlines": 1}}), "words"),
     ],
 )
 def test_altered_files_are_refused(change, message, tmp_path):
@@ -287,8 +299,9 @@ def test_altered_files_are_refused(change, message, tmp_path):
     file = tmp_path / "result.json"
     edited = json.loads(file.read_text()) | record
     save_folder(tmp_path, "result", tensors, record)
-    with pytest.raises(pi.PrefixInterpError, match=message):
+    with pytest.raises(pi.PrefixInterpError, match=message) as error:
         Thing.load(tmp_path)
+    assert str(error.value).isprintable()
     file.write_text(json.dumps(edited))  # as an editor would: without a new checksum
     with pytest.raises(pi.PrefixInterpError, match="its checksum is not that of its content"):
         Thing.load(tmp_path)
@@ -302,7 +315,8 @@ def test_altered_tensors_are_refused(tmp_path):
         Thing.load(tmp_path)
 
 
-@pytest.mark.parametrize("held", [{1: 2}, {"a": [Path("x")]}, len, pd.DataFrame({"a": [1]}, [3])])
+@pytest.mark.parametrize("held", [{1: 2}, {"a": [Path("x")]}, len, pd.DataFrame({"a": [1]}, [3]),
+                                  pd.DataFrame({"a": pd.to_datetime([])})])  # fmt: skip
 def test_what_no_file_can_hold_is_named(held, tmp_path):
     with pytest.raises(pi.PrefixInterpError, match=r"held.* which no file can hold"):
         Thing(held).save(tmp_path)

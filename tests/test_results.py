@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prefix_interp as pi
+from prefix_interp import results
 from prefix_interp.results import Result, package_versions
 from prefix_interp.storage import write_json
 
@@ -130,6 +131,36 @@ def test_altered_files_are_refused(result, tmp_path):
         Result.load(path)
     with pytest.raises(pi.PrefixInterpError, match="does not exist"):
         Result.load(tmp_path / "nowhere.json.gz")
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"t": {"a": [0] * 200, "b": [0] * 200}},
+        {"t": {".".join("x" * 30): [0] * 20}},
+        {"t": {".".join("x" * 1000): [0]}},
+        [{f"{i}": 0} for i in range(50)],  # format 1: each row gets all 50 keys
+    ],
+)
+def test_tables_that_would_fill_the_memory_are_refused(result, tmp_path, monkeypatch, tables):
+    monkeypatch.setattr(results, "MAX_CELLS", 300)
+    path = result.save(tmp_path / "r.json.gz")
+    record = {k: v for k, v in read(path).items() if k != "checksum"}
+    if isinstance(tables, list):
+        del record["tables"]
+        write(path, record | {"format": 1, "records": tables})
+        with (
+            pytest.warns(UserWarning, match="older version"),
+            pytest.raises(pi.PrefixInterpError, match="would hold 2,500 cells, where 300"),
+        ):
+            Result.load(path)
+        return
+    write_json(path, record | {"tables": tables})
+    with pytest.raises(pi.PrefixInterpError, match="where 300 in columns nested at most 64 deep"):
+        Result.load(path)
+    rows = Result("x", "fast", [0], {}, {"t": [{"a": 0}] * 301})
+    with pytest.raises(pi.PrefixInterpError, match="make several results"):
+        rows.save(path)
 
 
 @pytest.mark.parametrize("row", [{"v": float("inf")}, {"v": object()}, {"a.b": 1}])

@@ -191,3 +191,30 @@ def test_files_without_a_checksum_are_read_with_a_note_if_they_are_old(tmp_path)
         else:
             with pytest.raises(PrefixInterpError, match="its checksum is not where"):
                 load_folder(tmp_path, "x", SCHEMAS)
+
+
+def test_a_tensors_file_that_is_longer_than_its_header_says_is_not_read(tmp_path):
+    write_tensors(tmp_path / "long", NEW, V1)
+    for size in (30 * 10**9, None):
+        with (tmp_path / "long").open("r+b") as file:
+            file.truncate(size if size else 4)
+        with pytest.raises(PrefixInterpError, match=r"truncated or corrupted .its header is cut"):
+            read_tensors(tmp_path / "long", SCHEMAS)
+    (tmp_path / "zeros").write_bytes(b"")
+    with (tmp_path / "zeros").open("r+b") as file:
+        file.truncate(30 * 10**9)
+    with pytest.raises(PrefixInterpError, match="truncated or corrupted"):
+        read_tensors(tmp_path / "zeros", SCHEMAS)
+
+
+def test_one_tensor_under_two_names_is_saved_twice(tmp_path):
+    x = torch.arange(3.0)
+    found, _ = read_tensors(write_tensors(tmp_path / "x", {"a": x, "b": x}, V1), SCHEMAS)
+    assert torch.equal(found["a"], x) and torch.equal(found["b"], x)
+
+
+def test_a_record_larger_than_a_header_may_be_is_refused(tmp_path):
+    with pytest.raises(PrefixInterpError, match="bytes, more than 33,554,432"):
+        save_folder(tmp_path / "f", "x", NEW, {**V1, "more": "x" * 2**25})
+    write_tensors(tmp_path / "x", NEW, {**V1, "v": 1})
+    assert names(tmp_path) == ["x"]

@@ -182,7 +182,7 @@ class _Checkpoint:
         self.path = None if path is None else Path(path)
         if self.path is not None:
             check_writable(self.path.parent)
-            if self.path.is_dir():
+            if is_there(self.path) and self.path.is_dir():
                 raise PrefixInterpError(f"checkpoint={str(path)!r} is a folder; name a file in it")
         self.key = json.dumps([key, [[r.label, r.lr] for r in runs]], sort_keys=True)
         self.labels, self.points = [run.label for run in runs], points

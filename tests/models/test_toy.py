@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+import time
 
 import pytest
 import torch
@@ -224,6 +225,17 @@ def test_foreign_but_intact_files_are_refused(tmp_path):
         save_folder(path, "model", tensors, {**record, "config": config})
         with pytest.raises(pi.PrefixInterpError, match="wrong 'config'"):
             pi.load_toy(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_deep_toy_is_read_in_a_moment(tmp_path, dtype):
+    """TransformerLens's own change of precision takes time with the square of the layers."""
+    cfg = pi.ToyConfig(n_layers=300, n_heads=1, d_model=1, d_mlp=1, n_content=1)
+    path = save_toy(nn.Module.to(pi.build_toy(cfg), dtype), tmp_path)
+    start = time.process_time()
+    loaded, _ = read_toy(path)
+    assert time.process_time() - start < 10, "it took minutes"
+    assert loaded.cfg.dtype == loaded.W_E.dtype == dtype
 
 
 def test_a_file_in_the_way_leaves_nothing(tmp_path):

@@ -140,6 +140,11 @@ def test_a_checkpoint_that_no_training_wrote_is_refused(tmp_path, change, match)
         quadratic([0.05], recipe, checkpoint=file)
 
 
+def test_a_checkpoint_of_a_name_that_no_file_has_is_refused_before_training(tmp_path):
+    with pytest.raises(pi.PrefixInterpError, match=r"cannot be used: .*choose another name"):
+        quadratic([0.05], Recipe(10, 0.05, batch_size=8), checkpoint=tmp_path / ("x" * 5000))
+
+
 def test_checkpoints_of_equal_trainings_are_equal_bytes(tmp_path):
     for name in ("a", "b"):
         quadratic([0.05], Recipe(10, 0.05, batch_size=8), checkpoint=tmp_path / name)
