@@ -154,7 +154,7 @@ def test_what_is_too_large_is_neither_read_nor_written(tmp_path):
     long = "x" * MAX_JSON_BYTES
     with pytest.raises(PrefixInterpError, match=f"bytes, more than {MAX_JSON_BYTES:,}"):
         parse_json("x.json", f'{{"a": "{long}"}}'.encode())
-    with pytest.raises(PrefixInterpError, match="bytes, more than .* could not be read again"):
+    with pytest.raises(PrefixInterpError, match=r"bytes, more than .* could not be read again"):
         write_json(tmp_path / "x.json", RECORD | {"x": long})
     assert not list(tmp_path.iterdir())
 

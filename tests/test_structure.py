@@ -79,7 +79,7 @@ def test_a_file_holds_one_idea():
 
 
 def test_the_library_stays_small():
-    house, trust = 12_500, 1_600  # what it did in 0.2; checks of runs and files
+    house, trust = 12_500, 1_700  # what it did in 0.2; checks of runs and files
     assert sum(map(length, LIBRARY)) <= house + trust
 
 
