@@ -25,7 +25,7 @@ from prefix_interp.errors import PrefixInterpError, nearest
 
 MAX_JSON_BYTES = 64 * 2**20  # of text, after decompression; the largest result here has 1.5 million
 MAX_HEADER_BYTES = 64 * 2**20  # of a safetensors file, with the record in it
-MAX_CONTAINERS = 1_000_000  # lists and objects: a few bytes of text, hundreds of memory
+MAX_SIGNS = 4_000_000  # commas, colons, brackets: each may stand for a hundred bytes of memory
 MAX_DEPTH = 64  # of lists and objects inside each other
 _GZIP = b"\x1f\x8b"  # first bytes of a compressed file
 _MAX_DIGITS = 300  # a longer whole number is beyond every float
@@ -259,8 +259,8 @@ def _parsed(data: bytes, max_bytes: int) -> Any:
     """Return what strict JSON says; a ValueError says what is wrong."""
     if len(data) > max_bytes:
         raise ValueError(f"it has {len(data):,} bytes, more than {max_bytes:,}")
-    if data.count(b"[") + data.count(b"{") > MAX_CONTAINERS:
-        raise ValueError(f"it has more than {MAX_CONTAINERS:,} lists and objects")
+    if sum(map(data.count, (b",", b":", b"[", b"{"))) > MAX_SIGNS:
+        raise ValueError(f"it holds more than {MAX_SIGNS:,} values, keys and lists")
     try:
         found = json.loads(
             data.decode("utf-8"),
