@@ -238,8 +238,9 @@ class Guard:
         """Begin a call of the model with these arguments."""
         self._check_own(self.live)
         self.finite.clear()  # left over if the last call ended in an error
-        self.n_content = None
         start, self.todo = self.host.layers_of_call(args, kwargs)
+        if start != 0:  # model.generate embeds by itself, and then starts at layer 0
+            self.n_content = None
         if self.needs_tokens and start is not None:
             raise PrefixInterpError(
                 f"start_at_layer={start} leaves out the embedding, where this prompt is put in; "

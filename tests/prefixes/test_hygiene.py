@@ -193,7 +193,7 @@ def test_a_layer_that_runs_no_python_is_noticed():
         model.blocks[1] = torch.nn.Identity()
         model.blocks[1].forward = lambda x, **_: x.clone()
         try:
-            with refused("layer 1: the layer did not run"):
+            with refused("layer 1: it was replaced, or did not run"):
                 model(tokens)
         finally:
             model.blocks[1], block.forward = block, real
@@ -690,3 +690,24 @@ def test_layers_of_a_call_are_those_that_run():
         ((None, "logits", False, None, None, 1), {"stop_at_layer": 2}, [1]),
     ]:
         assert host.layers_of_call(args, kwargs)[1] == layers
+
+
+@every_kind
+def test_run_with_hooks_and_forward_are_watched_like_calls(kind):
+    """TransformerLens calls forward from run_with_hooks, past the model's torch-level hooks."""
+    model, context, how, tokens = model_and(kind)
+    other = clone(model).blocks[0]
+    for call in (lambda: model.forward(tokens), lambda: model.run_with_hooks(tokens, fwd_hooks=[])):
+        with pi.attach(model, context, **how):
+            assert torch.equal(call(), model(tokens))
+        before = model.blocks[0]
+        with pytest.raises(pi.PrefixInterpError), pi.attach(model, context, **how):
+            model.blocks[0] = other
+            call()
+        model.blocks[0] = before
+    huge = [(pi.Site.Q.at(0), lambda q, hook: q * 1e308 * 1e308)]
+    with pytest.raises(pi.PrefixInterpError, match="NaN or infinity"):
+        with pi.attach(model, context, **how):
+            model.run_with_hooks(tokens, fwd_hooks=huge)
+            raise AssertionError("the scores were infinite")
+    assert "forward" not in vars(model) and torch.equal(model(tokens), clone(model)(tokens))
