@@ -25,7 +25,7 @@ from prefix_interp.errors import PrefixInterpError, nearest
 
 MAX_JSON_BYTES = 64 * 2**20  # of text, after decompression; the largest result here has 1.5 million
 MAX_HEADER_BYTES = 64 * 2**20  # of a safetensors file, with the record in it
-MAX_SIGNS = 4_000_000  # commas, colons, brackets: each may stand for a hundred bytes of memory
+MAX_SIGNS = 1_500_000  # commas, colons, brackets: each may stand for a hundred bytes of memory
 MAX_DEPTH = 64  # of lists and objects inside each other
 _GZIP = b"\x1f\x8b"  # first bytes of a compressed file
 _MAX_DIGITS = 300  # a longer whole number is beyond every float
