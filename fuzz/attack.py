@@ -74,6 +74,8 @@ def attack(reader: Reader, change: Change, *, damaged: bool) -> tuple[str, str, 
     try:
         outcome, detail = _read(reader, damaged)
         taken = memory("VmHWM") - before
+    except Hang:
+        outcome, detail, taken = "HANG", "", 0
     finally:
         for file, new in change.items():
             if not isinstance(new, bytes):
@@ -96,8 +98,6 @@ def _read(reader: Reader, damaged: bool) -> tuple[str, str]:
             if not message.isprintable():
                 return "FOREIGN", f"a message that is not one line: {message}"
             outcome = "refused", ""
-        except Hang:
-            return "HANG", ""
         except MemoryError:
             return "MEMORY", "MemoryError"
         except Exception as error:
@@ -125,12 +125,12 @@ def _watch(on: bool) -> None:
         (signal.ITIMER_PROF, signal.SIGPROF, SECONDS),
         (signal.ITIMER_REAL, signal.SIGALRM, WALL_SECONDS),
     ]:
-        if on:
-            signal.signal(number, _stop)
+        signal.signal(number, _stop if on else signal.SIG_IGN)
         signal.setitimer(clock, seconds if on else 0)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    _watch(False)  # both clocks may have run out during one call
     raise Hang
 
 

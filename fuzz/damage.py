@@ -63,7 +63,7 @@ def damage(reader: Reader, rng: random.Random, n: int) -> Iterator[Input]:
 
 
 def places(reader: Reader, rng: random.Random, n: int) -> Iterator[Input]:
-    """Yield something that is no ordinary file in place of every file."""
+    """Put a pipe, a device, a folder or the like in place of each file, in turn."""
     for file in reader.files:
         for name, make in PLACES.items():
             yield f"{name} in place of {file.name}", {file: make}

@@ -28,8 +28,9 @@ def attacks() -> dict[str, tuple[Attack, bool]]:
         "flips": (flips, True), "damage": (damage, True), "places": (places, False),
     }  # fmt: skip
     try:
+        from fuzz.bombs import bombs
         from fuzz.chance import chance
-        from fuzz.forgeries import bombs, records, unsealed
+        from fuzz.forgeries import records, unsealed
     except ImportError:  # versions before 0.3 have no seal
         return found
     return found | {

@@ -43,7 +43,7 @@ def read_file(
             about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):
                 raise PrefixInterpError(
-                    f"path={str(path)!r} is no regular file but a pipe or device; name a file"
+                    f"path={str(path)!r} is a pipe or a device; name a regular file"
                 )
             if about.st_size > max_bytes:
                 raise PrefixInterpError(

@@ -187,6 +187,11 @@ def plain(value: Any) -> Any:
 def _to_columns(records: Records) -> dict[str, list[Any]]:
     """Return one list per key; a dict with the same keys in all records becomes ``outer.inner``."""
     columns: dict[str, list[Any]] = {}
+    if records and not records[0]:
+        raise PrefixInterpError(
+            f"table has {len(records)} records without keys, which no column can hold; leave them "
+            "out"
+        )
     for key in records[0] if records else ():
         if "." in str(key):
             raise PrefixInterpError(

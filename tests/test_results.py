@@ -221,3 +221,9 @@ def test_it_prints_as_one_line_and_shows_the_first_rows():
     result = Result("demo", "fast", [0, 1], {}, {"many": rows})
     assert repr(result) == "Result(demo, fast, 2 seeds: many 2,000 rows)"
     assert result._repr_html_().count("<tr") == 4 and "<b>" not in result._repr_html_()
+
+
+def test_records_without_keys_are_refused_and_not_lost(tmp_path):
+    with pytest.raises(pi.PrefixInterpError, match="2 records without keys"):
+        Result("x", "fast", [0], {}, {"rows": [{}, {}]}).save(tmp_path / "r.json")
+    assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from prefix_interp.errors import PrefixInterpError, nearest
+from prefix_interp.files import is_there
 from prefix_interp.models.toy import STEM, Toy, read_toy
 
 ZOO = Path(__file__).parent / "trained"
@@ -29,7 +30,7 @@ def toy_folder(name_or_path: str | Path) -> Path:
     names = list_toys()
     if str(name_or_path) in names:
         return ZOO / str(name_or_path)
-    if Path(name_or_path).is_dir():
+    if is_there(Path(name_or_path)) and Path(name_or_path).is_dir():
         return Path(name_or_path)
     raise PrefixInterpError(
         f"name={str(name_or_path)!r} is neither a toy of the zoo"

@@ -15,7 +15,7 @@ from prefix_interp.errors import PrefixInterpError, check_keys, check_positive
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.model import has_id, model_id
 from prefix_interp.models.support import check_supported
-from prefix_interp.records import Schema, Schemas
+from prefix_interp.records import Schema, Schemas, check_record
 from prefix_interp.seeds import derive_seed
 from prefix_interp.storage import load_folder, save_folder
 
@@ -120,7 +120,8 @@ class Context(ABC):
         The files are called `prefix` or `soft_prompt`, so that a folder can hold one of each.
 
         Raises:
-            PrefixInterpError: the folder cannot be written; nothing is left half-written.
+            PrefixInterpError: the folder cannot be written, or `model_id` or `metadata` is nothing
+                that `load` would take; nothing is left half-written.
         """
         record = {
             "format": max(self.SCHEMAS),
@@ -128,6 +129,7 @@ class Context(ABC):
             "model_id": self.model_id,
             "metadata": dict(self.metadata),
         }
+        check_record(path, record, self.SCHEMAS)
         return save_folder(path, self.STEM, self.tensors, record)
 
     @classmethod

@@ -272,3 +272,9 @@ def test_the_shapes_of_a_config_are_those_of_its_model(normalization, attn_only,
     )  # fmt: skip
     model = pi.build_toy(cfg)
     assert cfg.shapes == {name: tuple(p.shape) for name, p in model.named_parameters()}
+
+
+def test_a_name_that_no_file_can_have_is_refused():
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(pi.PrefixInterpError, match="cannot be used"):
+            pi.load_toy(name)

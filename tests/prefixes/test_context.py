@@ -256,3 +256,12 @@ def test_a_word_of_format_1_is_unknown_today(tmp_path):
         save_folder(tmp_path, "soft_prompt", prompt.tensors, record | change)
         with pytest.raises(pi.PrefixInterpError, match=r"unknown|wrong"):
             pi.SoftPrompt.load(tmp_path)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("change", [{"model_id": 5}, {"metadata": {1: 2}}])
+def test_what_load_would_refuse_is_not_saved(tmp_path, change):
+    context = replace(pi.Prefix.random(raw_model(), 2), **change)
+    with pytest.raises(pi.PrefixInterpError, match=r"model_id|metadata"):
+        context.save(tmp_path / "p")
+    assert not list(tmp_path.iterdir())
