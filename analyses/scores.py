@@ -43,14 +43,14 @@ def score_rows(
     rows: Rows = []
     for task in map(get_task, tasks):
         batch = task.sample(n, split="test", seed=0)
-        right, loss = answer_scores(model, task, batch, context, baseline)
+        right, loss = answer_scores(model, batch, context, baseline)
         row = {
             **about,
             **{key: value for key, value in _shape(context).items() if key not in about},
             "task": task.name,
             "baseline": baseline if context is None else "prefix",
             "train_loss": None if train_loss is None else float(train_loss),
-            "evaluation": scored(task, right, loss).to_dict(),
+            "evaluation": scored(task.name, batch, right, loss).to_dict(),
         }
         rows.append(row | ({"by_output": shares(right)} if by_output else {}))
     return rows

@@ -14,7 +14,7 @@ import prefix_interp as pi
 from prefix_interp.models.host import host_of
 from prefix_interp.prefixes.inject import mixture_hooks, slot_hooks
 from prefix_interp.tasks import list_tasks
-from prefix_interp.tasks.task import sort_rows
+from prefix_interp.tasks.digits import sort_rows
 
 
 def median_seconds(*functions: Callable[[], object], rounds: int = 15) -> list[float]:

@@ -19,6 +19,7 @@ from prefix_interp.estimates import Estimate
 from prefix_interp.models.toy import Toy, read_toy, save_toy
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.results import Result, package_versions
+from prefix_interp.tasks import DigitTask
 from prefix_interp.tuning import loop
 from prefix_interp.tuning.loop import Run, optimise
 from prefix_interp.tuning.recipes import Recipe
@@ -26,7 +27,7 @@ from tests.helpers import randomise
 from tests.made_up_results import made_up_results
 
 STEPS, STOP_AT = 10, 5
-TASK = pi.Task("small", ("add_one",), length=4, n_digits=4)
+TASK = DigitTask("small", ("add_one",), length=4, n_digits=4)
 
 
 class Stop(Exception):

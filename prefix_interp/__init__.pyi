@@ -2,20 +2,18 @@
 
 from .attribution.circuit import Circuit as Circuit
 from .attribution.circuit_search import find_circuit as find_circuit
-from .attribution.contrast import Contrast as Contrast
 from .attribution.contrast import contrast as contrast
-from .attribution.effects import Agreement as Agreement
 from .attribution.elicitation import Elicitation as Elicitation
 from .attribution.elicitation import head_elicitation as head_elicitation
 from .attribution.gradients import attribution_patch as attribution_patch
 from .attribution.grid import PatchGrid as PatchGrid
 from .attribution.integrated import IntegratedGradients as IntegratedGradients
 from .attribution.integrated import integrated_gradients as integrated_gradients
+from .attribution.pair import Contrast as Contrast
 from .attribution.patching import patch_heads as patch_heads
 from .attribution.patching import patch_sites as patch_sites
 from .attribution.patching import patch_slots as patch_slots
 from .errors import PrefixInterpError as PrefixInterpError
-from .estimates import Estimate as Estimate
 from .models.model import to_dtype as to_dtype
 from .models.sites import Site as Site
 from .models.toy import ToyConfig as ToyConfig
@@ -28,9 +26,11 @@ from .prefixes.inject import prefix_hooks as prefix_hooks
 from .prefixes.prefix import Prefix as Prefix
 from .prefixes.prefix import load_prefixes as load_prefixes
 from .prefixes.soft_prompt import SoftPrompt as SoftPrompt
-from .tasks.task import Batch as Batch
+from .tasks.batch import Batch as Batch
+from .tasks.digits import get_task as get_task
+from .tasks.own import task_from_function as task_from_function
+from .tasks.own import task_from_tensors as task_from_tensors
 from .tasks.task import Task as Task
-from .tasks.task import get_task as get_task
 from .theory.decompose import Decomposition as Decomposition
 from .theory.decompose import decompose_attention as decompose_attention
 from .theory.subspace import BiasSubspace as BiasSubspace

@@ -20,16 +20,17 @@ from analyses.kept import Kept
 from analyses.study import Job, Rows
 from analyses.table2.models import NAME, PREFIXES, STARTS, start_name, variant
 from prefix_interp.attribution.circuit_search import find_circuit
-from prefix_interp.attribution.contrast import Contrast, contrast
+from prefix_interp.attribution.contrast import contrast
 from prefix_interp.attribution.elicitation import head_elicitation
 from prefix_interp.attribution.gradients import attribution_patch
 from prefix_interp.attribution.integrated import integrated_gradients
+from prefix_interp.attribution.pair import Contrast
 from prefix_interp.attribution.patching import patch_heads, patch_slots
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.prefix import Prefix
-from prefix_interp.tasks import FOUR_SKILLS, Task, get_task
+from prefix_interp.tasks import FOUR_SKILLS, DigitTask, get_task
 
 DIRECTIONS = ("denoise", "noise")
 KINDS = ("residual", "kv")
@@ -139,7 +140,7 @@ def controls(job: Job, task: str, kind: str, prefix: Prefix, model: Model) -> di
 
 
 def copy_attention(
-    model: Model, prefix: Prefix, task: Task, n: int = 64
+    model: Model, prefix: Prefix, task: DigitTask, n: int = 64
 ) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]:
     """Return each head's pretrained attention from output i to input i, and its gate at output 0.
 
@@ -165,7 +166,7 @@ class _OnePrefix:
 
     about: Mapping[str, Any]
     pair: Contrast
-    task: Task
+    task: DigitTask
     protocol: Protocol
 
     @property

@@ -24,7 +24,7 @@ from prefix_interp.prefixes.examples import examples_prompt
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.seeds import derive_generator, derive_seed
-from prefix_interp.tasks import Task, get_task
+from prefix_interp.tasks import DigitTask, get_task
 from prefix_interp.tuning.content_blind import content_blind_log_probs
 from prefix_interp.tuning.contexts import sweep
 from prefix_interp.tuning.evaluate import marked, scored
@@ -70,7 +70,7 @@ def blind_rows(seed: int, protocol: Protocol) -> Rows:
             "seed": seed, "context": BLIND, "n_slots": 0, "steps": None, "method": "context",
             "tuned_on": None, "lr": None, "chosen": True, "draw": None, "task": task.name,
             "baseline": "none: no model", "train_loss": None,
-            "evaluation": scored(task, right, loss).to_dict(),
+            "evaluation": scored(task.name, batch, right, loss).to_dict(),
             "by_output": shares(right),
         }  # fmt: skip
         rows += [{**row, "depth": depth} for depth in protocol.depths]
@@ -205,7 +205,7 @@ class _Seed:
         )  # fmt: skip
 
 
-def random_context(kind: str, model: Model, task: Task, n_slots: int, seed: int) -> Context:
+def random_context(kind: str, model: Model, task: DigitTask, n_slots: int, seed: int) -> Context:
     """Return a context of noise, the start of a tuning.
 
     Args:

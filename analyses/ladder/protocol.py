@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prefix_interp.tasks import Task
+from prefix_interp.tasks import DigitTask
 
-SKILLS = Task("three_skills", ("sort_ascending", "add_one", "add_two"))
+SKILLS = DigitTask("three_skills", ("sort_ascending", "add_one", "add_two"))
 # What each task requires of a toy that has the three skills.
 TASKS = {
     "sort_ascending": "known",

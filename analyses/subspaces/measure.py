@@ -28,7 +28,7 @@ from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.prefix import Prefix, load_prefixes
 from prefix_interp.results import Result
 from prefix_interp.seeds import derive_generator
-from prefix_interp.tasks import Batch, get_task, list_tasks
+from prefix_interp.tasks import get_task, list_tasks
 from prefix_interp.theory.decompose import Decomposition, decompose_attention
 from prefix_interp.theory.subspace import BiasSubspace, subspaces_of
 
@@ -174,7 +174,7 @@ def subspace_tables(
     def remove(own: Measured) -> None:
         rivals = [o.all for o in best if o.about == own.about | {"task": o.task} and o is not own]
         batch = get_task(own.task).sample(protocol.n_test, split="test", seed=0)
-        batch = Batch(*(x.to(host_of(model).device) for x in batch))
+        batch = batch.to(host_of(model).device)
         chosen = removals(own.all, rivals, own.content, protocol.draws, seed)
         about = {"seed": seed, **own.about}
         removed.extend(removal_rows(about, model, own.prefix.to(model), batch, chosen))

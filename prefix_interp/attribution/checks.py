@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from prefix_interp.attribution.metrics import Metric, Target
 from prefix_interp.errors import PrefixInterpError
@@ -13,25 +15,6 @@ from prefix_interp.models.model import model_id
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair
 from prefix_interp.prefixes.prefix import Prefix
-from prefix_interp.tasks import Batch
-
-
-def check_answers(model: Model, batch: Batch) -> None:
-    """Raise unless each row of tokens has a row of answers from the model's vocabulary."""
-    answers, shape = batch.answers, tuple(batch.tokens.shape)
-    fits = answers.ndim == 2 and len(shape) == 2 and len(answers) == shape[0]
-    if not fits or not 1 <= answers.shape[1] <= shape[1]:
-        raise PrefixInterpError(
-            f"answers have shape {tuple(answers.shape)} but tokens {shape}; give answers "
-            "for each row of tokens, one for each of the last positions"
-        )
-    d_vocab = host_of(model).d_vocab
-    whole = not answers.is_floating_point() and answers.dtype != torch.bool
-    if not whole or int(answers.min()) < 0 or int(answers.max()) >= d_vocab:
-        raise PrefixInterpError(
-            f"answers must be integers from 0 to {d_vocab - 1}, the vocabulary; they "
-            f"are {answers.dtype} from {answers.min().item()} to {answers.max().item()}"
-        )
 
 
 def check_finite(runs: RunPair) -> None:
@@ -78,3 +61,29 @@ def check_same(runs: RunPair, runs_id: str, model: Model, prefix: Prefix) -> Non
             "task is a contrast of another prefix than the one given; give the contrast's own "
             "prefix, or a task"
         )
+
+
+def differs(a: Tensor, b: Tensor) -> bool:
+    """Return whether two metrics differ in their mean, one value per example, beyond rounding."""
+    noise = 1e3 * torch.finfo(a.dtype).eps if a.is_floating_point() else 0.0
+    a, b = a.double().mean(), b.double().mean()
+    return bool((a - b).abs() > noise * max(1.0, float(a.abs())))
+
+
+def warn_if_moved(off: Mapping[str, Tensor], plain: Mapping[str, Tensor], n_slots: int) -> None:
+    """Warn if to move the content behind masked slots alone changes a metric.
+
+    Args:
+        off: each metric without the prefix, the content behind the slots.
+        plain: each metric of the model as it is.
+        n_slots: by how many positions the content moves.
+    """
+    for name in off:
+        if differs(plain[name], off[name]):
+            warnings.warn(
+                f"{n_slots} slot{'s' * (n_slots != 1)} move the content by as many positions, and "
+                f"that alone changes {name} from {plain[name].double().mean():.4g} (plain) to "
+                f"{off[name].double().mean():.4g} (off, what the prefix is compared with); give "
+                "the prefix positions='keep' to leave the content where it is",
+                stacklevel=4,
+            )

@@ -19,7 +19,7 @@ from prefix_interp.attribution.circuit_runs import (
     circuit_nodes,
     share_interval,
 )
-from prefix_interp.attribution.contrast import Contrast
+from prefix_interp.attribution.pair import Contrast
 from prefix_interp.errors import PrefixInterpError, check_number
 from prefix_interp.estimates import Estimate
 from prefix_interp.models.model import has_id, model_id

@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
 from prefix_interp.attribution.circuit_runs import Node, circuit_metrics
-from prefix_interp.attribution.contrast import Contrast
+from prefix_interp.attribution.pair import Contrast
 from prefix_interp.models.host import host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.layout import Hook

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from prefix_interp.attribution.contrast import Contrast, Values
 from prefix_interp.attribution.metrics import recovered
+from prefix_interp.attribution.pair import Contrast, Values
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.estimates import Estimate
 from prefix_interp.models.host import Model, host_of

@@ -21,8 +21,9 @@ from prefix_interp.attribution.circuit_runs import (
     share_interval,
     shares,
 )
-from prefix_interp.attribution.contrast import Contrast, contrast
+from prefix_interp.attribution.contrast import contrast
 from prefix_interp.attribution.metrics import Metric, choose_metric
+from prefix_interp.attribution.pair import Contrast
 from prefix_interp.errors import PrefixInterpError, check_choice, check_number, check_positive
 from prefix_interp.estimates import Estimate
 from prefix_interp.models.host import Model

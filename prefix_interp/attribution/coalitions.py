@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from prefix_interp.attribution.contrast import Contrast
 from prefix_interp.attribution.grid import Direction
+from prefix_interp.attribution.pair import Contrast
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.host import host_of
 from prefix_interp.models.sites import Site

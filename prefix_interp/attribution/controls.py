@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from prefix_interp.attribution.contrast import MAX_SEQUENCES, Contrast
 from prefix_interp.attribution.grid import Direction
+from prefix_interp.attribution.pair import MAX_SEQUENCES, Contrast
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.finite import checked_run
 from prefix_interp.models.host import Model, host_of
@@ -78,17 +78,18 @@ def _stacked_effects(
 
     layers = range(host.n_layers)
     readers = [keep(site.at(i)) for i in layers for site in (Site.RESID_PRE, Site.Z)]
-    hooks = [*mixture_hooks(model, prefixes[0].n_slots, slots.__getitem__), *readers]
-    logits_on = _answers(pair, pair.tokens.repeat(n, 1), hooks, (n, -1))
+    n_slots, keep_positions = prefixes[0].n_slots, prefixes[0].keeps_positions
+    mixed = mixture_hooks(model, n_slots, slots.__getitem__, keep=keep_positions)
+    logits_on = _answers(pair, pair.tokens.repeat(n, 1), [*mixed, *readers], (n, -1))
     targets = [pair.target._replace(logits_on=x) for x in logits_on]
     (metric,) = pair.metrics.values()
     # A metric may depend on the prefixed run, so each prefix has its own value of the plain run.
     bases = [metric(t.logits_off if denoise else t.logits_on, t) for t in targets]
     base = torch.stack(bases)[:, None].double()
-    hooks = []
+    hooks: list[Hook] = []
     if not denoise:
         each = [(_each(k, n_heads), _each(v, n_heads)) for k, v in slots]
-        hooks = mixture_hooks(model, prefixes[0].n_slots, each.__getitem__)
+        hooks = mixture_hooks(model, n_slots, each.__getitem__, keep=keep_positions)
     effects = []
     for layer in layers:
         if denoise:
@@ -118,10 +119,10 @@ def _answers(
     layer: int | None = None,
 ) -> Float[Tensor, "*stack batch n_out d_vocab"]:
     """Return the logits at the outputs of tokens, or of residual streams before `layer`."""
-    hooks = [*hooks, *answer_rows_hooks(pair.model, pair.n_out)]
+    hooks = [*hooks, *answer_rows_hooks(pair.model, pair.batch.n_rows)]
     with checked_run(pair.model), pair.model.hooks(fwd_hooks=hooks):
         logits = pair.model(rows) if layer is None else host_of(pair.model).run_from(layer, rows)
-    return logits[:, -pair.n_out :].unflatten(0, stack)
+    return pair.batch.read(logits.unflatten(0, stack))
 
 
 def _each(x: Float[Tensor, "stack *rest"], times: int) -> Float[Tensor, "more *rest"]:
@@ -163,7 +164,7 @@ def random_prefixes(model: Model, prefix: Prefix, n: int, seed: int) -> dict[str
 
     def noise(i: int) -> Prefix:
         own = derive_seed(seed, "elicitation", RANDOM, i)
-        return Prefix.random(model, prefix.n_slots, own, kind)
+        return Prefix.random(model, prefix.n_slots, own, kind, positions=prefix.positions)
 
     makers: dict[str, Callable[[int], Prefix]] = {NORM_MATCHED: matched, RANDOM: noise}
     return {name: [make(i) for i in range(n)] for name, make in makers.items()}

@@ -23,7 +23,7 @@ from prefix_interp.attribution.coalitions import (
     coalition_values,
     shapley_values,
 )
-from prefix_interp.attribution.contrast import Contrast, contrast
+from prefix_interp.attribution.contrast import contrast
 from prefix_interp.attribution.controls import (
     NORM_MATCHED,
     check_controls,
@@ -32,13 +32,14 @@ from prefix_interp.attribution.controls import (
 )
 from prefix_interp.attribution.grid import Direction
 from prefix_interp.attribution.metrics import Metric, choose_metric, ends, recovered
+from prefix_interp.attribution.pair import Contrast
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.estimates import bootstrap_interval
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import NORM_SCALE
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.result_object import ResultObject, drawing
-from prefix_interp.tasks import Batch, Task
+from prefix_interp.tasks import Batch, Task, mean_over_answers
 from prefix_interp.theory.decompose import Decomposition, decompose_attention
 
 if TYPE_CHECKING:
@@ -264,10 +265,8 @@ def head_elicitation(
         parts = decompose_attention(pair.runs)
         values = coalition_values(pair, parts, direction, effect, bar)
         found = {k: head_effects(pair, group, direction, bar) for k, group in drawn.items()}
-        answers = pair.target.answers
-        batch = Batch(pair.tokens, answers, answers.new_zeros(len(answers)))
         for who, control in named.items():  # its slots may differ, and so its plain run
-            own = contrast(model, control, batch, metrics=chosen)
+            own = contrast(model, control, pair.batch, metrics=chosen)
             found[who] = head_effects(own, [control], direction, bar)
     split = shapley_values(values)
     alone = values[[1 << i for i in range(len(PARTS))]] - values[0]
@@ -301,7 +300,8 @@ def bias_logit_attribution(
     Returns:
         Logits, mean over outputs.
     """
-    host, answers, n_out = host_of(pair.model), pair.target.answers, pair.n_out
+    host, batch = host_of(pair.model), pair.batch
+    answers = batch.answers.clamp(min=0)
     with torch.no_grad():
         read = host.W_U.T[answers] - host.W_U.mean(dim=-1)  # batch n_out d_model
         read = _through_frozen(pair, host.final_norm, read)
@@ -310,14 +310,14 @@ def bias_logit_attribution(
             attn = host.attention(layer)
             own = _through_frozen(pair, attn.norm_behind, read)
             written = einsum(
-                bias[:, :, -n_out:],
+                batch.read(bias.transpose(0, 1)),
                 attn.W_O,
-                "batch head n_out d_head, head d_head d_model -> batch head n_out d_model",
+                "head batch n_out d_head, head d_head d_model -> batch head n_out d_model",
             )
             raised = einsum(
                 written, own, "batch head n_out d_model, batch n_out d_model -> head batch n_out"
             )
-            found.append(raised.mean(dim=-1))
+            found.append(mean_over_answers(raised, batch.answers))
         return torch.stack(found).double()
 
 
@@ -328,7 +328,7 @@ def _through_frozen(
     point = getattr(norm, NORM_SCALE, None)
     if norm is None or point is None:
         return read
-    scale = pair.runs.on[point.name][:, -read.shape[1] :]
+    scale = pair.batch.read(pair.runs.on[point.name])
     with torch.enable_grad(), pair.model.hooks(fwd_hooks=[(point.name, lambda _, hook: scale)]):
         x = torch.zeros_like(read, requires_grad=True)
         return torch.autograd.grad(norm(x), x, read)[0]

@@ -10,9 +10,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from prefix_interp.attribution.contrast import Contrast, contrast
+from prefix_interp.attribution.contrast import contrast
 from prefix_interp.attribution.grid import Direction, PatchGrid
 from prefix_interp.attribution.metrics import Metrics
+from prefix_interp.attribution.pair import Contrast
 from prefix_interp.attribution.patching import HEAD_SITES, donor_activation
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.host import Model, host_of

@@ -14,10 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from prefix_interp.attribution.contrast import MAX_SEQUENCES, Contrast, contrast
+from prefix_interp.attribution.contrast import contrast
 from prefix_interp.attribution.effects import Effects
 from prefix_interp.attribution.gradients import metric_gradients
 from prefix_interp.attribution.metrics import Metric, choose_metric
+from prefix_interp.attribution.pair import MAX_SEQUENCES, Contrast
 from prefix_interp.attribution.patching import Cell, patch_cells
 from prefix_interp.attribution.quadrature import PathIntegral, integrate_path
 from prefix_interp.errors import PrefixInterpError, check_choice, check_number, check_positive

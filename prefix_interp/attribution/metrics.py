@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.tasks import NO_ANSWER, mean_over_answers
 
 Logits = Float[Tensor, "*stack batch n_out d_vocab"]
 
@@ -18,14 +19,21 @@ class Target(NamedTuple):
     """What the metrics compare a run with.
 
     Attributes:
-        answers: the right outputs.
+        answers: the right outputs; -100 where an example has none.
         logits_on: at the outputs, with the prefix.
         logits_off: at the outputs, without it (masked baseline).
+        logits_plain: at the outputs, of the model as it is; None for those without the prefix.
     """
 
     answers: Int[Tensor, "batch n_out"]
     logits_on: Float[Tensor, "batch n_out d_vocab"]
     logits_off: Float[Tensor, "batch n_out d_vocab"]
+    logits_plain: Float[Tensor, "batch n_out d_vocab"] | None = None
+
+    @property
+    def plain(self) -> Float[Tensor, "batch n_out d_vocab"]:
+        """Return the logits at the outputs of the model as it is."""
+        return self.logits_off if self.logits_plain is None else self.logits_plain
 
 
 Metric = Callable[[Logits, Target], Float[Tensor, "*stack batch"]]
@@ -34,7 +42,7 @@ Metrics = Iterable[str] | Mapping[str, Metric]
 
 def answer_log_prob(logits: Logits, target: Target) -> Float[Tensor, "*stack batch"]:
     """Return the log-probability of the right answer in nats, mean over outputs; at most 0."""
-    return _at(logits.log_softmax(dim=-1), target.answers).mean(dim=-1)
+    return _mean(_at(logits.log_softmax(dim=-1), target.answers), target)
 
 
 def logit_difference(logits: Logits, target: Target) -> Float[Tensor, "*stack batch"]:
@@ -43,20 +51,21 @@ def logit_difference(logits: Logits, target: Target) -> Float[Tensor, "*stack ba
     The foil is the wrong token with the highest logit in the run without prefix. It is fixed across
     interventions, so the metric is linear in the logits.
     """
-    off, answers = target.logits_off, target.answers
+    off, answers = target.logits_off, target.answers.clamp(min=0)
     foils = off.scatter(-1, answers[..., None], -torch.inf).argmax(dim=-1)
-    return (_at(logits, answers) - _at(logits, foils)).mean(dim=-1)
+    return _mean(_at(logits, answers) - _at(logits, foils), target)
 
 
 def kl_to_prefixed(logits: Logits, target: Target) -> Float[Tensor, "*stack batch"]:
     """Return KL(with prefix || run) in nats, mean over outputs; 0 for the prefixed run itself."""
     wanted = target.logits_on.log_softmax(dim=-1)
-    return (wanted.exp() * (wanted - logits.log_softmax(dim=-1))).sum(dim=-1).mean(dim=-1)
+    return _mean((wanted.exp() * (wanted - logits.log_softmax(dim=-1))).sum(dim=-1), target)
 
 
 def exact_match(logits: Logits, target: Target) -> Float[Tensor, "*stack batch"]:
     """Return 1 if every output is right under teacher forcing, else 0."""
-    return (logits.argmax(dim=-1) == target.answers).all(dim=-1).to(logits.dtype)
+    right = (logits.argmax(dim=-1) == target.answers) | (target.answers == NO_ANSWER)
+    return right.all(dim=-1).to(logits.dtype)
 
 
 METRICS: dict[str, Metric] = {
@@ -122,16 +131,32 @@ def recovered(
     return (value - off) / (on - off)
 
 
-def ends(on: Mapping[str, Float[Tensor, " batch"]], off: Mapping[str, Tensor]) -> str:
+def ends(
+    on: Mapping[str, Float[Tensor, " batch"]],
+    off: Mapping[str, Tensor],
+    plain: Mapping[str, Tensor] | None = None,
+) -> str:
     """Return the mean of each metric without the prefix and with it, in words.
 
     Args:
         on: with the prefix.
         off: without it.
+        plain: of the model as it is; named where it is not `off`.
     """
-    return ", ".join(f"{k} {off[k].mean():.4g} off, {on[k].mean():.4g} on" for k in on)
+
+    def words(name: str) -> str:
+        own = off if plain is None else plain
+        same = torch.equal(own[name], off[name])
+        first = "" if same else f"{own[name].mean():.4g} plain, "
+        return f"{name} {first}{off[name].mean():.4g} off, {on[name].mean():.4g} on"
+
+    return ", ".join(map(words, on))
 
 
 def _at(x: Logits, tokens: Int[Tensor, "batch n_out"]) -> Float[Tensor, "*stack batch n_out"]:
-    index = tokens[..., None].expand(*x.shape[:-1], 1)
+    index = tokens.clamp(min=0)[..., None].expand(*x.shape[:-1], 1)
     return x.gather(-1, index).squeeze(-1)
+
+
+def _mean(values: Float[Tensor, "*stack batch n_out"], target: Target) -> Tensor:
+    return mean_over_answers(values, target.answers)

@@ -16,9 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from prefix_interp.attribution.contrast import Contrast, State, Values, contrast
+from prefix_interp.attribution.contrast import contrast
 from prefix_interp.attribution.grid import Direction, PatchGrid
 from prefix_interp.attribution.metrics import Metrics
+from prefix_interp.attribution.pair import Contrast, State, Values
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site

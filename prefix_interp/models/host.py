@@ -158,25 +158,28 @@ class Host:
         """Return the learned position embeddings."""
         return self.model.W_pos
 
-    def content_start(self, n_slots: int) -> int:
+    def content_start(self, n_slots: int, *, keep: bool = False) -> int:
         """Return the position of the first content token behind a prefix of `n_slots` slots.
 
-        It is `n_slots`, except in a toy, whose content keeps its trained positions. Slots carry no
-        position, so a toy takes a prefix of any length.
+        It is `n_slots`, except in a toy, whose content keeps its trained positions, and where the
+        content is to keep the positions it has without a prefix (`keep`). There slots carry no
+        position, so the model takes a prefix of any length.
         """
-        return n_slots if self.n_reserved is None else self.n_reserved
+        if self.n_reserved is not None:
+            return self.n_reserved
+        return 0 if keep else n_slots
 
-    def room(self, n_slots: int) -> int:
+    def room(self, n_slots: int, *, keep: bool = False) -> int:
         """Return how many content tokens fit into the context after `n_slots` slots."""
-        return self.n_ctx - self.content_start(n_slots)
+        return self.n_ctx - self.content_start(n_slots, keep=keep)
 
-    def check_room(self, n_slots: int, n_content: int) -> None:
+    def check_room(self, n_slots: int, n_content: int, *, keep: bool = False) -> None:
         """Raise unless `n_content` tokens fit into the context after `n_slots` slots.
 
         Raises:
             PrefixInterpError: more content than fits.
         """
-        room = self.room(n_slots)
+        room = self.room(n_slots, keep=keep)
         if n_content > room:
             raise PrefixInterpError(
                 f"tokens have {n_content} positions, more than the context of {self.n_ctx} holds "
@@ -185,37 +188,42 @@ class Host:
 
     def slot_positions(self, n_slots: int) -> Float[Tensor, "slot d_model"]:
         """Return position embeddings of slots in front; past the reserved, the last repeats."""
-        last = self.content_start(n_slots) - 1
+        last = max(self.content_start(n_slots) - 1, 0)
         return self.W_pos[torch.arange(n_slots).clamp(max=last)]
 
-    def content_positions(self, n_slots: int, n_content: int) -> Float[Tensor, "pos d_model"]:
+    def content_positions(
+        self, n_slots: int, n_content: int, *, keep: bool = False
+    ) -> Float[Tensor, "pos d_model"]:
         """Return the position embeddings of content behind `n_slots` slots.
 
         Raises:
             PrefixInterpError: more content than the context holds there.
         """
-        self.check_room(n_slots, n_content)
-        start = self.content_start(n_slots)
+        self.check_room(n_slots, n_content, keep=keep)
+        start = self.content_start(n_slots, keep=keep)
         return self.W_pos[start : start + n_content]
 
     def position_rows(
-        self, n_slots: int, n_content: int, before: int = 0
+        self, n_slots: int, n_content: int, before: int = 0, *, keep: bool = False
     ) -> Float[Tensor, "all_pos d_model"]:
         """Return the position embeddings of slots and content, in the order of the sequence.
 
         In a toy the content keeps its trained positions, slots in front have the reserved ones and
-        later slots none. In other models positions are consecutive over slots and content.
+        later slots none. In other models positions are consecutive over slots and content, unless
+        the content is to keep those it has without slots.
 
         Args:
             n_slots: number of rows that are not content.
             n_content: content tokens.
             before: number of content tokens in front of the slots.
+            keep: whether the content keeps its positions.
 
         Raises:
             PrefixInterpError: more content than the context holds.
         """
-        content = self.content_positions(n_slots, n_content)
-        consecutive = self.n_reserved is None or (n_slots == self.n_reserved and before == 0)
+        content = self.content_positions(n_slots, n_content, keep=keep)
+        start = self.content_start(n_slots, keep=keep)
+        consecutive = (self.n_reserved is None and not keep) or (n_slots == start and before == 0)
         if consecutive:
             return self.W_pos[: n_slots + n_content]
         own = self.slot_positions(n_slots)

@@ -12,6 +12,7 @@ from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.gates import check_gates
+from prefix_interp.prefixes.given import ContextLike, as_context
 from prefix_interp.prefixes.guard import Guard, check_free
 from prefix_interp.prefixes.inject import Gates, Method, mixture_hooks, slot_hooks
 from prefix_interp.prefixes.layout import Hook
@@ -23,7 +24,7 @@ from prefix_interp.prefixes.soft_prompt import SoftPrompt
 @contextmanager
 def attach(
     model: Model,
-    context: Context,
+    context: ContextLike,
     method: Method | str = "slots",
     gates: Gates = None,
     *,
@@ -53,7 +54,7 @@ def attach(
 
     Args:
         model: a supported HookedTransformer.
-        context: a prefix or soft prompt that fits it.
+        context: a prefix or soft prompt that fits it, a tuned fit, or the folder it was saved to.
         method: only for a prefix: ``"slots"`` or ``"mixture"``.
         gates: only for a prefix: 0 to 1 per head, or per head and slot; None is 1 everywhere.
         predict_first: only for a soft prompt at position 0: add the last slot's row in front, which
@@ -74,6 +75,7 @@ def attach(
     """
     check_choice("method", method, get_args(Method))
     check_free(model)
+    context = as_context(context)
     if isinstance(context, SoftPrompt):
         if method != "slots" or gates is not None:
             given = f"method={method!r}" if method != "slots" else "gates"
@@ -97,7 +99,7 @@ def attach(
             )
         context.check_fits(model)
         n_slots, tensors, host = context.n_slots, context.tensors, host_of(model)
-        gates = check_gates(model, n_slots, gates)
+        gates, keep = check_gates(model, n_slots, gates), context.keeps_positions
         added = n_slots if method == "slots" else 0  # nobody reads what these rows compute
         guard = Guard(model, context, added, unread=added, content_scores=method == "slots")
 
@@ -105,9 +107,10 @@ def attach(
             return host.layer_keys_values(tensors, layer)
 
         if method == "slots":
-            hooks = slot_hooks(model, n_slots, slots, gates)
+            hooks = slot_hooks(model, n_slots, slots, gates, keep=keep)
         else:
-            hooks = mixture_hooks(model, n_slots, slots, gates, guard.finite.note_maxima)
+            note = guard.finite.note_maxima
+            hooks = mixture_hooks(model, n_slots, slots, gates, note, keep=keep)
     else:
         raise PrefixInterpError(
             f"context={type(context).__name__} cannot be attached; give a Prefix or a SoftPrompt"
@@ -130,4 +133,4 @@ def stack_hooks(model: Model, like: Context, stack: Mapping[str, Tensor]) -> lis
     if isinstance(like, SoftPrompt):
         return soft_hooks(model, stack["vectors"], like.position, like.layers, read=False)
     slots = host_of(model).keys_values(stack)
-    return mixture_hooks(model, like.n_slots, slots.__getitem__)
+    return mixture_hooks(model, like.n_slots, slots.__getitem__, keep=like.keeps_positions)

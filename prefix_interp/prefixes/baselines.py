@@ -17,6 +17,7 @@ from prefix_interp.models.finite import checked_run
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.attach import attach
+from prefix_interp.prefixes.given import ContextLike, as_prefix
 from prefix_interp.prefixes.layout import (
     Hook,
     check_tokens,
@@ -73,7 +74,7 @@ class RunPair:
 
 def run_pair(
     model: Model,
-    prefix: Prefix,
+    prefix: ContextLike,
     tokens: Int[Tensor, "batch pos"],
     baseline: Baseline | str = "masked",
 ) -> RunPair:
@@ -88,7 +89,7 @@ def run_pair(
 
     Args:
         model: a supported HookedTransformer.
-        prefix: a prefix that fits it.
+        prefix: a prefix that fits it, a fit of one, or the folder it was saved to.
         tokens: content only.
         baseline: which "no prefix" `off` means.
 
@@ -102,17 +103,18 @@ def run_pair(
         False
     """
     check_choice("baseline", baseline, get_args(Baseline))  # before the first run
-    check_tokens(model, tokens, prefix.n_slots)
-    n = prefix.n_slots
+    prefix = as_prefix(prefix)
+    n, keep = prefix.n_slots, prefix.keeps_positions
+    check_tokens(model, tokens, n, keep=keep)
     with torch.no_grad():
         with attach(model, prefix):
             logits_on, cache = model.run_with_cache(tokens, return_cache_object=False)
         on = _content(model, cache, tokens.shape[1])
-        off_tokens, off_hooks = baseline_run(model, n, tokens, baseline)
+        off_tokens, off_hooks = baseline_run(model, n, tokens, baseline, keep=keep)
         with checked_run(model), model.hooks(fwd_hooks=off_hooks):
             logits_off, cache = model.run_with_cache(off_tokens, return_cache_object=False)
         off = _content(model, cache, tokens.shape[1])
-        held_hooks = [*masked_hooks(model, n), *_hold_inputs(model, on, n)]
+        held_hooks = [*masked_hooks(model, n, keep=keep), *_hold_inputs(model, on, n)]
         with checked_run(model), model.hooks(fwd_hooks=held_hooks):
             _, cache = model.run_with_cache(tokens, return_cache_object=False)
         held = _content(model, cache, tokens.shape[1])
@@ -127,6 +129,8 @@ def baseline_run(
     n_slots: int,
     tokens: Int[Tensor, "batch pos"],
     baseline: Baseline | str,
+    *,
+    keep: bool = False,
 ) -> tuple[Int[Tensor, "batch all_pos"], list[Hook]]:
     """Return the tokens and hooks of a run without prefix; its last ``pos`` rows are the content.
 
@@ -135,14 +139,20 @@ def baseline_run(
         n_slots: number of slots the prefix would take.
         tokens: content only.
         baseline: which "no prefix" is meant.
+        keep: whether the content keeps its positions (see `Prefix`).
 
     Raises:
-        PrefixInterpError: an unknown baseline.
+        PrefixInterpError: an unknown baseline, or placeholders where positions are to be kept.
     """
     check_choice("baseline", baseline, get_args(Baseline))
     if baseline == "masked":
-        return tokens, masked_hooks(model, n_slots)
+        return tokens, masked_hooks(model, n_slots, keep=keep)
     if baseline == "placeholder":
+        if keep:
+            raise PrefixInterpError(
+                "baseline='placeholder' does not go with positions='keep': real tokens in front "
+                "move the content; choose 'masked' or 'unshifted'"
+            )
         n_pads = host_of(model).content_start(n_slots)
         pads = tokens.new_full((len(tokens), n_pads), PLACEHOLDER_TOKEN)
         return torch.cat([pads, tokens], dim=1), []
@@ -179,8 +189,11 @@ def fast_baseline(
     return baseline_run(model, n_slots, tokens, baseline)
 
 
-def masked_hooks(model: Model, n_slots: int) -> list[Hook]:
-    """Return hooks that reserve `n_slots` slots that no content attends to."""
+def masked_hooks(model: Model, n_slots: int, *, keep: bool = False) -> list[Hook]:
+    """Return hooks that reserve `n_slots` slots that no content attends to.
+
+    With `keep` the content keeps its positions (see `Prefix`).
+    """
 
     def mask(scores: Float[Tensor, "batch head query key"], hook: object) -> Tensor:
         scores = scores.clone()
@@ -189,7 +202,10 @@ def masked_hooks(model: Model, n_slots: int) -> list[Hook]:
         return scores
 
     layers = range(host_of(model).n_layers)
-    return [*layout_hooks(model, n_slots), *((Site.ATTN_SCORES.at(i), mask) for i in layers)]
+    return [
+        *layout_hooks(model, n_slots, keep=keep),
+        *((Site.ATTN_SCORES.at(i), mask) for i in layers),
+    ]
 
 
 def _hold_inputs(model: Model, on: ActivationCache, n_slots: int) -> list[Hook]:

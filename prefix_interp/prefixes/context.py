@@ -57,6 +57,11 @@ class Context(ABC):
         return {name: getattr(self, name) for name in self.SETTINGS}
 
     @property
+    def keeps_positions(self) -> bool:
+        """Return whether the content keeps the positions it has without the context."""
+        return False
+
+    @property
     def n_layers(self) -> int:
         """Return the number of layers it has vectors for."""
         return next(iter(self.tensors.values())).shape[0]
@@ -75,7 +80,8 @@ class Context(ABC):
         """Return one line that leaves out the values in the tensors."""
         sizes = {key: getattr(self, key) for key in ("n_layers", "n_slots", "n_parameters")}
         origin = {"model_id": self.model_id, "task": self.metadata.get("task")}
-        shown = {**self.settings, **sizes, **{k: v for k, v in origin.items() if v is not None}}
+        settings = {k: v for k, v in self.settings.items() if (k, v) != ("positions", "shift")}
+        shown = {**settings, **sizes, **{k: v for k, v in origin.items() if v is not None}}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
     def check_fits(self, model: Model) -> None:

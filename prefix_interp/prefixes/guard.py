@@ -260,7 +260,10 @@ class Guard:
         self._check_own(module is self.host.embedding)
         check_traced(args[0])
         self._check_precision()
-        check_tokens(self.model, args[0], self.context.n_slots, may_be_empty=self.may_be_empty)
+        check_tokens(
+            self.model, args[0], self.context.n_slots,
+            keep=self.context.keeps_positions, may_be_empty=self.may_be_empty,
+        )  # fmt: skip
         self.n_content = args[0].shape[1]
         self.ran[None].clear()
 

@@ -41,6 +41,8 @@ def slot_hooks(
     n_slots: int,
     slots: Slots,
     gates: Float[Tensor, "layer head slot"] | None = None,
+    *,
+    keep: bool = False,
 ) -> list[Hook]:
     """Return hooks for the *slots* injection of given keys and values.
 
@@ -49,6 +51,7 @@ def slot_hooks(
         n_slots: number of slots.
         slots: returns a layer's keys and values, ``[batch] slot kv_head d_head``, in each run.
         gates: how much of each slot's mass each head keeps (see `attach`); None keeps all.
+        keep: whether the content keeps its positions (see `Prefix`).
     """
     values: dict[int, Tensor] = {}  # from the hook of the keys to that of the values
 
@@ -64,7 +67,7 @@ def slot_hooks(
 
         return write
 
-    hooks = layout_hooks(model, n_slots)
+    hooks = layout_hooks(model, n_slots, keep=keep)
     for layer in range(host_of(model).n_layers):
         hooks.append((Site.K.at(layer), overwrite(layer, 0)))
         hooks.append((Site.V.at(layer), overwrite(layer, 1)))
@@ -79,6 +82,8 @@ def mixture_hooks(
     slots: Slots,
     gates: Float[Tensor, "*stack layer head slot"] | None = None,
     maxima: Callable[[int, Tensor], None] = lambda *_: None,
+    *,
+    keep: bool = False,
 ) -> list[Hook]:
     """Return hooks for the *mixture* injection of given keys and values (eq. 7 at `hook_z`).
 
@@ -92,8 +97,9 @@ def mixture_hooks(
         slots: returns a layer's keys and values, ``[stack] slot kv_head d_head``, in each run.
         gates: how much of each slot's mass each head keeps (see `attach`); None keeps all.
         maxima: called with the layer and the largest score of each row of slots and content.
+        keep: whether the content keeps its positions (see `Prefix`).
     """
-    hooks = offset_hooks(model, n_slots)
+    hooks = offset_hooks(model, n_slots, keep=keep)
     for layer in range(host_of(model).n_layers):
         own = None if gates is None else gates[..., layer, :, :]
         hooks += _mixture_at(model, layer, n_slots, slots, own, maxima)
@@ -194,14 +200,17 @@ def prefix_hooks(
     n_slots, slots = prefix.n_slots, prefix.keys_values(model).__getitem__
     gates = check_gates(model, n_slots, gates)
     if method == "slots":
-        return [*slot_hooks(model, n_slots, slots, gates), *finite_hooks(model, n_slots)]
+        return [
+            *slot_hooks(model, n_slots, slots, gates, keep=prefix.keeps_positions),
+            *finite_hooks(model, n_slots),
+        ]
 
     def ask(layer: int, maxima: Tensor) -> None:
         check = FiniteCheck(model)
         check.note_maxima(layer, maxima)
         check.ask()
 
-    return mixture_hooks(model, n_slots, slots, gates, ask)
+    return mixture_hooks(model, n_slots, slots, gates, ask, keep=prefix.keeps_positions)
 
 
 def prefix_cache(model: Model, prefix: Prefix, batch_size: int) -> TransformerLensKeyValueCache:
@@ -221,10 +230,11 @@ def prefix_cache(model: Model, prefix: Prefix, batch_size: int) -> TransformerLe
     check_positive("batch_size", batch_size)
     slots = prefix.keys_values(model)
     host = host_of(model)
-    if host.content_start(prefix.n_slots) != prefix.n_slots:
+    start = host.content_start(prefix.n_slots, keep=prefix.keeps_positions)
+    if host.learned_positions and start != prefix.n_slots:
         raise PrefixInterpError(
             f"prefix.n_slots={prefix.n_slots} cannot go into a cache: TransformerLens puts the "
-            f"content at that position, this toy has it at {host.n_reserved}; use attach"
+            f"content at that position, here it stands at {start}; use attach"
         )
     if host.ungroups_heads:
         raise PrefixInterpError(

@@ -27,6 +27,7 @@ def check_tokens(
     tokens: Int[Tensor, "batch pos"],
     n_slots: int,
     *,
+    keep: bool = False,
     may_be_empty: bool = False,
 ) -> None:
     """Raise unless `tokens` are in the vocabulary and fit the context after `n_slots` slots."""
@@ -39,7 +40,7 @@ def check_tokens(
         )
     if tokens.numel():
         check_vocabulary(model, tokens)
-    host_of(model).check_room(n_slots, tokens.shape[1])
+    host_of(model).check_room(n_slots, tokens.shape[1], keep=keep)
 
 
 def check_vocabulary(model: Model, tokens: Int[Tensor, "*any"]) -> None:
@@ -59,28 +60,28 @@ def check_vocabulary(model: Model, tokens: Int[Tensor, "*any"]) -> None:
         )
 
 
-def offset_hooks(model: Model, n_slots: int) -> list[Hook]:
+def offset_hooks(model: Model, n_slots: int, *, keep: bool = False) -> list[Hook]:
     """Return hooks that give content its positions after `n_slots` slots, without adding slots.
 
     For the content this is the masked baseline, without the slots' rows. Rotary positions need no
-    hook, since only differences of positions matter.
+    hook, since only differences of positions matter. With `keep` positions stay (see `Prefix`).
     """
     host = host_of(model)
     if not host.learned_positions:
         return []
 
     def move(pos: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
-        return host.content_positions(n_slots, pos.shape[1]).expand(len(pos), -1, -1)
+        return host.content_positions(n_slots, pos.shape[1], keep=keep).expand(len(pos), -1, -1)
 
     return [(Site.POS_EMBED.at(), move)]
 
 
-def layout_hooks(model: Model, n_slots: int) -> list[Hook]:
+def layout_hooks(model: Model, n_slots: int, *, keep: bool = False) -> list[Hook]:
     """Return hooks that reserve `n_slots` leading rows before the content.
 
     Rows of zeros are put in front at the embedding, positions are consecutive over slots and
-    content, and the slot rows are dropped at the last `hook_resid_post`: the logits are the
-    content's.
+    content (the content's stay with `keep`), and the slot rows are dropped at the last
+    `hook_resid_post`: the logits are the content's.
     """
     host = host_of(model)
     grown: list[bool] = []
@@ -93,7 +94,7 @@ def layout_hooks(model: Model, n_slots: int) -> list[Hook]:
         if not grown:
             raise PrefixInterpError(NOT_EMBEDDED)
         grown.clear()
-        return host.position_rows(n_slots, pos.shape[1]).expand(len(pos), -1, -1)
+        return host.position_rows(n_slots, pos.shape[1], keep=keep).expand(len(pos), -1, -1)
 
     def drop(resid: Float[Tensor, "batch all_pos d_model"], hook: object) -> Tensor:
         return resid[:, n_slots:]

@@ -19,6 +19,7 @@ from prefix_interp.records import Schemas
 from prefix_interp.seeds import derive_generator
 
 Parameterization = Literal["residual", "kv"]
+Positions = Literal["shift", "keep"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,11 +33,17 @@ class Prefix(Context):
     - ``"kv"`` (PEFT): `keys` and `values` are free. Keys are stored as at `hook_k`: before
       rotation and before any query-key norm.
 
+    Where positions are learned, the content stands behind the slots and so at other positions than
+    without a prefix (``"shift"``, what PEFT does), or keeps its positions (``"keep"``), for models
+    whose positions must not move. Toys keep theirs anyway, and where queries and keys rotate only
+    distances count.
+
     Attributes:
         parameterization: ``"residual"`` or ``"kv"``.
         vectors: residual only.
         keys: kv only.
         values: kv only.
+        positions: ``"shift"`` or ``"keep"``.
         model_id: see `Context`.
         metadata: see `Context`.
 
@@ -50,18 +57,21 @@ class Prefix(Context):
 
     STEM: ClassVar[str] = "prefix"
     SCHEMAS: ClassVar[Schemas] = {
-        number: context_schema(number, parameterization=Parameterization) for number in (1, 2)
+        **{number: context_schema(number, parameterization=Parameterization) for number in (1, 2)},
+        3: context_schema(3, parameterization=Parameterization, positions=Positions),
     }
     TENSORS: ClassVar[tuple[str, ...]] = ("vectors", "keys", "values")
-    SETTINGS: ClassVar[tuple[str, ...]] = ("parameterization",)
+    SETTINGS: ClassVar[tuple[str, ...]] = ("parameterization", "positions")
 
     parameterization: Parameterization | str
     vectors: Float[Tensor, "layer slot d_model"] | None = None
     keys: Float[Tensor, "layer slot kv_head d_head"] | None = None
     values: Float[Tensor, "layer slot kv_head d_head"] | None = None
+    positions: Positions | str = "shift"
 
     def __post_init__(self) -> None:
         check_choice("parameterization", self.parameterization, get_args(Parameterization))
+        check_choice("positions", self.positions, get_args(Positions))
         wanted = ("vectors",) if self.parameterization == "residual" else ("keys", "values")
         for name, ndim in (("vectors", 3), ("keys", 4), ("values", 4)):
             tensor = getattr(self, name)
@@ -94,6 +104,7 @@ class Prefix(Context):
         seed: int = 0,
         parameterization: Parameterization | str = "residual",
         std: float = 1.0,
+        positions: Positions | str = "shift",
     ) -> Prefix:
         """Return a prefix of normal noise in the model's shape and dtype.
 
@@ -103,6 +114,7 @@ class Prefix(Context):
             seed: any integer.
             parameterization: ``"residual"`` or ``"kv"``.
             std: standard deviation (the paper starts its prefixes from N(0, 1)).
+            positions: ``"shift"`` or ``"keep"``.
 
         Raises:
             PrefixInterpError: bad arguments, or a model that no prefix fits.
@@ -116,7 +128,7 @@ class Prefix(Context):
         draws: dict[str, Any] = {
             k: host.cast(torch.randn(s, generator=rng)) * std for k, s in shapes.items()
         }
-        return cls(parameterization, **draws)
+        return cls(parameterization, positions=positions, **draws)
 
     @classmethod
     def random_starts(
@@ -127,6 +139,7 @@ class Prefix(Context):
         seed: int = 0,
         parameterization: Parameterization | str = "residual",
         std: float = 1.0,
+        positions: Positions | str = "shift",
     ) -> list[Prefix]:
         """Return prefixes of noise to tune from; the first is ``Prefix.random`` with `seed`.
 
@@ -137,12 +150,24 @@ class Prefix(Context):
             seed: any integer; the other starts derive theirs from it.
             parameterization: ``"residual"`` or ``"kv"``.
             std: standard deviation.
+            positions: ``"shift"`` or ``"keep"``.
 
         Raises:
             PrefixInterpError: bad arguments, or a model that no prefix fits.
         """
         seeds = start_seeds(seed, restarts)
-        return [cls.random(model, n_slots, each, parameterization, std) for each in seeds]
+        return [
+            cls.random(model, n_slots, each, parameterization, std, positions) for each in seeds
+        ]
+
+    @property
+    def keeps_positions(self) -> bool:
+        """Return whether the content keeps the positions it has without the prefix."""
+        return self.positions == "keep"
+
+    @classmethod
+    def _as_written_today(cls, record: dict[str, Any]) -> dict[str, Any]:
+        return {"positions": "shift", **record}
 
     def keys_values(
         self, model: Model

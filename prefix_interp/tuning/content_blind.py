@@ -11,8 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prefix_interp.errors import check_positive
-from prefix_interp.tasks import Batch, Task
-from prefix_interp.tuning.evaluate import as_task
+from prefix_interp.tasks import Batch, DigitTask, Task, as_task
 
 
 def content_blind_log_probs(
@@ -32,13 +31,17 @@ def content_blind_log_probs(
     Raises:
         PrefixInterpError: unknown task, or `n_count` is not positive.
     """
-    task = as_task(task)
     check_positive("n_count", n_count)
-    train, size = task.sample(n_count, "train", seed), task.d_vocab
-    cells = _cells(train, task) * size + train.answers
-    counts = torch.bincount(cells.flatten(), minlength=task.length * size * size)
+    task = as_task(task)
+    train = task.sample(n_count, "train", seed)
+    size = 1 + int(max(x.max() for x in (*train[:2], *batch[:2])))
+    if isinstance(task, DigitTask):
+        size = max(size, task.d_vocab)
+    cells, given = _cells(train, size), train.given
+    counted = (cells * size + train.answers)[given]
+    counts = torch.bincount(counted, minlength=train.answers.shape[1] * size * size)
     table = (counts.view(-1, size) + 1).double()
-    return (table / table.sum(dim=-1, keepdim=True)).log()[_cells(batch, task)]
+    return (table / table.sum(dim=-1, keepdim=True)).log()[_cells(batch, size)]
 
 
 def content_blind_hits(
@@ -55,13 +58,12 @@ def content_blind_hits(
         seed: any integer.
         n_count: training sequences to count on.
     """
-    task = as_task(task)
     check_positive("n", n)
-    test = task.sample(n, "test", seed)
+    test = as_task(task).sample(n, "test", seed)
     return content_blind_log_probs(task, test, seed, n_count).argmax(dim=-1) == test.answers
 
 
-def _cells(batch: Batch, task: Task) -> Int[Tensor, "batch n_out"]:
-    """Return the table row of each output: its index and the token before it."""
-    before = batch.tokens[:, -task.length :]
-    return torch.arange(task.length) * task.d_vocab + before
+def _cells(batch: Batch, size: int) -> Int[Tensor, "batch n_out"]:
+    """Return the table row of each output: its index and the token it is predicted at."""
+    before = batch.read(batch.tokens[..., None])[..., 0]
+    return torch.arange(before.shape[1]) * size + before

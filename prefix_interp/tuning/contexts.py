@@ -21,13 +21,13 @@ from prefix_interp.models.model import model_id
 from prefix_interp.prefixes.attach import stack_hooks
 from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.guard import check_free
-from prefix_interp.prefixes.prefix import Parameterization, Prefix
+from prefix_interp.prefixes.prefix import Parameterization, Positions, Prefix
 from prefix_interp.prefixes.soft_prompt import Layers, SoftPrompt
 from prefix_interp.result_object import ResultObject, drawing
-from prefix_interp.tasks import Batch, Task
-from prefix_interp.tuning.evaluate import Evaluation, as_task, evaluate
+from prefix_interp.tasks import Batch, Task, as_task
+from prefix_interp.tuning.evaluate import Evaluation, evaluate
 from prefix_interp.tuning.loop import Run, optimise
-from prefix_interp.tuning.objective import check_room, sequence_losses
+from prefix_interp.tuning.objective import check_batch, sequence_losses
 from prefix_interp.tuning.recipes import Recipe
 from prefix_interp.tuning.scores import scored_once
 
@@ -101,6 +101,7 @@ def tune_prefix(
     n_slots: int = 1,
     *,
     parameterization: Parameterization | str = "residual",
+    positions: Positions | str = "shift",
     preset: str = "fast",
     recipe: Recipe | None = None,
     seed: int = 0,
@@ -116,6 +117,8 @@ def tune_prefix(
         task: a task or its name.
         n_slots: slots, at least 1.
         parameterization: ``"residual"`` (the paper's) or ``"kv"`` (PEFT's).
+        positions: ``"keep"`` leaves the content where it is in a model with learned positions that
+            is no toy; ``"shift"`` puts it behind the slots (see `Prefix`).
         preset: ``"paper"``, ``"fast"`` or ``"smoke"``.
         recipe: replaces the preset's recipe, e.g. ``Recipe.from_preset("fast", "prefix", lr=0.1)``.
         seed: decides the initial noise and the data.
@@ -134,7 +137,9 @@ def tune_prefix(
         3
     """
     task, recipe = as_task(task), recipe or Recipe.from_preset(preset, "prefix")
-    starts = Prefix.random_starts(model, n_slots, 1, seed, parameterization, recipe.init_std)
+    starts = Prefix.random_starts(
+        model, n_slots, 1, seed, parameterization, recipe.init_std, positions
+    )
     return sweep(
         model, task, starts, [recipe.lr],
         recipe=recipe, seed=seed, checkpoint=checkpoint, progress=progress,
@@ -234,7 +239,7 @@ def sweep(
     task, recipe = as_task(task), recipe or Recipe.from_preset(preset, "prefix")
     _check_rates(lrs)
     check_free(model)
-    first = _check_starts(model, task, starts)
+    first = _check_starts(model, starts)
     recipes = [replace(recipe, lr=lr) for lr in lrs]
     grid = [(i, each) for i in range(len(starts)) for each in recipes]
     runs = [_run(starts[i].tensors, f"start={i} lr={_exact(r.lr)}", r.lr) for i, r in grid]
@@ -243,9 +248,15 @@ def sweep(
         stack = {
             name: torch.stack([run.parameters[name] for run in runs]) for name in first.tensors
         }
-        repeated = Batch(*(x.repeat(len(runs), *[1] * (x.ndim - 1)) for x in batch))
-        losses = sequence_losses(model, task, repeated, recipe, stack_hooks(model, first, stack))
+        repeated = batch.to(host_of(model).device).repeat(len(runs))
+        losses = sequence_losses(model, repeated, recipe, stack_hooks(model, first, stack))
         return losses.unflatten(0, (len(runs), -1)).mean(dim=-1)
+
+    def check(batch: Batch) -> None:
+        n_slots, keep = first.n_slots, first.keeps_positions
+        check_batch(model, batch, n_slots, keep=keep, name=task.name)
+        if isinstance(first, SoftPrompt):  # its slots stand before the outputs
+            check_index("position", first.position, batch.tokens.shape[1] - batch.n_rows + 2)
 
     own_id, kind = model_id(model), first.STEM.replace("_", " ")
     identity = {
@@ -257,7 +268,8 @@ def sweep(
     with frozen(model):
         history = optimise(
             runs, loss, task, recipes[0], seed=seed, identity=identity, checkpoint=checkpoint,
-            progress=progress, description=f"{kind}, {first.n_slots} slots, {task.name}",
+            check=check, progress=progress,
+            description=f"{kind}, {first.n_slots} slots, {task.name}",
         )  # fmt: skip
     contexts = []
     for run, (start, each) in zip(runs, grid, strict=True):
@@ -301,8 +313,8 @@ def _check_rates(lrs: Sequence[float]) -> None:
         raise PrefixInterpError(f"lrs={list(lrs)!r} must hold at least one rate, all different")
 
 
-def _check_starts(model: Model, task: Task, starts: Sequence[Context]) -> Context:
-    """Return the first start, if all starts can be tuned for `task` side by side."""
+def _check_starts(model: Model, starts: Sequence[Context]) -> Context:
+    """Return the first start, if all starts can be tuned side by side."""
     if not starts:
         raise PrefixInterpError(
             "starts are empty; give at least one context, e.g. Prefix.random_starts(model, 1)"
@@ -317,12 +329,8 @@ def _check_starts(model: Model, task: Task, starts: Sequence[Context]) -> Contex
             raise PrefixInterpError(
                 f"starts have {first.n_slots} and {each.n_slots} slots; sweep one length at a time"
             )
-    check_room(model, task, first.n_slots)
     for each in starts:
         each.check_fits(model)
-    if isinstance(first, SoftPrompt):
-        # The slots of a tuned prompt stand before the outputs.
-        check_index("position", first.position, task.length + 1)
     return first
 
 

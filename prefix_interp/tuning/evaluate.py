@@ -19,10 +19,12 @@ from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.baselines import Baseline, fast_baseline
 from prefix_interp.prefixes.context import Context
+from prefix_interp.prefixes.given import ContextLike, as_context
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.layout import check_tokens
 from prefix_interp.result_object import ResultObject, drawing
-from prefix_interp.tasks import Batch, Task, get_task
+from prefix_interp.tasks import Batch, DigitTask, Task, as_batch, get_task, mean_over_answers
+from prefix_interp.tuning.objective import check_batch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,15 +79,10 @@ class Evaluation(ResultObject):
         return drawing("fits.scores_figure")(self)
 
 
-def as_task(task: Task | str) -> Task:
-    """Return the task itself, or the task of that name."""
-    return task if isinstance(task, Task) else get_task(task)
-
-
 def evaluate(
     model: Model,
-    task: Task | str,
-    context: Context | None = None,
+    task: Task | Batch | str,
+    context: ContextLike | None = None,
     n: int = 3200,
     seed: int = 0,
     baseline: Baseline | str = "masked",
@@ -98,31 +95,33 @@ def evaluate(
 
     Args:
         model: a HookedTransformer.
-        task: a task or its name.
-        context: a prefix or soft prompt; None for a run without, as `baseline` says.
-        n: sequences from the test split (the paper uses 3,200).
+        task: a task, the name of one of the paper's, or a batch of your own.
+        context: a prefix, soft prompt, tuned fit or folder of one; None for a run without, as
+            `baseline` says.
+        n: sequences from the test split (the paper uses 3,200); a batch is used whole.
         seed: chooses the sequences.
         baseline: ``"masked"``, ``"placeholder"`` or ``"unshifted"``; not used with a context. The
             three are equal in a model that is not a toy, since it reserves no slots.
         batch_size: sequences per pass.
 
     Raises:
-        PrefixInterpError: unknown task, context of another model, tokens beyond the vocabulary,
-            scores or logits that are not finite.
+        PrefixInterpError: unknown task, context of another model, tokens or answers beyond the
+            vocabulary, a batch whose parts do not fit, scores or logits that are not finite.
 
     Example:
         >>> pi.evaluate(model, task, prefix, n=64).exact_match.value > 0.9
         True
     """
-    task = as_task(task)
     check_positive("n", n)
-    batch = task.sample(n, split="test", seed=seed)
-    return scored(task, *answer_scores(model, task, batch, context, baseline, batch_size))
+    name, batch = as_batch(task, n, seed)
+    check_batch(model, batch, name=name)
+    context = None if context is None else as_context(context)
+    right, loss = answer_scores(model, batch, context, baseline, batch_size)
+    return scored(name, batch, right, loss)
 
 
 def answer_scores(
     model: Model,
-    task: Task,
     batch: Batch,
     context: Context | None = None,
     baseline: Baseline | str = "masked",
@@ -132,7 +131,6 @@ def answer_scores(
 
     Args:
         model: a HookedTransformer.
-        task: defines the number of outputs.
         batch: sequences and answers.
         context: a prefix or soft prompt; None for a run without, as `baseline` says.
         baseline: see `evaluate`.
@@ -142,8 +140,9 @@ def answer_scores(
     scores = []
     for start in range(0, len(batch.tokens), batch_size):
         part = slice(start, start + batch_size)
-        logits = answer_logits(model, task, batch.tokens[part], context, baseline)
-        scores.append(marked(logits.float(), batch.answers[part].to(logits.device)))
+        own = batch.part(part).to(host_of(model).device)
+        logits = answer_logits(model, own, context, baseline)
+        scores.append(marked(logits.float(), own.answers))
     right, loss = zip(*scores, strict=True)
     return torch.cat(right), torch.cat(loss)
 
@@ -153,37 +152,46 @@ def marked(
 ) -> tuple[Bool[Tensor, "batch n_out"], Float[Tensor, " batch"]]:
     """Return which argmaxes are right, and each sequence's mean cross-entropy in nats."""
     losses = F.cross_entropy(logits.transpose(1, 2), answers, reduction="none")
-    return logits.argmax(dim=-1) == answers, losses.mean(dim=-1)
+    return logits.argmax(dim=-1) == answers, mean_over_answers(losses, answers)
 
 
 def scored(
-    task: Task, right: Bool[Tensor, "batch n_out"], loss: Float[Tensor, " batch"]
+    name: str, batch: Batch, right: Bool[Tensor, "batch n_out"], loss: Float[Tensor, " batch"]
 ) -> Evaluation:
     """Return the scores that `evaluate` returns, from `answer_scores`.
 
     Args:
-        task: the evaluated task.
+        name: of the evaluated task.
+        batch: what was answered; places without an answer do not count.
         right: which outputs are right.
         loss: loss of each sequence, in nats per output.
     """
-    n = len(right)
+    n, given = len(right), batch.given.to(right.device)
     return Evaluation(
-        task=task.name,
+        task=name,
         n=n,
-        exact_match=wilson(int(right.all(dim=-1).sum()), n),
-        token_accuracy=wilson(float(right.double().mean() * n), n),
+        exact_match=wilson(int((right | ~given).all(dim=-1).sum()), n),
+        token_accuracy=wilson(float(right[given].double().mean() * n), n),
         loss=mean_interval(loss),
     )
 
 
 def answer_logits(
     model: Model,
-    task: Task,
-    tokens: Int[Tensor, "batch pos"],
+    batch: Batch,
     context: Context | None = None,
     baseline: Baseline | str = "masked",
 ) -> Float[Tensor, "batch n_out d_vocab"]:
-    """Return the logits of a task's outputs, at the last `task.length` positions."""
+    """Return the logits that predict each answer of a batch."""
+    return batch.read(_logits(model, batch.tokens, context, baseline))
+
+
+def _logits(
+    model: Model,
+    tokens: Int[Tensor, "batch pos"],
+    context: Context | None,
+    baseline: Baseline | str,
+) -> Float[Tensor, "batch all_pos d_vocab"]:
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if context is None:
@@ -195,12 +203,12 @@ def answer_logits(
             stack.enter_context(model.hooks(fwd_hooks=hooks))
         else:
             stack.enter_context(attach(model, context))
-        return model(tokens)[:, -task.length :]
+        return model(tokens)
 
 
 def greedy_answers(
     model: Model,
-    task: Task | str,
+    task: DigitTask | str,
     inputs: Int[Tensor, "batch n_in"],
     context: Context | None = None,
     baseline: Baseline | str = "masked",
@@ -209,14 +217,14 @@ def greedy_answers(
 
     Args:
         model: a HookedTransformer.
-        task: defines the number of outputs.
+        task: one of the paper's tasks, or its name; defines the number of outputs.
         inputs: the task's inputs, without answers.
         context: a prefix or soft prompt; None for a run without, as `baseline` says.
         baseline: see `evaluate`.
     """
-    task = as_task(task)
+    task = get_task(task) if isinstance(task, str) else task
     tokens = inputs
     for _ in range(task.length):
-        logits = answer_logits(model, task, tokens, context, baseline)
+        logits = _logits(model, tokens, context, baseline)
         tokens = torch.cat([tokens, logits[:, -1].argmax(dim=-1, keepdim=True)], dim=-1)
     return tokens[:, inputs.shape[1] :]

@@ -19,9 +19,9 @@ from prefix_interp.prefixes.soft_inject import soft_hooks
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.result_object import ResultObject
 from prefix_interp.seeds import derive_generator
-from prefix_interp.tasks import Batch, Task
-from prefix_interp.tuning.evaluate import Evaluation, as_task, evaluate
-from prefix_interp.tuning.objective import check_room, sequence_losses
+from prefix_interp.tasks import Batch, Task, as_task
+from prefix_interp.tuning.evaluate import Evaluation, evaluate
+from prefix_interp.tuning.objective import check_batch, sequence_losses
 from prefix_interp.tuning.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -107,21 +107,22 @@ def search_hard_prompt(
     for name, value in (("n_slots", n_slots), ("n", n), ("restarts", restarts)):
         check_positive(name, value)
     check_free(model)
-    check_room(model, task, n_slots)
     check_positive("max_exhaustive", max_exhaustive)
-    check_index("position", position, task.length + 1)
     d_vocab = host_of(model).d_vocab
     batch = task.sample(n, split="train", seed=seed)
+    check_batch(model, batch, n_slots, name=task.name)
+    check_index("position", position, batch.tokens.shape[1] - batch.n_rows + 2)
+    batch = batch.to(host_of(model).device)
     if d_vocab**n_slots <= max_exhaustive:
         search: Search = "exhaustive"
         every = torch.tensor(list(itertools.product(range(d_vocab), repeat=n_slots)))
-        losses = prompt_losses(model, task, every, batch, position)
+        losses = prompt_losses(model, every, batch, position)
         tokens, loss, tried = every[losses.argmin()], float(losses.min()), len(every)
     else:
         search = "coordinate"
         rng = derive_generator(seed, "hard-prompt", task.name, n_slots)
         starts = torch.randint(d_vocab, (restarts, n_slots), generator=rng)
-        found = [_descend(model, task, start, batch, position) for start in starts]
+        found = [_descend(model, start, batch, position) for start in starts]
         tokens, loss, _ = min(found, key=lambda each: each[1])
         tried = sum(each[2] for each in found)
     prompt = SoftPrompt.from_tokens(model, tokens, position)
@@ -131,7 +132,6 @@ def search_hard_prompt(
 
 def prompt_losses(
     model: Model,
-    task: Task,
     prompts: Int[Tensor, "prompt slot"],
     batch: Batch,
     position: int = 0,
@@ -140,9 +140,8 @@ def prompt_losses(
 
     Args:
         model: a supported HookedTransformer.
-        task: says how many of the last positions are outputs.
         prompts: token numbers.
-        batch: sequences.
+        batch: sequences and answers, on the device of the model.
         position: number of input tokens before the prompt.
     """
     check_vocabulary(model, prompts)
@@ -151,15 +150,14 @@ def prompt_losses(
     with torch.no_grad():
         for part in prompts.split(max(1, _SEQUENCES // len(batch.tokens))):
             vectors = host_of(model).embed(part)[:, None]  # stack layer slot d_model
-            repeated = Batch(*(x.repeat(len(part), *[1] * (x.ndim - 1)) for x in batch))
             hooks = soft_hooks(model, vectors, position, read=False)
-            each = sequence_losses(model, task, repeated, recipe, hooks)
+            each = sequence_losses(model, batch.repeat(len(part)), recipe, hooks)
             losses.append(each.unflatten(0, (len(part), -1)).mean(dim=-1))
     return torch.cat(losses).cpu()
 
 
 def _descend(
-    model: Model, task: Task, start: Int[Tensor, " slot"], batch: Batch, position: int
+    model: Model, start: Int[Tensor, " slot"], batch: Batch, position: int
 ) -> tuple[Int[Tensor, " slot"], float, int]:
     """Return a prompt that no change of one token improves, its loss, and the number tried."""
     tokens, loss, tried = start.clone(), float("inf"), 0
@@ -169,7 +167,7 @@ def _descend(
             d_vocab = host_of(model).d_vocab
             candidates = tokens.repeat(d_vocab, 1)
             candidates[:, i] = torch.arange(d_vocab)
-            losses = prompt_losses(model, task, candidates, batch, position)
+            losses = prompt_losses(model, candidates, batch, position)
             tried += len(candidates)
             if float(losses.min()) < loss:
                 tokens, loss = candidates[losses.argmin()], float(losses.min())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -57,6 +57,7 @@ def optimise(
     *,
     seed: int,
     identity: Mapping[str, Any],
+    check: Callable[[Batch], None] = lambda _: None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int | None = None,
     progress: bool = True,
@@ -74,6 +75,7 @@ def optimise(
         recipe: steps, schedule and so on; `lr` comes from each run.
         seed: decides the batches.
         identity: identifies this training; checkpoints of other trainings are refused.
+        check: raises if a batch cannot be trained on.
         checkpoint: file to resume from and save to; it is kept after the last step.
         checkpoint_every: steps between checkpoints; by default a tenth of the training.
         progress: show a bar.
@@ -98,7 +100,7 @@ def optimise(
     key = {
         "recipe": recipe.to_dict(),
         "seed": seed,
-        "task": asdict(task),
+        "task": dict(task.identity()),
         "versions": package_versions(),
         **identity,
     }
@@ -107,7 +109,7 @@ def optimise(
     start, rows = state.restore()
 
     window = torch.zeros(len(runs))
-    batches = _batches(task, recipe, seed, start)
+    batches = _batches(task, recipe, seed, start, check)
     bar = tqdm(total=recipe.steps, initial=start, desc=description, disable=not progress)
     with bar, one_thread():
         for step in range(start, recipe.steps):
@@ -152,15 +154,18 @@ def _schedule(recipe: Recipe, step: int) -> float:
     return warm_up * (0.05 + 0.475 * (1 + math.cos(math.pi * step / recipe.steps)))
 
 
-def _batches(task: Task, recipe: Recipe, seed: int, start: int) -> Iterator[Batch]:
+def _batches(
+    task: Task, recipe: Recipe, seed: int, start: int, check: Callable[[Batch], None]
+) -> Iterator[Batch]:
     """Yield the batch of each step from `start` on; it depends only on seed and step."""
     chunk, skip = divmod(start, _CHUNK)
     size = recipe.batch_size
     while True:
         rng = derive_generator(seed, "batches", task.name, chunk)
         drawn = task.sample_from(rng, size * _CHUNK, "train")
+        check(drawn)
         for i in range(skip, _CHUNK):
-            yield Batch(*(x[i * size : (i + 1) * size] for x in drawn))
+            yield drawn.part(slice(i * size, (i + 1) * size))
         chunk, skip = chunk + 1, 0
 
 

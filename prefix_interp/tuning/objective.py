@@ -13,31 +13,29 @@ from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.plain_run import eager
 from prefix_interp.prefixes.layout import Hook, answer_rows_hooks
-from prefix_interp.tasks import Batch, Task
+from prefix_interp.tasks import Batch, mean_over_answers
 from prefix_interp.tuning.recipes import Recipe
 
 
 def sequence_losses(
-    model: Model, task: Task, batch: Batch, recipe: Recipe, hooks: Sequence[Hook]
+    model: Model, batch: Batch, recipe: Recipe, hooks: Sequence[Hook]
 ) -> Float[Tensor, " batch"]:
     """Return each sequence's mean cross-entropy over its outputs.
 
     Args:
         model: the trained model, or the model of the trained context.
-        task: defines how many of the last positions are outputs.
-        batch: tokens and answers.
+        batch: tokens and answers, on the device of the model.
         recipe: its precision is used if the processor supports it.
         hooks: put the prefix or the baseline into the model.
     """
     device = host_of(model).device.type
     half = recipe.precision == "bfloat16" and (device != "cpu" or has_fast_bfloat16())
     # A compiled model would leave out the hooks.
-    with eager(), model.hooks(fwd_hooks=[*hooks, *answer_rows_hooks(model, task.length)]):
+    with eager(), model.hooks(fwd_hooks=[*hooks, *answer_rows_hooks(model, batch.n_rows)]):
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            logits = model(batch.tokens)[:, -task.length :]
-    answers = batch.answers.to(logits.device)
-    losses = F.cross_entropy(logits.float().transpose(1, 2), answers, reduction="none")
-    return losses.mean(dim=-1)
+            logits = batch.read(model(batch.tokens))
+    losses = F.cross_entropy(logits.float().transpose(1, 2), batch.answers, reduction="none")
+    return mean_over_answers(losses, batch.answers)
 
 
 def has_fast_bfloat16() -> bool:
@@ -46,17 +44,39 @@ def has_fast_bfloat16() -> bool:
     return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 
-def check_room(model: Model, task: Task, n_slots: int = 0) -> None:
-    """Raise unless `task` fits vocabulary and context of `model`, after `n_slots` slots."""
-    host = host_of(model)
-    if task.d_vocab > host.d_vocab:
+def check_batch(
+    model: Model, batch: Batch, n_slots: int = 0, *, keep: bool = False, name: str = "a batch"
+) -> None:
+    """Raise unless `model` can be given `batch` behind `n_slots` slots, and be scored on it.
+
+    Args:
+        model: a supported HookedTransformer.
+        batch: tokens and answers whose shapes fit (`Batch.check`).
+        n_slots: slots of the context to come.
+        keep: whether the content keeps its positions (see `Prefix`).
+        name: of the task, for the message.
+
+    Raises:
+        PrefixInterpError: tokens or answers outside the vocabulary, more positions than the
+            context holds, or padding that a model without a causal mask would see.
+    """
+    host, given = host_of(model), batch.given
+    for what, x in (("tokens", batch.tokens), ("answers", batch.answers[given])):
+        low, high = (int(value) for value in x.aminmax())
+        if low < 0 or high >= host.d_vocab:
+            raise PrefixInterpError(
+                f"task={name!r} has {what} from {low} to {high}, outside the vocabulary of "
+                f"{host.d_vocab}; give 0 to {host.d_vocab - 1}, or a model with a larger d_vocab"
+            )
+    n_content, room = batch.tokens.shape[1], host.room(n_slots, keep=keep)
+    if n_content > room:
+        kept = "" if n_content > host.room(0) else ", or a prefix with positions='keep'"
         raise PrefixInterpError(
-            f"task={task.name!r} needs {task.d_vocab} tokens but the model has "
-            f"{host.d_vocab}; build it with d_vocab={task.d_vocab} or more"
+            f"task={name!r} needs {n_content} content positions but the model has {room}; give "
+            f"shorter sequences, a model with {n_content - room} more{kept}"
         )
-    room = host.room(n_slots)
-    if task.n_content > room:
+    if not host.causal and not bool(given.all()):
         raise PrefixInterpError(
-            f"task={task.name!r} needs {task.n_content} content positions but the model has "
-            f"{room}; build it with n_content={task.n_content} or more"
+            f"task={name!r} has rows with fewer answers, so with padding, which this model sees: "
+            "it has no causal mask; give rows of one length"
         )

@@ -18,10 +18,10 @@ from prefix_interp.prefixes.baselines import fast_baseline
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.seeds import derive_generator
-from prefix_interp.tasks import Batch, Task
-from prefix_interp.tuning.evaluate import Evaluation, as_task, evaluate
+from prefix_interp.tasks import Batch, Task, as_task
+from prefix_interp.tuning.evaluate import Evaluation, evaluate
 from prefix_interp.tuning.loop import Run, optimise
-from prefix_interp.tuning.objective import check_room, sequence_losses
+from prefix_interp.tuning.objective import check_batch, sequence_losses
 from prefix_interp.tuning.recipes import Recipe
 from prefix_interp.tuning.scores import scored_once
 
@@ -181,7 +181,6 @@ def _train_weights(
     what: str,
 ) -> ModelFit:
     check_free(model)
-    check_room(model, task)
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     # minGPT decays only the matrices of its linear layers.
     matrices = ("W_Q", "W_K", "W_V", "W_O", "W_in", "W_out", "W_U")
@@ -193,8 +192,8 @@ def _train_weights(
         hooks = dropout_hooks(model, recipe.dropout, rng)
         n_slots = host_of(model).n_reserved or 0
         tokens, placing = fast_baseline(model, n_slots, batch.tokens, recipe.baseline)
-        batch = batch._replace(tokens=tokens)
-        return sequence_losses(model, task, batch, recipe, [*placing, *hooks]).mean()[None]
+        fed = batch._replace(tokens=tokens).to(host_of(model).device)
+        return sequence_losses(model, fed, recipe, [*placing, *hooks]).mean()[None]
 
     model.train()
     history = optimise(
@@ -203,6 +202,7 @@ def _train_weights(
         task,
         recipe,
         seed=seed,
+        check=lambda batch: check_batch(model, batch, name=task.name),
         identity={"what": what, "model": start, "content_start": host_of(model).n_reserved},
         checkpoint=checkpoint,
         progress=progress,

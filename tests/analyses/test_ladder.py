@@ -13,6 +13,7 @@ from analyses.registry import evidence_of
 from analyses.scores import score_rows
 from analyses.study import Job
 from prefix_interp.results import Result
+from prefix_interp.tasks import Batch
 from prefix_interp.tuning.content_blind import content_blind_hits
 from prefix_interp.tuning.evaluate import answer_logits
 
@@ -99,7 +100,10 @@ def test_by_output_against_a_loop():
     batch = task.sample(7, split="test", seed=0)
     for i, share in enumerate(row["by_output"]):
         # What the model says next, given the right outputs before it and nothing behind.
-        said = answer_logits(model, task, batch.tokens[:, : 10 + i])[:, -1].argmax(dim=-1)
+        said = answer_logits(model, Batch(batch.tokens[:, : 10 + i], batch.answers[:, : i + 1]))[
+            :, -1
+        ]
+        said = said.argmax(dim=-1)
         right = sum(int(a == b) for a, b in zip(said, batch.answers[:, i], strict=True))
         assert share == round(right / 7, 6)
 

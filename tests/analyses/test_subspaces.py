@@ -151,7 +151,7 @@ def test_a_row_is_the_mean_over_draws():
             return z
 
         with model.hooks(fwd_hooks=[(pi.Site.Z.at(0), hook)]):
-            logits = answer_logits(model, task, batch.tokens, prefix)
+            logits = answer_logits(model, batch, prefix)
         logp = logits.log_softmax(-1).gather(-1, batch.answers[..., None])
         losses.append(-float(logp.mean()))
         right.append(float((logits.argmax(-1) == batch.answers)[:, 5:].double().mean()))

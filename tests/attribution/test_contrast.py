@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prefix_interp as pi
-from prefix_interp.attribution import contrast as contrast_module
+from prefix_interp.attribution import pair as pair_module
 from prefix_interp.attribution.contrast import contrast
 from prefix_interp.prefixes.baselines import masked_hooks
 from tests.attribution.made_up import ARCHITECTURES, batch_for, log_prob
@@ -29,7 +29,7 @@ def test_both_runs_are_those_of_attach_and_of_the_masked_baseline(name):
         off = model.run_with_hooks(batch.tokens, fwd_hooks=masked_hooks(model, 2))
     assert_close(pair.on["log_prob"], log_prob(on, batch))
     assert_close(pair.off["log_prob"], log_prob(off, batch))
-    assert pair.n_out == 2 and pair.n_batch == 2 and pair.model is model
+    assert pair.batch is not None and pair.n_batch == 2 and pair.model is model
 
 
 @settings(max_examples=25)
@@ -99,7 +99,7 @@ def test_stacks_are_cut_into_passes_without_a_trace(monkeypatch):
 
     whole = run()
     assert slices == [slice(0, 5)]
-    monkeypatch.setattr(contrast_module, "MAX_SEQUENCES", 5)  # two examples: two a pass
+    monkeypatch.setattr(pair_module, "MAX_SEQUENCES", 5)  # two examples: two a pass
     assert_close(run(), whole, 1e-12)
     assert slices == [slice(0, 2), slice(2, 4), slice(4, 5)]
 
@@ -190,7 +190,7 @@ def test_several_questions_cost_one_set_of_runs(name, monkeypatch):
     alone = len(seen)
     seen.clear()
     found = ask(model, prefix, pair, **options)
-    assert alone - len(seen) == 3, "with the prefix, without it, and held"
+    assert alone - len(seen) == 4, "with the prefix, without it, held, and as it is"
     assert found.to_dataframe().equals(expected.to_dataframe())
 
 
@@ -256,8 +256,9 @@ def test_bad_input(unchecked):
         (torch.zeros(3, 0).long(), "answers have shape"),
         (torch.zeros(3).long(), "answers have shape"),
         (torch.full((3, 2), 99), "the vocabulary"),
-        (torch.full((3, 2), -100), "the vocabulary"),
-        (torch.zeros(3, 2), "the vocabulary"),
+        (torch.full((3, 2), -7), "the vocabulary"),
+        (torch.full((3, 2), -100), "leave out rows without an answer"),
+        (torch.zeros(3, 2), "give a tensor of whole numbers"),
     ],
 )
 def test_answers_that_do_not_fit_are_refused(answers, message, unchecked):

@@ -3,11 +3,12 @@ from collections import Counter
 import pytest
 
 import prefix_interp as pi
+from prefix_interp.tasks import DigitTask
 from prefix_interp.tuning.content_blind import content_blind_hits
 
 
 def test_against_an_explicit_count():
-    task = pi.Task("small", ("sort_descending",), length=4, n_digits=4)
+    task = DigitTask("small", ("sort_descending",), length=4, n_digits=4)
     hits = content_blind_hits(task, n=300, seed=5, n_count=2000)
     table: dict[tuple[int, int], Counter] = {}
     train, test = task.sample(2000, "train", 5), task.sample(300, "test", 5)

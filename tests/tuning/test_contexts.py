@@ -8,11 +8,12 @@ import torch
 import prefix_interp as pi
 from prefix_interp.models.model import model_id
 from prefix_interp.seeds import derive_generator
+from prefix_interp.tasks import DigitTask
 from prefix_interp.tuning.contexts import frozen
 from prefix_interp.tuning.evaluate import answer_scores
 from tests.helpers import assert_close, raw_model, toy
 
-TASK = pi.Task("tiny", ("sort_ascending",), length=2, n_digits=3)
+TASK = DigitTask("tiny", ("sort_ascending",), length=2, n_digits=3)
 KINDS = {
     "residual": lambda model, recipe, **how: pi.tune_prefix(model, TASK, 2, recipe=recipe, **how),
     "kv": lambda model, recipe, **how: pi.tune_prefix(
@@ -43,7 +44,7 @@ def start_of(fit, model, seed=0, std=1.0):
 
 def train_loss(model, context):
     """The loss that tuning lowers: on the few sequences of the train split."""
-    _, losses = answer_scores(model, TASK, TASK.sample(200, split="train"), context)
+    _, losses = answer_scores(model, TASK.sample(200, split="train"), context)
     return float(losses.mean())
 
 
@@ -182,7 +183,7 @@ def test_a_checkpoint_of_another_sweep_is_refused(model, tmp_path):
     other = toy(seed=1, dtype=torch.float32, d_model=16, n_content=3, d_vocab=5)
     for change in [
         {"model": other},
-        {"task": pi.Task("tiny", ("sort_descending",), length=2, n_digits=3)},
+        {"task": DigitTask("tiny", ("sort_descending",), length=2, n_digits=3)},
         {"starts": [starts[0], nudged]},
         {"starts": starts[::-1]},
         {"starts": starts[:1]},

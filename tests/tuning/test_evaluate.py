@@ -18,7 +18,7 @@ def test_teacher_forced_exact_match_is_greedy_exact_match(sorter, key):
     batch = task.sample(1000, seed=3)
     generated = greedy_answers(sorter, task, batch.tokens[:, : task.length], prefix)
     greedy = (generated == batch.answers).all(-1)
-    logits = pi.tuning.evaluate.answer_logits(sorter, task, batch.tokens, prefix)
+    logits = pi.tuning.evaluate.answer_logits(sorter, batch, prefix)
     forced = (logits.argmax(-1) == batch.answers).all(-1)
     assert torch.equal(greedy, forced)
     expected = {None: (1, 1000), "sort_descending-kv-10": (1, 999), "sort_descending": (0, 999)}
@@ -56,7 +56,9 @@ def test_bad_input(sorter):
     with pytest.raises(pi.PrefixInterpError, match="baseline='mask' is unknown"):
         pi.evaluate(sorter, "sort_ascending", baseline="mask", n=10)
     small = pi.build_toy(pi.ToyConfig(d_model=8, d_vocab=5))
-    with pytest.raises(pi.PrefixInterpError, match="outside the vocabulary"):
+    with pytest.raises(
+        pi.PrefixInterpError, match="from 0 to 7, outside the vocabulary of 5"
+    ):
         pi.evaluate(small, "sort_ascending", n=10)
     with pytest.raises(pi.PrefixInterpError, match="did you mean 'sort_ascending'"):
         pi.evaluate(sorter, "sort_ascendin")

@@ -3,10 +3,11 @@ import torch
 
 import prefix_interp as pi
 from prefix_interp.prefixes.examples import examples_prompt
+from prefix_interp.tasks import DigitTask
 from prefix_interp.tuning.hard_prompts import prompt_losses, search_hard_prompt
 from tests.helpers import assert_close, raw_model
 
-TASK = pi.Task("tiny", ("sort_ascending",), length=2, n_digits=3)
+TASK = DigitTask("tiny", ("sort_ascending",), length=2, n_digits=3)
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def model():
 def test_losses_of_hard_prompts_are_those_of_plain_runs(model):
     # The oracle: real tokens in front, at the reserved position, in a model called as it is.
     batch = TASK.sample(5, split="train")
-    found = prompt_losses(model, TASK, torch.arange(5)[:, None], batch)
+    found = prompt_losses(model, torch.arange(5)[:, None], batch)
     for token in range(5):
         whole = torch.cat([torch.full((5, 1), token), batch.tokens], dim=1)
         logits = model(whole)[:, -2:]
@@ -42,7 +43,7 @@ def test_a_prompt_behind_the_input_is_searched_there(model):
 def test_an_exhaustive_search_finds_the_best_and_a_greedy_one_no_better(model):
     batch = TASK.sample(16, split="train", seed=0)
     every = torch.cartesian_prod(*[torch.arange(5)] * 2)
-    losses = prompt_losses(model, TASK, every, batch)
+    losses = prompt_losses(model, every, batch)
     best = search_hard_prompt(model, TASK, 2, n=16)
     assert best.search == "exhaustive" and best.n_tried == 25
     assert best.tokens == tuple(every[losses.argmin()].tolist())
@@ -51,7 +52,7 @@ def test_an_exhaustive_search_finds_the_best_and_a_greedy_one_no_better(model):
     for i in range(2):  # no change of one token helps
         changed = torch.tensor(greedy.tokens).repeat(5, 1)
         changed[:, i] = torch.arange(5)
-        assert float(prompt_losses(model, TASK, changed, batch).min()) >= greedy.train_loss - 1e-9
+        assert float(prompt_losses(model, changed, batch).min()) >= greedy.train_loss - 1e-9
 
 
 def test_examples_stand_where_the_content_was_trained(model):

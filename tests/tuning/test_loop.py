@@ -10,10 +10,11 @@ import torch
 
 import prefix_interp as pi
 from prefix_interp.storage import read_tensors, write_tensors
+from prefix_interp.tasks import DigitTask
 from prefix_interp.tuning.loop import Run, _Checkpoint, optimise
 from prefix_interp.tuning.recipes import Recipe
 
-TASK = pi.Task("small", ("add_one",), length=4, n_digits=4)
+TASK = DigitTask("small", ("add_one",), length=4, n_digits=4)
 
 
 def quadratic(lrs, recipe, task=TASK, **options):
@@ -104,7 +105,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
     quadratic([0.05], Recipe(10, 0.05, batch_size=8), checkpoint=file)
     with pytest.raises(pi.PrefixInterpError, match="belongs to another training"):
         quadratic([0.04], Recipe(10, 0.04, batch_size=8), checkpoint=file)
-    other = pi.Task(TASK.name, ("add_two",), length=4, n_digits=4)
+    other = DigitTask(TASK.name, ("add_two",), length=4, n_digits=4)
     with pytest.raises(pi.PrefixInterpError, match="belongs to another training"):
         quadratic([0.05], Recipe(10, 0.05, batch_size=8), checkpoint=file, task=other)
     file.write_bytes(file.read_bytes()[:-7])

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 import prefix_interp as pi
+from prefix_interp.tasks import DigitTask
 from prefix_interp.tuning import contexts, train
 from prefix_interp.tuning.scores import scored_once
 from prefix_interp.tuning.train import fine_tune, pretrain
 from tests.helpers import toy
 
-TASK = pi.Task("tiny", ("sort_ascending",), length=2, n_digits=3)
+TASK = DigitTask("tiny", ("sort_ascending",), length=2, n_digits=3)
 CONFIG = pi.ToyConfig(n_layers=1, n_heads=1, d_model=8)
 
 
@@ -89,6 +90,6 @@ def test_a_folder_without_permission_is_refused_before_any_step(kind, tmp_path, 
     closed.mkdir(mode=0o500)
     # A superuser may write anywhere: answer as for anyone else.
     monkeypatch.setattr("os.access", lambda path, mode: bool(path.stat().st_mode & 0o200))
-    monkeypatch.setattr(pi.Task, "sample_from", lambda *_: pytest.fail("a batch was drawn"))
+    monkeypatch.setattr(DigitTask, "sample_from", lambda *_: pytest.fail("a batch was drawn"))
     with pytest.raises(pi.PrefixInterpError, match="is not writable"):
         run(closed / "c")

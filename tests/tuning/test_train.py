@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import prefix_interp as pi
+from prefix_interp.tasks import DigitTask
 
 SMALL = pi.ToyConfig(n_heads=2, d_model=32)
 
@@ -62,7 +63,7 @@ def test_the_baseline_of_the_recipe_is_trained_and_scored_with():
     """Placeholders are attended to: their embedding moves, which it does not where they are not."""
     fits = {}
     for baseline in ("masked", "placeholder", "unshifted"):
-        task = pi.Task("ones", ("add_one",), length=4, n_digits=4)
+        task = DigitTask("ones", ("add_one",), length=4, n_digits=4)
         recipe = smoke("pretrain", steps=3, baseline=baseline)
         fits[baseline] = pi.pretrain(SMALL, task, recipe=recipe, progress=False)
         score = pi.evaluate(fits[baseline].model, task, baseline=baseline)
@@ -86,7 +87,9 @@ def test_a_checkpoint_of_another_baseline_is_refused(tmp_path):
 
 
 def test_a_task_that_does_not_fit_the_model_is_refused():
-    with pytest.raises(pi.PrefixInterpError, match="needs 11 tokens"):
-        pi.pretrain(pi.ToyConfig(d_vocab=9, d_model=8), "add_one", preset="smoke")
+    with pytest.raises(
+        pi.PrefixInterpError, match="from 0 to 7, outside the vocabulary of 5"
+    ):
+        pi.pretrain(pi.ToyConfig(d_vocab=5, d_model=8), "add_one", preset="smoke")
     with pytest.raises(pi.PrefixInterpError, match="needs 19 content positions"):
         pi.pretrain(pi.ToyConfig(n_content=9, d_model=8), "add_one", preset="smoke")

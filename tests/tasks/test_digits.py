@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import prefix_interp as pi
-from prefix_interp.tasks import list_tasks
-from prefix_interp.tasks.task import FOUR_SKILLS, RULES, in_test_split
+from prefix_interp.tasks import DigitTask, list_tasks
+from prefix_interp.tasks.digits import FOUR_SKILLS, RULES, in_test_split
 
 ORACLES = {
     "sort_ascending": sorted,
@@ -42,7 +42,7 @@ def test_answers_are_those_of_a_loop(name):
     task = pi.get_task(name)
     for split in ("train", "test", "all"):
         batch = task.sample(200, split=split, seed=3)
-        for tokens, answers, skill in zip(*(x.tolist() for x in batch), strict=True):
+        for tokens, answers, skill in zip(*(x.tolist() for x in batch[:3]), strict=True):
             x = tokens[:10]
             assert answers == ORACLES[task.rules[skill]](x)
             assert tokens[10:] == answers[:-1]
@@ -59,7 +59,7 @@ def test_the_names_are_the_papers():
 @pytest.mark.parametrize("length, n_digits", [(10, 8), (4, 4), (2, 2), (12, 8), (6, 3)])
 def test_tokens_fit_the_vocabulary(length, n_digits):
     for rule in RULES:
-        task = pi.Task("x", (rule,), length=length, n_digits=n_digits)
+        task = DigitTask("x", (rule,), length=length, n_digits=n_digits)
         top = torch.full((1, length), n_digits - 1)
         batch = task.batch(top, torch.zeros(1, dtype=torch.long))  # all equal: the count is length
         assert int(torch.cat([batch.tokens, batch.answers], 1).max()) < task.d_vocab
@@ -87,7 +87,7 @@ def test_repetitions_are_as_common_as_in_the_paper():
 
 
 def test_the_distribution_of_a_small_task_by_enumeration():
-    task = pi.Task("x", ("add_one",), length=4, n_digits=4, max_distinct=2)
+    task = DigitTask("x", ("add_one",), length=4, n_digits=4, max_distinct=2)
     weights = {x: 1.0 if len(set(x)) <= 2 else 0.5 for x in itertools.product(range(4), repeat=4)}
     n, total = 100_000, sum(weights.values())
     drawn = Counter(map(tuple, inputs_of(task.sample(n, "all", seed=2), 4).tolist()))
@@ -146,7 +146,7 @@ def test_a_seed_gives_the_same_sample_and_another_another():
     task, state = pi.get_task("four_skills"), torch.get_rng_state()
     one, again, other = (task.sample(50, seed=s) for s in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(one[:3], again[:3], strict=True))
     assert not torch.equal(one.tokens, other.tokens)
     assert not torch.equal(task.sample(50, "train", seed=1).tokens, one.tokens)
     rng = torch.Generator().manual_seed(0)
@@ -166,7 +166,7 @@ def test_the_mixture_is_uniform_and_independent_of_the_input():
 @pytest.mark.parametrize("length", [2, 4, 6])
 @pytest.mark.parametrize("n_digits", [2, 3, 8])
 def test_small_tasks_have_both_splits(length, n_digits):
-    task = pi.Task("x", ("add_one",), length=length, n_digits=n_digits)
+    task = DigitTask("x", ("add_one",), length=length, n_digits=n_digits)
     for split in ("train", "test"):
         assert task.sample(7, split).tokens.shape == (7, 2 * length - 1)
 
@@ -179,7 +179,7 @@ def test_small_tasks_have_both_splits(length, n_digits):
 )  # fmt: skip
 def test_a_task_that_cannot_be_is_refused(bad):
     with pytest.raises(pi.PrefixInterpError, match=next(iter(bad))):
-        pi.Task(**{"name": "x", "rules": ("add_one",), **bad})
+        DigitTask(**{"name": "x", "rules": ("add_one",), **bad})
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -195,4 +195,4 @@ def test_bad_arguments_are_refused():
     with pytest.raises(pi.PrefixInterpError, match="did you mean 'sort_ascending'"):
         pi.get_task("sort_asc")
     with pytest.raises(pi.PrefixInterpError, match="did you mean 'add_one'"):
-        pi.Task("x", ("add_on",))
+        DigitTask("x", ("add_on",))
