@@ -28,7 +28,7 @@ from prefix_interp.errors import PrefixInterpError, check_choice, check_number, 
 from prefix_interp.estimates import Estimate
 from prefix_interp.models.host import Model
 from prefix_interp.models.model import model_id
-from prefix_interp.prefixes.prefix import Prefix
+from prefix_interp.prefixes.given import ContextLike, as_prefix
 from prefix_interp.results import package_versions
 from prefix_interp.seeds import derive_generator
 from prefix_interp.tasks import Batch, Task
@@ -42,7 +42,7 @@ _DECIMALS = 6
 
 def find_circuit(
     model: Model,
-    prefix: Prefix,
+    prefix: ContextLike,
     task: Task | Batch | Contrast | str,
     *,
     threshold: float = 0.95,
@@ -86,6 +86,7 @@ def find_circuit(
     check_choice("search", search, ("auto", *SEARCHES))
     check_number("threshold", threshold, 0.0, 1.0, low_open=True)
     check_positive("n_random", n_random)
+    prefix = as_prefix(prefix)
     nodes = circuit_nodes(model, prefix, kinds)
     if search == "auto":
         search = "exhaustive" if len(nodes) <= MAX_EXHAUSTIVE else "backward"

@@ -37,6 +37,7 @@ from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.estimates import bootstrap_interval
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import NORM_SCALE
+from prefix_interp.prefixes.given import ContextLike
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.tasks import Batch, Task, mean_over_answers
@@ -211,7 +212,7 @@ class Elicitation(ResultObject):
 
 def head_elicitation(
     model: Model,
-    prefix: Prefix,
+    prefix: ContextLike,
     task: Task | Batch | Contrast | str,
     *,
     direction: Direction | str = "denoise",
@@ -256,6 +257,7 @@ def head_elicitation(
         raise PrefixInterpError("n_random=1 makes an interval of level 0; give at least 2")
     named = check_controls(model, controls)
     pair = contrast(model, prefix, task, n=n, seed=seed, metrics=chosen)
+    prefix = pair.prefix
     if pair.n_batch < 2:
         raise PrefixInterpError("n=1 example has no interval; give at least 2")
     drawn = random_prefixes(model, prefix, n_random, seed)

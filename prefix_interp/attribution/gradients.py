@@ -18,8 +18,8 @@ from prefix_interp.attribution.patching import HEAD_SITES, donor_activation
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
+from prefix_interp.prefixes.given import ContextLike
 from prefix_interp.prefixes.layout import Hook
-from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.tasks import Batch, Task
 
 GradientSite = Literal["z", "q", "k", "v", "pattern", "gate"]
@@ -27,7 +27,7 @@ GradientSite = Literal["z", "q", "k", "v", "pattern", "gate"]
 
 def attribution_patch(
     model: Model,
-    prefix: Prefix,
+    prefix: ContextLike,
     task: Task | Batch | Contrast | str,
     *,
     direction: Direction | str = "denoise",
@@ -77,6 +77,7 @@ def attribution_patch(
     base, donor = ("off", "on") if direction == "denoise" else ("on", "off")
     with torch.inference_mode(False):
         pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metrics)
+        prefix = pair.prefix
         host = host_of(model)
         layers = range(host.n_layers)
         seen: dict[int, Tensor] = {}

@@ -25,8 +25,8 @@ from prefix_interp.errors import PrefixInterpError, check_choice, check_number, 
 from prefix_interp.estimates import bootstrap_interval
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
+from prefix_interp.prefixes.given import ContextLike
 from prefix_interp.prefixes.layout import Hook
-from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.tasks import Batch, Task
 
 Over = Literal["gates", "z", "z_direct"]
@@ -111,7 +111,7 @@ class IntegratedGradients(Effects):
 
 def integrated_gradients(
     model: Model,
-    prefix: Prefix,
+    prefix: ContextLike,
     task: Task | Batch | Contrast | str,
     *,
     over: Over | str = "gates",
@@ -166,6 +166,7 @@ def integrated_gradients(
     (name,) = chosen = choose_metric(metric)
     with torch.inference_mode(False):
         pair = contrast(model, prefix, task, n=n, seed=seed, metrics=chosen)
+        prefix = pair.prefix
         layers = list(range(host_of(model).n_layers))
         start, end = pair.off[name], pair.on[name]
         if over == "z":

@@ -23,8 +23,8 @@ from prefix_interp.attribution.pair import Contrast, State, Values
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
+from prefix_interp.prefixes.given import ContextLike
 from prefix_interp.prefixes.layout import Hook
-from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.tasks import Batch, Task
 
 HeadSite = Literal["z", "q", "k", "v", "pattern"]
@@ -50,7 +50,7 @@ class Cell:
 
 def patch_heads(
     model: Model,
-    prefix: Prefix,
+    prefix: ContextLike,
     task: Task | Batch | Contrast | str,
     *,
     direction: Direction | str = "denoise",
@@ -91,6 +91,7 @@ def patch_heads(
     check_choice("site", site, HEAD_SITES)
     check_choice("direction", direction, ("denoise", "noise"))
     pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metrics)
+    prefix = pair.prefix
     place = HEAD_SITES[site]
     host = host_of(model)
     n_heads = host.n_heads
@@ -111,7 +112,7 @@ def patch_heads(
 
 def patch_sites(
     model: Model,
-    prefix: Prefix,
+    prefix: ContextLike,
     task: Task | Batch | Contrast | str,
     *,
     direction: Direction | str = "denoise",
@@ -154,6 +155,7 @@ def patch_sites(
     if sites is not None and len(set(sites)) != len(sites):
         raise PrefixInterpError(f"sites={list(sites)!r} names a site twice; name each once")
     pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metrics)
+    prefix = pair.prefix
     if sites is None:
         cache = pair.runs.on.cache_dict
         sites = [name for name, place in STREAM_SITES.items() if place.at(0) in cache]
@@ -174,7 +176,7 @@ def patch_sites(
 
 def patch_slots(
     model: Model,
-    prefix: Prefix,
+    prefix: ContextLike,
     task: Task | Batch | Contrast | str,
     *,
     direction: Direction | str = "denoise",
@@ -215,6 +217,7 @@ def patch_slots(
         allowed = ", ".join(map(str, SLOT_AXES))
         raise PrefixInterpError(f"axes={axes!r} are unknown; choose one of {allowed}")
     pair = contrast(model, prefix, task, n=n, seed=seed, metrics=metrics)
+    prefix = pair.prefix
     host = host_of(model)
     sizes = {"layer": host.n_layers, "head": host.n_heads, "slot": prefix.n_slots}
     shape = [sizes[axis] for axis in axes]

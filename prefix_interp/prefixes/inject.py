@@ -25,9 +25,9 @@ from prefix_interp.models.host import Model, Slots, host_of
 from prefix_interp.models.plain_run import check_uncompiled
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.gates import check_gates, gate_scores, shared_softmax
+from prefix_interp.prefixes.given import ContextLike, as_prefix
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.layout import Hook, layout_hooks, offset_hooks
-from prefix_interp.prefixes.prefix import Prefix
 
 Method = Literal["slots", "mixture"]
 Gates = Float[Tensor, "layer head"] | Float[Tensor, "layer head slot"] | None
@@ -168,7 +168,7 @@ def _mixture_at(
 
 def prefix_hooks(
     model: Model,
-    prefix: Prefix,
+    prefix: ContextLike,
     method: Method | str = "slots",
     gates: Gates = None,
 ) -> list[Hook]:
@@ -197,6 +197,7 @@ def prefix_hooks(
     check_choice("method", method, get_args(Method))
     check_free(model)
     check_uncompiled(model)
+    prefix = as_prefix(prefix)
     n_slots, slots = prefix.n_slots, prefix.keys_values(model).__getitem__
     gates = check_gates(model, n_slots, gates)
     if method == "slots":
@@ -213,7 +214,9 @@ def prefix_hooks(
     return mixture_hooks(model, n_slots, slots, gates, ask, keep=prefix.keeps_positions)
 
 
-def prefix_cache(model: Model, prefix: Prefix, batch_size: int) -> TransformerLensKeyValueCache:
+def prefix_cache(
+    model: Model, prefix: ContextLike, batch_size: int
+) -> TransformerLensKeyValueCache:
     """Return a frozen TransformerLens key-value cache that holds `prefix`.
 
     Call ``model(tokens, past_kv_cache=cache, attention_mask=torch.ones_like(tokens))``; without the
@@ -228,6 +231,7 @@ def prefix_cache(model: Model, prefix: Prefix, batch_size: int) -> TransformerLe
         PrefixInterpError: the prefix does not fit, or `batch_size` is below 1.
     """
     check_positive("batch_size", batch_size)
+    prefix = as_prefix(prefix)
     slots = prefix.keys_values(model)
     host = host_of(model)
     start = host.content_start(prefix.n_slots, keep=prefix.keeps_positions)

@@ -16,6 +16,7 @@ from torch import Tensor
 from prefix_interp.errors import PrefixInterpError, check_index
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.baselines import run_pair
+from prefix_interp.prefixes.given import ContextLike, as_prefix
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.theory.decompose import Decomposition, decompose_attention
@@ -140,7 +141,7 @@ class BiasSubspace(ResultObject):
 
 def bias_subspace(
     model: Model,
-    prefix: Prefix,
+    prefix: ContextLike,
     tokens: Int[Tensor, "batch pos"],
     layer: int = 0,
     head: int | None = None,
@@ -166,6 +167,7 @@ def bias_subspace(
     """
     if head is not None:
         check_index("head", head, host_of(model).n_heads)
+    prefix = as_prefix(prefix)
     parts = _measured(model, prefix, tokens, layer)
     if head is None:
         return _of_layer(parts, model, prefix.n_slots, layer)

@@ -56,9 +56,7 @@ def test_bad_input(sorter):
     with pytest.raises(pi.PrefixInterpError, match="baseline='mask' is unknown"):
         pi.evaluate(sorter, "sort_ascending", baseline="mask", n=10)
     small = pi.build_toy(pi.ToyConfig(d_model=8, d_vocab=5))
-    with pytest.raises(
-        pi.PrefixInterpError, match="from 0 to 7, outside the vocabulary of 5"
-    ):
+    with pytest.raises(pi.PrefixInterpError, match="from 0 to 7, outside the vocabulary of 5"):
         pi.evaluate(small, "sort_ascending", n=10)
     with pytest.raises(pi.PrefixInterpError, match="did you mean 'sort_ascending'"):
         pi.evaluate(sorter, "sort_ascendin")
