@@ -82,7 +82,7 @@ def test_a_link_to_nothing_and_a_folder_of_the_files_name_are_in_the_way(tmp_pat
     with pytest.raises(PrefixInterpError, match="link' is no folder"):
         check_writable(tmp_path / "link" / "below")
     (tmp_path / "x.json").mkdir()
-    with pytest.raises(PrefixInterpError, match="x.json' is a folder; name a file in it"):
+    with pytest.raises(PrefixInterpError, match=r"x\.json' is a folder; name a file in it"):
         check_target(tmp_path / "x.json")
     check_target(tmp_path / "y.json")
 
