@@ -14,7 +14,10 @@ _SHOWN, _LONGEST = 2, 40
 
 
 def check_same_run(
-    path: str | Path, before: Mapping[str, Any] | None, now: Mapping[str, Any]
+    path: str | Path,
+    before: Mapping[str, Any] | None,
+    now: Mapping[str, Any],
+    argument: str = "out",
 ) -> None:
     """Raise unless the file at `path` is of the run that is about to write it.
 
@@ -23,6 +26,7 @@ def check_same_run(
         before: what the file says of its run: settings, seeds and so on; None if it is nothing that
             the command writes.
         now: the same of this run.
+        argument: the option that chooses another place.
 
     Raises:
         PrefixInterpError: they differ; the message names the differences.
@@ -42,7 +46,8 @@ def check_same_run(
     else:
         return
     raise PrefixInterpError(
-        f"out={str(path)!r} holds {what}; choose another --out, or replace it with --overwrite"
+        f"{argument}={str(path)!r} holds {what}; choose another --{argument}, or replace it with "
+        "--overwrite"
     )
 
 

@@ -10,6 +10,7 @@ from analyses.report.evidence import Evidence
 from analyses.report.tables import percent
 from analyses.table1.measure import NEW, OLD
 from prefix_interp.views.style import variant_label
+from prefix_interp.words import counted
 
 Record = Mapping[str, Any]
 
@@ -102,7 +103,5 @@ def _protocol(name: str, table1: Sequence[Record]) -> str:
         kind = f" ({variant_label('residual', 1)})" if row["method"] == "prefix" else ""
         printed = " and ".join(str(row["paper"][task][0]) for task in (OLD, NEW))
         parts.append(f"{row['method']}{kind} {old} and {new} % (the paper: {printed})")
-    return (
-        f"Table 1, {name}, {table1[0]['n_seeds']} seeds, exact match on ascending and descending: "
-        f"{'; '.join(parts)}."
-    )
+    seeds = counted(table1[0]["n_seeds"], "seed")
+    return f"Table 1, {name}, {seeds}, exact match on ascending and descending: {'; '.join(parts)}."
