@@ -139,13 +139,13 @@ def hits(rng, spread, shared, n_seeds=10, n=200):
     return easy & (torch.rand(n_seeds, n, generator=rng) < share)
 
 
-@pytest.mark.parametrize("spread", [0.05, 0.2, 0.5])
-def test_combined_interval_covers_where_the_t_interval_misses_the_common_inputs(spread):
-    # The error of the inputs is common to all seeds. The more a seed fails on inputs of its own, the
-    # wider the interval is than it must be.
+@pytest.mark.parametrize(("spread", "most"), [(0.05, 0.97), (0.2, 0.98), (0.5, 0.99)])
+def test_combined_interval_covers_where_the_t_interval_misses_the_common_inputs(spread, most):
+    # The error of the inputs is common to all seeds. The more inputs a seed fails on that others
+    # do not, the wider the interval is than it must be.
     mean = 0.3 * (1 - spread / 2)
     covered = coverage(combined_interval, mean, lambda rng: hits(rng, spread, shared=True))
-    assert 0.93 <= covered <= 0.98
+    assert 0.93 <= covered <= most
     alone = coverage(seed_interval, mean, lambda rng: hits(rng, spread, shared=True))
     assert alone < 0.8
 
