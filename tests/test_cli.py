@@ -128,6 +128,13 @@ def test_an_interrupted_tuning_resumes_to_the_same_bits(tmp_path, capsys, monkey
         assert (tmp_path / "prefix" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
+def test_one_slot_is_not_many(tmp_path, capsys):
+    argv = [each for each in SMOKE if each != "--quiet"]
+    code, out, err = run(capsys, *TUNE, *argv, "--out", tmp_path / "p")
+    assert code == 0 and "add_one, residual, 1 slot: exact match" in out
+    assert "prefix, 1 slot, add_one" in err and "1 slots" not in out + err
+
+
 def test_an_interruption_before_the_first_checkpoint_says_that_nothing_was_saved(
     tmp_path, capsys, monkeypatch
 ):
