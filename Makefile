@@ -39,7 +39,7 @@ readme: install  ## rewrite the README's output and tables
 	$(BIN)/python -m docs.update_readme
 
 reproduce: install  ## the fast results again (language-model needs --model), and the zoo from the first seeds (about six hours)
-	$(BIN)/python -m analyses all --preset fast --zoo prefix_interp/models/trained
+	$(BIN)/python -m analyses all --preset fast --zoo prefix_interp/models/trained --overwrite
 
 clean:
 	rm -rf .venv report work

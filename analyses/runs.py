@@ -18,6 +18,7 @@ from prefix_interp.results import Result
 from prefix_interp.tuning.parallel import one_thread, run_parallel
 
 _FINISHED = "finished.json.gz"
+KEPT_OLD = "kept_old"  # the setting that lists the work of older code in a result
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,29 @@ def run_study(
     for one, _ in done:
         for name, rows in one.tables.items():
             tables.setdefault(name, []).extend(map(dict, rows))
-    settings = {"protocol": asdict(study.protocols[preset])}
+    settings = result_settings(study, preset, model=model, model_name=model_name)
+    if keeps.old:
+        settings[KEPT_OLD] = keeps.old
+    return Result(study.name, preset, seeds, settings, tables, timing=timing)
+
+
+def result_settings(
+    study: Study, preset: str, *, model: Model | None = None, model_name: str = ""
+) -> dict[str, Any]:
+    """Return the settings that a study's result will have, apart from `KEPT_OLD`.
+
+    Args:
+        study: which one.
+        preset: which protocol.
+        model: handed in, for a study with `Study.model`.
+        model_name: what it is called.
+    """
+    settings: dict[str, Any] = {"protocol": asdict(study.protocols[preset])}
     if study.settings is not None:
         settings |= study.settings(preset)
     if study.model is not None and model is not None:
         settings |= study.model.settings(model, model_name)
-    if keeps.old:
-        settings["kept_old"] = keeps.old
-    return Result(study.name, preset, seeds, settings, tables, timing=timing)
+    return settings
 
 
 def finished_seed(

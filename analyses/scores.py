@@ -29,6 +29,9 @@ def score_rows(
 ) -> Rows:
     """Return one row per task: how well `model` does it, with a context or without.
 
+    The study's seed also draws the test sequences (``test_seed``), so that the spread between seeds
+    contains the error of a finite test set.
+
     Args:
         about: keys that describe every row: seed, method, rate and so on; they precede those of the
             context.
@@ -36,13 +39,14 @@ def score_rows(
         tasks: names.
         context: a prefix or soft prompt; None for the model alone.
         baseline: what "no prefix" means.
-        n: number of test sequences; they are the same for all models and seeds.
+        n: number of test sequences; they are the same for all models of a seed.
         train_loss: training loss of the model or context, if it was trained.
         by_output: also return the share of right answers at each output.
     """
     rows: Rows = []
+    test_seed = int(about.get("seed", 0))
     for task in map(get_task, tasks):
-        batch = task.sample(n, split="test", seed=0)
+        batch = task.sample(n, split="test", seed=test_seed)
         right, loss = answer_scores(model, batch, context, baseline)
         row = {
             **about,
@@ -50,6 +54,7 @@ def score_rows(
             "task": task.name,
             "baseline": baseline if context is None else "prefix",
             "train_loss": None if train_loss is None else float(train_loss),
+            "test_seed": test_seed,
             "evaluation": scored(task.name, batch, right, loss).to_dict(),
         }
         rows.append(row | ({"by_output": shares(right)} if by_output else {}))

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 # Whatever loads torch is imported inside the handlers, so that --help answers at once.
 import prefix_interp as pi
 from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.files import check_target, check_writable, is_there
+from prefix_interp.overwriting import check_same_run
+from prefix_interp.words import counted
 
 if TYPE_CHECKING:
     import torch
 
     from prefix_interp.models.host import Model
+    from prefix_interp.prefixes.prefix import Prefix
+    from prefix_interp.tasks import Task
+    from prefix_interp.tuning.recipes import Recipe
 
 # Commands of version 0.1 that moved out of the library with the studies.
 MOVED = {
@@ -23,20 +29,24 @@ MOVED = {
     "report": "python -m analyses report (or make report)",
 }
 
+Handler = Callable[[argparse.Namespace], None]
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code, 2 with one line on bad input."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = argparse.Namespace(left=None)
     try:
         _refuse_moved(argv)
         arguments = _parser().parse_args(argv)
-        _check_out(arguments.out)
+        arguments.check(arguments)
         _run(arguments)
     except PrefixInterpError as error:
         print(f"prefix-interp: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("prefix-interp: interrupted; nothing was written", file=sys.stderr)
+        left = arguments.left and arguments.left(arguments)
+        print(f"prefix-interp: interrupted; {left or 'nothing was written'}", file=sys.stderr)
         return 130
     return 0
 
@@ -55,23 +65,28 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(
-        name: str, run: Callable[[argparse.Namespace], None], text: str
+        name: str, text: str, run: Handler, check: Handler, left: Callable[..., str | None] | None
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument("--model", required=True, help="zoo name or folder")
         sub.add_argument("--device", default="cpu", help="cpu, cuda or mps (cpu)")
         sub.add_argument("--seed", type=int, default=0, help="any whole number (0)")
         sub.add_argument("--quiet", action="store_true", help="no progress bars")
-        sub.set_defaults(run=run)
+        sub.add_argument(
+            "--overwrite", action="store_true", help="replace what another run wrote to --out"
+        )
+        sub.set_defaults(run=run, check=check, left=left, done=False)
         return sub
 
-    look = command("inspect", _inspect, "split every head's output under a prefix")
+    look = command(
+        "inspect", "split every head's output under a prefix", _inspect, _check_inspect, None
+    )
     look.add_argument("--prefix", required=True, help="folder, or a key of the model's zoo entry")
-    look.add_argument("--task", default="sort_descending", help="inputs to run (sort_descending)")
+    look.add_argument("--task", help="inputs to run (the task that the prefix was tuned on)")
     look.add_argument("--tokens", help="instead: token numbers with commas, e.g. 3,1,4,1,5")
     look.add_argument("--out", type=Path, default=Path("inspect"), help="folder (inspect)")
 
-    tune = command("tune", _tune, "tune a prefix for a toy")
+    tune = command("tune", "tune a prefix for a toy", _tune, _check_tune, _left_by_tune)
     tune.add_argument("--task", required=True, help="what the prefix should do")
     tune.add_argument("--n-slots", type=int, default=1, help="slots (1)")
     tune.add_argument("--parameterization", default="residual", help="residual or kv (residual)")
@@ -79,6 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--lr", type=float, help="instead of the preset's")
     tune.add_argument("--steps", type=int, help="instead of the preset's")
     tune.add_argument("--out", type=Path, default=Path("prefix"), help="folder (prefix)")
+    tune.add_argument(
+        "--checkpoint", type=Path,
+        help="file to resume from after an interruption, removed at the end (OUT.checkpoint)",
+    )  # fmt: skip
     return parser
 
 
@@ -97,66 +116,166 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.run(arguments)
 
 
-def _check_out(out: Path) -> None:
-    from prefix_interp.files import check_writable
-
-    check_writable(out)
-
-
 def _load_model(arguments: argparse.Namespace) -> Model:
-    import torch
+    from prefix_interp.models.device import check_device
 
-    available = ["cpu"]
-    available += ["cuda"] if torch.cuda.is_available() else []
-    available += ["mps"] if torch.backends.mps.is_available() else []
-    check_choice("device", arguments.device, available)
+    check_device(arguments.device)
     model = pi.load_toy(arguments.model)
     model.to(arguments.device, print_details=False)
     return model
 
 
+def _check_tune(arguments: argparse.Namespace) -> None:
+    if arguments.checkpoint is None:
+        arguments.checkpoint = Path(f"{arguments.out.resolve()}.checkpoint")
+    check_writable(arguments.out)
+    check_target(arguments.checkpoint)
+    if arguments.checkpoint.resolve().parent == arguments.out.resolve():
+        raise PrefixInterpError(
+            f"checkpoint={str(arguments.checkpoint)!r} is in the folder of --out, whose files it "
+            "could replace; name a file elsewhere"
+        )
+
+
 def _tune(arguments: argparse.Namespace) -> None:
+    model = _load_model(arguments)
+    recipe = pi.Recipe.from_preset(
+        arguments.preset, "prefix", lr=arguments.lr, steps=arguments.steps
+    )
+    if not arguments.overwrite:
+        _refuse_other_prefix(arguments, model, recipe)
+    if is_there(arguments.checkpoint):
+        print(f"resuming from {arguments.checkpoint}")
     fit = pi.tune_prefix(
-        _load_model(arguments),
+        model,
         arguments.task,
         arguments.n_slots,
         parameterization=arguments.parameterization,
-        recipe=pi.Recipe.from_preset(
-            arguments.preset, "prefix", lr=arguments.lr, steps=arguments.steps
-        ),
+        recipe=recipe,
         seed=arguments.seed,
+        checkpoint=arguments.checkpoint,
         progress=not arguments.quiet,
     )
-    print(f"exact match {fit.evaluation.exact_match}, loss {fit.evaluation.loss}")
+    slots = counted(fit.prefix.n_slots, "slot")
+    scores = f"exact match {fit.evaluation.exact_match}, loss {fit.evaluation.loss}"
+    print(f"{arguments.task}, {arguments.parameterization}, {slots}: {scores}")
     print(fit.prefix.save(arguments.out))
+    arguments.done = True
+    for file in (arguments.checkpoint, Path(f"{arguments.checkpoint}.scores.json")):
+        file.unlink(missing_ok=True)
+
+
+def _refuse_other_prefix(arguments: argparse.Namespace, model: Model, recipe: Recipe) -> None:
+    """Raise if the folder holds a prefix that this command would not make."""
+    from prefix_interp.models.model import model_id
+
+    files = [arguments.out / f"{pi.Prefix.STEM}.{end}" for end in ("json", "safetensors")]
+    if not any(map(is_there, files)):
+        return
+    now = {
+        "task": arguments.task, "parameterization": arguments.parameterization,
+        "n_slots": arguments.n_slots, "preset": recipe.preset, "seed": arguments.seed, "start": 0,
+        "recipe": recipe.to_dict(), "model_id": model_id(model),
+    }  # fmt: skip
+    try:
+        found = pi.Prefix.load(arguments.out)
+    except PrefixInterpError:
+        check_same_run(arguments.out, None, now)
+    else:
+        about = {"n_slots": found.n_slots, "model_id": found.model_id}
+        check_same_run(arguments.out, {**found.settings, **about, **found.metadata}, now)
+
+
+def _left_by_tune(arguments: argparse.Namespace) -> str | None:
+    """Return what an interrupted tuning has left."""
+    if arguments.done:
+        return f"the prefix is saved in {str(arguments.out)!r}"
+    if arguments.checkpoint is not None and is_there(arguments.checkpoint):
+        return f"the same command resumes from {str(arguments.checkpoint)!r}"
+    return "nothing was saved, since it came before the first checkpoint"
+
+
+def _check_inspect(arguments: argparse.Namespace) -> None:
+    if arguments.tokens is not None and arguments.task is not None:
+        raise PrefixInterpError(
+            f"tokens={arguments.tokens!r} and task={arguments.task!r} are both given; name one of "
+            "them"
+        )
+    check_target(arguments.out / "inspect.json")
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
+    from prefix_interp.models.model import model_id
     from prefix_interp.results import Result
 
     model = _load_model(arguments)
-    shipped = pi.load_prefixes(arguments.model)
-    if arguments.prefix not in shipped and not Path(arguments.prefix).is_dir():
-        check_choice("prefix", arguments.prefix, [*shipped, "a folder"])
-    prefix = shipped.get(arguments.prefix) or pi.Prefix.load(arguments.prefix)
-    prefix = prefix.to(model)
-    task = pi.get_task(arguments.task)
-    settings = {"model": arguments.model, "prefix": arguments.prefix, "baseline": "masked"}
+    prefix = _load_prefix(arguments).to(model)
+    settings = {
+        "model": arguments.model, "model_id": model_id(model), "prefix": arguments.prefix,
+        "tuned": {**prefix.settings, "n_slots": prefix.n_slots, **prefix.metadata},
+        "baseline": "masked",
+    }  # fmt: skip
+    task = None
     if arguments.tokens is None:
+        task, why = _task_of(arguments, prefix)
+        settings |= {"task": task.name, "task_from": why}
         tokens = task.sample(64, seed=arguments.seed).tokens
-        score = pi.evaluate(model, task, prefix, seed=arguments.seed)
-        settings |= {"task": task.name, "evaluation": score.to_dict()}
-        print(f"{task.name}: exact match {score.exact_match}, loss {score.loss}")
     else:
         tokens = _parse_tokens(arguments.tokens)
         settings |= {"tokens": tokens.tolist()}
+    file = arguments.out / "inspect.json"
+    if not arguments.overwrite:
+        _refuse_other_inspection(file, {**settings, "seeds": [arguments.seed]})
+    if task is not None:
+        score = pi.evaluate(model, task, prefix, seed=arguments.seed)
+        settings |= {"evaluation": score.to_dict()}
+        print(f"task {task.name}: {settings['task_from']}")
+        print(f"{task.name}: exact match {score.exact_match}, loss {score.loss}")
     parts = pi.decompose_attention(pi.run_pair(model, prefix, tokens))
     table = parts.to_dataframe()
     print(table.drop(columns="pos").groupby(["layer", "head"]).agg("mean").to_string())
     print("largest violations, baseline masked:", parts.max_errors())
     records = table.to_dict("records")
     result = Result("inspect", "none", [arguments.seed], settings, {"parts": records})
-    print(result.save(arguments.out / "inspect.json"))
+    print(result.save(file))
+
+
+def _load_prefix(arguments: argparse.Namespace) -> Prefix:
+    shipped = pi.load_prefixes(arguments.model)
+    if arguments.prefix not in shipped and not Path(arguments.prefix).is_dir():
+        check_choice("prefix", arguments.prefix, [*shipped, "a folder"])
+    return shipped.get(arguments.prefix) or pi.Prefix.load(arguments.prefix)
+
+
+def _task_of(arguments: argparse.Namespace, prefix: Prefix) -> tuple[Task, str]:
+    """Return the task to run, and why it is this one."""
+    own = prefix.metadata.get("task")
+    if arguments.task is not None:
+        tuned = "" if own == arguments.task else f"; the prefix was tuned on {own or 'none named'}"
+        return pi.get_task(arguments.task), f"named by --task{tuned}"
+    try:
+        return pi.get_task(str(own)), "the prefix was tuned on it, as its metadata say"
+    except PrefixInterpError:
+        says = "name no task" if own is None else f"name {own!r}, which is no task of the library"
+        raise PrefixInterpError(
+            f"prefix={arguments.prefix!r} has metadata that {says}; name the task to run with "
+            "--task, or token numbers with --tokens"
+        ) from None
+
+
+def _refuse_other_inspection(file: Path, now: Mapping[str, Any]) -> None:
+    """Raise if the file is no inspection of the same prefix on the same inputs."""
+    from prefix_interp.results import Result
+
+    if not is_there(file):
+        return
+    try:
+        found = Result.load(file)
+    except PrefixInterpError:
+        check_same_run(file, None, now)
+    else:
+        before = {k: v for k, v in found.settings.items() if k != "evaluation"}
+        check_same_run(file, {**before, "seeds": list(found.seeds)}, now)
 
 
 def _parse_tokens(text: str) -> torch.Tensor:

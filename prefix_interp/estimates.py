@@ -137,7 +137,8 @@ def seed_interval(
     """Return the mean over seeds with its 95% t interval, cut off at what is possible.
 
     If all seeds agree the interval has width 0: it describes the spread between seeds, not the
-    finite test set of each. A single seed has no interval, which is represented by width 0.
+    finite test set of each (`combined_interval` describes both). A single seed has no interval,
+    which is represented by width 0.
 
     Args:
         values: one per seed.
@@ -149,3 +150,45 @@ def seed_interval(
         return Estimate(mean, mean, mean)
     half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return Estimate(mean, max(low, mean - half), min(high, mean + half))
+
+
+def combined_interval(
+    scores: Sequence[Estimate],
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    shared: bool = True,
+) -> Estimate:
+    """Return the mean over seeds with a 95% interval for new seeds *and* new test inputs.
+
+    Let m be the mean of the S scores, s their standard deviation, d_i the distance from score i to
+    the lower end of its own interval (over its test inputs), and t the quantile of Student's t.
+
+    - One test set for all seeds (`shared`): seeds and inputs are crossed. The spread between seeds
+      contains no error that the common inputs make in all of them, so both are added as squares
+      (Newcombe 1998; Zou and Donner 2008): low = m - sqrt(t^2 s^2 / S + mean(d_i)^2). A mean over
+      seeds varies over inputs at most as much as single seeds do on average, so this is on the
+      safe side if different seeds fail on different inputs.
+    - Inputs of its own for each seed: s contains both errors, and the t interval is enough. It is
+      widened to mean(d_i) / sqrt(S) if seeds that agree make it narrower.
+
+    The upper end is alike. With no hit among n inputs at any seed the upper end is that of `wilson`
+    if the inputs are shared. A single seed has the interval of its test set alone.
+
+    Args:
+        scores: one per seed, each with the interval over its test inputs.
+        low: smallest possible value, e.g. 0 for a share.
+        high: largest possible value.
+        shared: whether all seeds were tested on the same inputs.
+
+    Example:
+        >>> combined_interval([wilson(0, 800)] * 10, low=0.0)
+        0 [0, 0.004779]
+    """
+    n, values = len(scores), [score.value for score in scores]
+    mean = statistics.fmean(values)
+    ends = [statistics.fmean(score - score.low for score in scores)]
+    ends.append(statistics.fmean(score.high - score for score in scores))
+    seeds = t_quantile(n - 1) * statistics.stdev(values) / math.sqrt(n) if n > 1 else 0.0
+    down, up = (math.hypot(seeds, e) if shared else max(seeds, e / math.sqrt(n)) for e in ends)
+    return Estimate(mean, max(low, mean - down), min(high, mean + up))

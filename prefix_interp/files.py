@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from prefix_interp.errors import PrefixInterpError
@@ -146,21 +147,34 @@ def sweep(folder: str | Path, *, recursive: bool = False) -> None:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Raise unless `folder` is or could become a writable folder; creates nothing.
+    """Raise unless `folder` is or could become a writable folder; leaves nothing behind.
 
     Long computations call this first, so that they do not fail at the end.
 
     Raises:
-        PrefixInterpError: a file stands in the way, or the permission is missing.
+        PrefixInterpError: a file or a link to nothing stands in the way, or no file can be made
+            there.
     """
     folder = Path(folder)
-    existing = next(p for p in [folder, *folder.absolute().parents] if is_there(p))
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        reason = "is no folder" if not existing.is_dir() else "is not writable"
+    above = [folder, *folder.absolute().parents]
+    existing = next(p for p in above if is_there(p) or p.is_symlink())
+    if not existing.is_dir() or not _takes_files(existing):
+        reason = "is not writable" if existing.is_dir() else "is no folder"
         raise PrefixInterpError(
             f"path={str(folder)!r} cannot be written: {str(existing)!r} {reason}; choose another "
             "folder"
         )
+
+
+def check_target(file: str | Path) -> None:
+    """Raise unless `file` can be written: its folder, and no folder of its own name.
+
+    Raises:
+        PrefixInterpError: as `check_writable`, or `file` is a folder.
+    """
+    check_writable(Path(file).parent)
+    if is_there(Path(file)) and Path(file).is_dir():
+        raise PrefixInterpError(f"path={str(file)!r} is a folder; name a file in it")
 
 
 def is_there(path: Path) -> bool:
@@ -179,6 +193,15 @@ def is_there(path: Path) -> bool:
             f"path={str(path)!r} cannot be used: {reason}; choose another name"
         ) from None
     return True
+
+
+def _takes_files(folder: Path) -> bool:
+    """Return whether a file can be made; permissions do not tell, e.g. for root in /proc."""
+    try:
+        with TemporaryFile(dir=folder):  # without a name, where the file system can do that
+            return True
+    except OSError:
+        return False
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -16,6 +16,7 @@ import pandas as pd
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.records import MAX_DEPTH, Schema, one_line
 from prefix_interp.storage import read_json, write_json
+from prefix_interp.words import counted
 
 _PACKAGES = (
     "prefix-interp", "torch", "transformer-lens", "transformers", "einops", "numpy", "pandas",
@@ -83,8 +84,8 @@ class Result:
 
     def caption(self) -> str:
         """Return one line: study, preset, seeds and the sizes of the tables."""
-        tables = ", ".join(f"{name} {len(records):,} rows" for name, records in self.tables.items())
-        return f"{self.name}, {self.preset}, {len(self.seeds)} seeds: {tables}"
+        tables = ", ".join(f"{name} {counted(len(r), 'row')}" for name, r in self.tables.items())
+        return f"{self.name}, {self.preset}, {counted(len(self.seeds), 'seed')}: {tables}"
 
     def __repr__(self) -> str:
         return f"Result({self.caption()})"

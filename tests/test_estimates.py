@@ -9,6 +9,7 @@ import prefix_interp as pi
 from prefix_interp.estimates import (
     Estimate,
     bootstrap_interval,
+    combined_interval,
     mean_interval,
     seed_interval,
     t_quantile,
@@ -119,3 +120,66 @@ def test_seed_interval_is_that_of_students_t():
     assert (found.low, found.high) == pytest.approx((found - half, found + half))
     same = seed_interval([0.7, 0.7, 0.7])
     assert same.low == same.high == pytest.approx(0.7)
+
+
+def coverage(interval, mean, draw, trials=800):
+    """The share of simulated studies whose interval holds the true mean."""
+    rng = torch.Generator().manual_seed(0)
+    held = 0
+    for _ in range(trials):
+        found = interval([wilson(int(row.sum()), len(row)) for row in draw(rng)])
+        held += found.low <= mean <= found.high
+    return held / trials
+
+
+def hits(rng, spread, shared, n_seeds=10, n=200):
+    """Hits of each seed: three inputs of ten are easy; a seed gets its own share of them."""
+    share = 1 - spread * torch.rand(n_seeds, 1, generator=rng)
+    easy = torch.rand(1 if shared else n_seeds, n, generator=rng) < 0.3
+    return easy & (torch.rand(n_seeds, n, generator=rng) < share)
+
+
+@pytest.mark.parametrize(("spread", "most"), [(0.05, 0.97), (0.2, 0.98), (0.5, 0.99)])
+def test_combined_interval_covers_where_the_t_interval_misses_the_common_inputs(spread, most):
+    # The error of the inputs is common to all seeds. The more inputs a seed fails on that others
+    # do not, the wider the interval is than it must be.
+    mean = 0.3 * (1 - spread / 2)
+    covered = coverage(combined_interval, mean, lambda rng: hits(rng, spread, shared=True))
+    assert 0.93 <= covered <= most
+    alone = coverage(seed_interval, mean, lambda rng: hits(rng, spread, shared=True))
+    assert alone < 0.8
+
+
+@pytest.mark.parametrize("spread", [0.2, 0.9])
+def test_with_inputs_of_its_own_for_each_seed_the_t_interval_is_enough(spread):
+    mean = 0.3 * (1 - spread / 2)
+
+    def fresh(scores):
+        return combined_interval(scores, shared=False)
+
+    def draw(rng):
+        return hits(rng, spread, shared=False)
+
+    assert 0.93 <= coverage(fresh, mean, draw) <= 0.985
+    assert coverage(combined_interval, mean, draw) > 0.985, "safe, but wider than it must be"
+
+
+def test_combined_interval_by_hand():
+    scores = [Estimate(0.2, 0.1, 0.4), Estimate(0.4, 0.2, 0.5)]
+    half = 12.7062 * (0.02**0.5) / 2**0.5  # of the two seeds
+    got = combined_interval(scores)
+    assert got.value == pytest.approx(0.3)
+    assert got.low == pytest.approx(0.3 - math.hypot(half, 0.15))
+    assert got.high == pytest.approx(0.3 + math.hypot(half, 0.15))
+    cut = combined_interval(scores, low=0.0, high=1.0)
+    assert (cut.low, cut.high) == (0.0, 1.0)
+    fresh = combined_interval([Estimate(0.3, 0.1, 0.4)] * 4, shared=False)
+    assert (fresh.low, fresh.high) == pytest.approx((0.2, 0.35))
+
+
+def test_combined_interval_of_seeds_that_agree_is_that_of_the_test_set():
+    for k in (0, 37, 800):
+        own, got = wilson(k, 800), combined_interval([wilson(k, 800)] * 10, 0.0, 1.0)
+        assert (got, got.low, got.high) == pytest.approx((own, own.low, own.high))
+    alone = combined_interval([wilson(3, 10)])
+    assert (alone.low, alone.high) == pytest.approx((wilson(3, 10).low, wilson(3, 10).high))

@@ -10,6 +10,7 @@ import pytest
 
 from prefix_interp import PrefixInterpError, files
 from prefix_interp.files import (
+    check_target,
     check_writable,
     is_there,
     read_file,
@@ -64,6 +65,26 @@ def test_names_that_nothing_can_have_are_refused(tmp_path, name):
     with pytest.raises(PrefixInterpError, match=r"cannot be used: .*choose another name"):
         check_writable(tmp_path / name)
     assert is_there(tmp_path) and not is_there(tmp_path / "none")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder that lies to root")
+def test_a_folder_that_takes_no_files_is_found_before_any_work(tmp_path):
+    # To root every folder seems writable; only making a file tells.
+    for folder in ("/proc", "/proc/x/y"):
+        with pytest.raises(PrefixInterpError, match="'/proc' is not writable"):
+            check_writable(folder)
+    check_writable(tmp_path / "new" / "newer")
+    assert names(tmp_path) == []
+
+
+def test_a_link_to_nothing_and_a_folder_of_the_files_name_are_in_the_way(tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(PrefixInterpError, match="link' is no folder"):
+        check_writable(tmp_path / "link" / "below")
+    (tmp_path / "x.json").mkdir()
+    with pytest.raises(PrefixInterpError, match=r"x\.json' is a folder; name a file in it"):
+        check_target(tmp_path / "x.json")
+    check_target(tmp_path / "y.json")
 
 
 def test_temporary_files_of_ended_processes_go_and_those_of_living_ones_stay(tmp_path, monkeypatch):

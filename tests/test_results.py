@@ -220,6 +220,9 @@ def test_it_prints_as_one_line_and_shows_the_first_rows():
     rows = [{"seed": i, "name": "<b>"} for i in range(2000)]
     result = Result("demo", "fast", [0, 1], {}, {"many": rows})
     assert repr(result) == "Result(demo, fast, 2 seeds: many 2,000 rows)"
+    assert (
+        Result("demo", "fast", [0], {}, {"one": [{"a": 1}]}).caption().endswith("1 seed: one 1 row")
+    )
     assert result._repr_html_().count("<tr") == 4 and "<b>" not in result._repr_html_()
 
 

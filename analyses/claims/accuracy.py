@@ -10,6 +10,7 @@ from analyses.study import Tables
 from analyses.table1.measure import NEW
 from prefix_interp.estimates import wilson
 from prefix_interp.tuning.content_blind import content_blind_hits
+from prefix_interp.words import counted
 
 
 def accuracy_claims(table1: Tables) -> Iterator[dict[str, Any]]:
@@ -27,7 +28,7 @@ def accuracy_claims(table1: Tables) -> Iterator[dict[str, Any]]:
         best = max(own, key=lambda r: r["exact_match"]["max"])
         exact, top = row[NEW]["exact_match"], best["exact_match"]["max"]
         about = {
-            "subject": f"{kind}, {n} slot{'s' if n > 1 else ''}, {row['n_seeds']} seeds",
+            "subject": f"{kind}, {counted(n, 'slot')}, {counted(row['n_seeds'], 'seed')}",
             "parameterization": kind,
             "n_slots": n,
             "level": "model",
@@ -47,7 +48,7 @@ def accuracy_claims(table1: Tables) -> Iterator[dict[str, Any]]:
             about, "no-prefix-learns-any-lr", words, "exact match = 0",
             "largest exact match of any seed at any learning rate", top, "at most", 0.0,
             note=f"Reached at a learning rate of {best['lr']:g}." if top > 0 else
-            f"{len(own)} learning rate{'s' if len(own) > 1 else ''}.",
+            f"{counted(len(own), 'learning rate')}.",
         )  # fmt: skip
 
 

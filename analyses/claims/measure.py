@@ -58,7 +58,8 @@ def measure(job: Job) -> dict[str, Rows]:
     A record is one claim about one subject: ``claim``, ``statement``, ``formula``, ``quantity``
     (what was measured), ``value``, ``comparison`` and ``tolerance`` (what it is compared with),
     ``verdict``, ``subject``, ``parameterization``, ``n_slots``, ``level``, ``layer``, ``baseline``,
-    ``low`` and ``high`` (95% over seeds, where there are seeds) and ``note``.
+    ``low`` and ``high`` (95%, for new seeds and new test sequences, where there are seeds) and
+    ``note``.
 
     Args:
         job: its evidence contains the models and the result of Table 1.

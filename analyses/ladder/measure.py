@@ -57,19 +57,18 @@ def blind_rows(seed: int, protocol: Protocol) -> Rows:
     """Return the scores of the best content-blind rule on each task, once per depth.
 
     Args:
-        seed: chooses the sequences to estimate the rule from; the test sequences are always the
-            same.
+        seed: chooses the sequences to estimate the rule from, and those of the test.
         protocol: the sizes.
     """
     rows: Rows = []
     for task in map(get_task, TASKS):
-        batch = task.sample(protocol.n_test, split="test", seed=0)
+        batch = task.sample(protocol.n_test, split="test", seed=seed)
         log_probs = content_blind_log_probs(task, batch, seed)
         right, loss = marked(log_probs, batch.answers)
         row = {
             "seed": seed, "context": BLIND, "n_slots": 0, "steps": None, "method": "context",
             "tuned_on": None, "lr": None, "chosen": True, "draw": None, "task": task.name,
-            "baseline": "none: no model", "train_loss": None,
+            "baseline": "none: no model", "train_loss": None, "test_seed": seed,
             "evaluation": scored(task.name, batch, right, loss).to_dict(),
             "by_output": shares(right),
         }  # fmt: skip

@@ -43,8 +43,9 @@ def ladder_rows(records: Sequence[Mapping[str, Any]]) -> Rows:
 
     Tuned contexts are those with the lowest training loss of their sweep, tested on their own task.
     The blind rule, no context, and in-context examples (mean over draws) are tested on each task.
-    Each of `METRICS` has ``mean``, ``sd``, its 95% t interval over seeds ``low`` and ``high``,
-    ``min`` and ``max``; ``first_output`` and ``later_outputs`` are shares of right answers there.
+    Each of `METRICS` has ``mean``, ``sd``, its 95% interval for new seeds and test inputs ``low``
+    and ``high``, ``min`` and ``max``; ``first_output`` and ``later_outputs`` are shares of right
+    answers there.
 
     Args:
         records: of the study, all seeds.
@@ -52,9 +53,10 @@ def ladder_rows(records: Sequence[Mapping[str, Any]]) -> Rows:
     own = [
         {
             **{key: r[key] for key in ("seed", *_KEYS)},
+            "test_seed": r.get("test_seed"),
             **{k: r["evaluation"][k] for k in ("exact_match", "token_accuracy", "loss")},
-            "first_output": r["by_output"][0],
-            "later_outputs": sum(r["by_output"][1:]) / len(r["by_output"][1:]),
+            "first_output": _share(r["by_output"][:1], r["evaluation"]["n"]),
+            "later_outputs": _share(r["by_output"][1:], r["evaluation"]["n"]),
         }
         for r in records
         if r["chosen"] and r["tuned_on"] in (None, r["task"])
@@ -120,9 +122,7 @@ def compare(row: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> st
     """Return one of `VERDICTS` on `row` against `other`.
 
     A row is better or worse only if the 95% intervals do not touch, which errs on the safe side.
-    They are t intervals over seeds. For shares they are at least as wide as the Wilson interval of
-    the test sequences that all seeds have in common, since seeds may agree on a coarse share by
-    chance.
+    They cover new seeds and new test sequences, since seeds may agree on a coarse share by chance.
 
     Args:
         row: a row of `ladder_rows`.
@@ -131,8 +131,8 @@ def compare(row: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> st
     """
     if min(row["n_seeds"], other["n_seeds"]) < ENOUGH:
         return "too few seeds to say"
-    (own_low, own_high), (low, high) = _interval(row, metric), _interval(other, metric)
-    above, below = own_low > high, own_high < low
+    own, others = row[metric], other[metric]
+    above, below = own["low"] > others["high"], own["high"] < others["low"]
     if metric == "loss":
         above, below = below, above
     return "better" if above else "worse" if below else "no difference shown"
@@ -149,12 +149,9 @@ def verdict_counts(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, int
     return {verdict: found.count(verdict) for verdict in VERDICTS if verdict in found}
 
 
-def _interval(row: Mapping[str, Any], metric: str) -> tuple[float, float]:
-    spread = row[metric]
-    if METRICS[metric] > 1.0:
-        return spread["low"], spread["high"]
-    least = wilson(spread["mean"] * row["n_test"], row["n_test"])
-    return min(spread["low"], least.low), max(spread["high"], least.high)
+def _share(by_output: Sequence[float], n: int) -> dict[str, float]:
+    """Return the share of right answers at some outputs of `n` sequences, with its interval."""
+    return wilson(n * sum(by_output) / len(by_output), n).to_dict()
 
 
 def _in_order(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, str]]:

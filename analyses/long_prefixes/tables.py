@@ -18,14 +18,14 @@ def tables(result: Result) -> Tables:
 
     ``tuning`` has ``exact_match`` and ``loss``. ``bias`` has one row per ``method`` and ``level``
     for each of them, with head values averaged over heads. Rows with ``task`` None are averages
-    over tasks. Each metric has ``mean``, ``sd``, its 95% t interval ``low`` and ``high``, ``min``
-    and ``max`` over seeds.
+    over tasks. Each metric has ``mean``, ``sd``, its 95% interval ``low`` and ``high`` (see
+    `over_seeds`), ``min`` and ``max`` over seeds.
 
     Args:
         result: of the study.
     """
-    tunings = [
-        {**r, "exact_match": r["evaluation"]["exact_match"], "loss": r["evaluation"]["loss"]}
+    tunings = [  # a tuning is evaluated on inputs drawn by its own seed
+        {**r, "test_seed": r["seed"], **{k: r["evaluation"][k] for k in ("exact_match", "loss")}}
         for r in result.rows("tuning")
     ]
     biases: Rows = []

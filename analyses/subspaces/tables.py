@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from analyses.study import Tables
 from analyses.summaries import summarise
@@ -35,13 +36,19 @@ def tables(result: Result) -> Tables:
     """Return each table of the result summarised over seeds, by the name of the table.
 
     Each seed counts once: its heads, pairs and layers are averaged first. Rows with ``task`` None
-    are also averaged over tasks. Each metric has ``mean``, ``sd``, its 95% t interval ``low`` and
-    ``high``, ``min`` and ``max`` over seeds.
+    are also averaged over tasks. Each metric has ``mean``, ``sd``, its 95% interval ``low`` and
+    ``high`` (see `over_seeds`), ``min`` and ``max`` over seeds.
 
     Args:
         result: of the study, or from `toy_subspaces`.
     """
     return {
-        name: summarise(result.rows(name), keys, metrics)
+        name: summarise(list(map(_without_range, result.rows(name))), keys, metrics)
         for name, (keys, metrics) in _SUMMARIES.items()
     }
+
+
+def _without_range(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row whose chance angle is a number: its range is over draws, not test inputs."""
+    chance = row.get("chance_angle")
+    return {**row, "chance_angle": chance["value"]} if isinstance(chance, Mapping) else dict(row)

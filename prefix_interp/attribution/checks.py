@@ -15,6 +15,7 @@ from prefix_interp.models.model import model_id
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair
 from prefix_interp.prefixes.prefix import Prefix
+from prefix_interp.words import counted
 
 
 def check_finite(runs: RunPair) -> None:
@@ -81,7 +82,7 @@ def warn_if_moved(off: Mapping[str, Tensor], plain: Mapping[str, Tensor], n_slot
     for name in off:
         if differs(plain[name], off[name]):
             warnings.warn(
-                f"{n_slots} slot{'s' * (n_slots != 1)} move the content by as many positions, and "
+                f"{counted(n_slots, 'slot')} move the content by as many positions, and "
                 f"that alone changes {name} from {plain[name].double().mean():.4g} (plain) to "
                 f"{off[name].double().mean():.4g} (off, what the prefix is compared with); give "
                 "the prefix positions='keep' to leave the content where it is",

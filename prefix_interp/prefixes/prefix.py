@@ -13,7 +13,8 @@ from torch import Tensor
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.support import check_supported
-from prefix_interp.models.zoo import toy_folder
+from prefix_interp.models.toy import STEM as TOY_STEM
+from prefix_interp.models.zoo import list_toys, toy_folder
 from prefix_interp.prefixes.context import Context, check_finite, context_schema, start_seeds
 from prefix_interp.records import Schemas
 from prefix_interp.seeds import derive_generator
@@ -189,21 +190,52 @@ def load_prefixes(name_or_path: str | Path) -> dict[str, Prefix]:
     """Return the trained prefixes that ship with a toy of the zoo, by task name.
 
     A key is the task's name for the paper's prefix (residual), or
-    ``<task>-<parameterization>-<n_slots>`` for a variant of it.
+    ``<task>-<parameterization>-<n_slots>`` for a variant of it. A toy without prefixes gives an
+    empty dictionary.
 
     Args:
         name_or_path: as for `load_toy`.
 
     Raises:
-        PrefixInterpError: unknown toy, or corrupted files.
+        PrefixInterpError: unknown toy, corrupted files, or a folder that is no toy's: the message
+            says what it holds and what to call instead.
 
     Example:
         >>> pi.load_prefixes("four-skills-1l4h")["add_one"].n_slots
         1
     """
-    folder = toy_folder(name_or_path) / "prefixes"
-    records = sorted(folder.glob(f"*/{Prefix.STEM}.json"))
+    folder = toy_folder(name_or_path)
+    records = sorted(folder.glob(f"prefixes/*/{Prefix.STEM}.json"))
+    if not records and not list(folder.glob(f"{TOY_STEM}.*")):
+        raise PrefixInterpError(
+            f"path={str(name_or_path)!r} is the folder of no toy: it {_found_in(folder)}"
+        )
     return {record.parent.name: Prefix.load(record.parent) for record in records}
+
+
+def _found_in(folder: Path) -> str:
+    """Return what a folder holds that is no toy's, and what to do with it."""
+    names = sorted(file.name for file in folder.iterdir())
+    saved = {
+        "prefix": "call pi.Prefix.load on it",
+        "soft_prompt": "call pi.SoftPrompt.load on it",
+        "result": "call load of the class that saved it, e.g. pi.ContextFit.load",
+    }
+    for stem, what_to_do in saved.items():
+        if any(name in (f"{stem}.json", f"{stem}.safetensors") for name in names):
+            return f"holds a saved {stem.replace('_', ' ')}; {what_to_do}"
+    if any(name.startswith("adapter_") for name in names):
+        return (
+            "holds an adapter of PEFT, which is not read here; load it with PEFT, and make a "
+            "pi.Prefix('kv', keys=..., values=...) from its past keys and values"
+        )
+    inside = [file.parent.name for file in sorted(folder.glob(f"*/{Prefix.STEM}.json"))]
+    if inside:
+        return f"holds saved prefixes in folders; call pi.Prefix.load on each, e.g. {inside[0]!r}"
+    held = f"holds {', '.join(map(repr, names[:3]))}" if names else "is empty"
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    toys = ", ".join(map(repr, list_toys()))
+    return f"{held}{more}; give the folder of a saved toy, or one of {toys}"
 
 
 def prefix_shapes(

@@ -30,6 +30,7 @@ from prefix_interp.tuning.loop import Run, optimise
 from prefix_interp.tuning.objective import check_batch, sequence_losses
 from prefix_interp.tuning.recipes import Recipe
 from prefix_interp.tuning.scores import scored_once
+from prefix_interp.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -269,7 +270,7 @@ def sweep(
         history = optimise(
             runs, loss, task, recipes[0], seed=seed, identity=identity, checkpoint=checkpoint,
             check=check, progress=progress,
-            description=f"{kind}, {first.n_slots} slots, {task.name}",
+            description=f"{kind}, {counted(first.n_slots, 'slot')}, {task.name}",
         )  # fmt: skip
     contexts = []
     for run, (start, each) in zip(runs, grid, strict=True):

@@ -12,6 +12,7 @@ from analyses.ladder.tables import METRICS, compare, ladder_rows, tables, verdic
 from analyses.registry import evidence_of
 from analyses.scores import score_rows
 from analyses.study import Job
+from prefix_interp.estimates import wilson
 from prefix_interp.results import Result
 from prefix_interp.tasks import Batch
 from prefix_interp.tuning.content_blind import content_blind_hits
@@ -114,7 +115,7 @@ def _made_up(values, spread=0.01, seeds=5):
     for seed in range(seeds):
         for context, value in {BLIND: 0.0, **values}.items():
             for task in TASKS:
-                score = {"value": value + spread * seed, "low": 0.0, "high": 1.0}
+                score = wilson(800 * (value + spread * seed), 800).to_dict()
                 records.append({
                     "seed": seed, "depth": 1, "context": context,
                     "n_slots": 0 if context == BLIND else 10,

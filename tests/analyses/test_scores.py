@@ -15,7 +15,8 @@ def test_rows_say_what_the_context_is_and_what_evaluate_finds():
     for row in rows:
         assert (row["seed"], row["parameterization"], row["n_slots"]) == (3, "kv", 2)
         assert row["baseline"] == "prefix" and row["train_loss"] == 0.5
-        score = pi.evaluate(model, row["task"], prefix, n=50)
+        score = pi.evaluate(model, row["task"], prefix, n=50, seed=3)  # inputs of the row's seed
+        assert row["test_seed"] == 3
         assert row["evaluation"] == score.to_dict() and len(row["by_output"]) == 10
     (alone,) = score_rows({}, model, ["add_one"], baseline="unshifted", n=50)
     assert alone["baseline"] == "unshifted" and alone["n_slots"] is None

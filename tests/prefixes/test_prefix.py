@@ -115,3 +115,44 @@ def test_shipped_prefixes_fit_their_toys():
             prefix.check_fits(model)
             found += 1
     assert found
+
+
+def peft_folder(folder):
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text('{"peft_type": "PREFIX_TUNING"}')
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+
+
+FOREIGN = {  # what stands at the path, and what the message says about it
+    "empty": (lambda folder, model: folder.mkdir(), "it is empty; give the folder of a saved toy"),
+    "PEFT": (lambda folder, model: peft_folder(folder), "holds an adapter of PEFT.*pi.Prefix"),
+    "prefix": (
+        lambda folder, model: pi.Prefix.random(model, 2).save(folder),
+        "holds a saved prefix; call pi.Prefix.load",
+    ),
+    "soft prompt": (
+        lambda folder, model: pi.SoftPrompt.random(model, 2).save(folder),
+        "holds a saved soft prompt; call pi.SoftPrompt.load",
+    ),
+    "prefixes": (
+        lambda folder, model: pi.Prefix.random(model, 2).save(folder / "mine"),
+        "saved prefixes in folders; call pi.Prefix.load on each, e.g. 'mine'",
+    ),
+    "other files": (
+        lambda folder, model: [(folder / x).mkdir(parents=True) for x in "abcd"],
+        "holds 'a', 'b', 'c' and 1 more; give",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_a_folder_of_no_toy_gives_what_it_holds_and_never_an_empty_answer(case, model, tmp_path):
+    make, message = FOREIGN[case]
+    make(tmp_path / "x", model)
+    with pytest.raises(pi.PrefixInterpError, match=message) as caught:
+        pi.load_prefixes(tmp_path / "x")
+    assert "\n" not in str(caught.value) and str(tmp_path / "x") in str(caught.value)
+
+
+def test_a_toy_without_prefixes_has_none():
+    assert pi.load_prefixes("sort-descending-1l1h-fine-tuned") == {}
