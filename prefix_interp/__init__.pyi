@@ -5,8 +5,8 @@ from .attribution.circuit_search import find_circuit as find_circuit
 from .attribution.contrast import Contrast as Contrast
 from .attribution.contrast import contrast as contrast
 from .attribution.effects import Agreement as Agreement
-from .attribution.elicitation import Elicitation as Elicitation
 from .attribution.elicitation import head_elicitation as head_elicitation
+from .attribution.elicited import Elicitation as Elicitation
 from .attribution.gradients import attribution_patch as attribution_patch
 from .attribution.grid import PatchGrid as PatchGrid
 from .attribution.integrated import IntegratedGradients as IntegratedGradients

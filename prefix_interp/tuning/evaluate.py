@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prefix_interp.errors import check_positive
 from prefix_interp.estimates import Estimate, mean_interval, wilson
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.models.finite import checked_run
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.attach import attach
@@ -72,9 +73,9 @@ class Evaluation(ResultObject):
         scores = ", ".join(f"{k.replace('_', ' ')} {x!r}" for k, x in self.scores.items())
         return f"{self.task}, {self.n} sequences; {scores}"
 
-    def plot(self) -> Figure:
+    def plot(self, *, figsize: Size | None = None, width: Width | None = None) -> Figure:
         """Return the three scores with their intervals."""
-        return drawing("fits.scores_figure")(self)
+        return drawing("fits.scores_figure")(self, figsize=figsize, width=width)
 
 
 def as_task(task: Task | str) -> Task:
