@@ -13,7 +13,7 @@ from prefix_interp.files import write_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Size = tuple[float, float]  # width and height in inches
+Size = tuple[float | int, float | int]  # width and height in inches
 Width = Literal["column", "page"]
 WIDTHS: dict[str, float] = {"column": 3.25, "page": 6.75}  # inches
 ENDINGS = (".svg", ".pdf", ".png")

@@ -134,7 +134,7 @@ def attention_figure(
         check_index(argument, value, size)
     with sheet(figsize, width) as room:
         figure = room.figure(3.6 + min(0.16 * n_slots, 4.0), 3.7)
-        ratios = [n_slots, n_query] if n_slots else [n_query]
+        ratios = [min(n_slots, n_query), n_query] if n_slots else [n_query]
         axes = figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
         if n_slots:
             heat(axes[0], view.slots[layer, head], SLOT_COLOURS, max_value)

@@ -255,8 +255,8 @@ def _lines(title: str, width: float, em: float) -> list[Label]:
 def _legend(notes: Sequence[str], width: float, em: float) -> list[Mark]:
     """Return the entries, in as many rows as they need; the first row is at 0."""
     edges = [(x, f"{x:g}".replace("-", "−")) for x in (0.1, 0.5, 1.0, -0.5)]
-    entries: list[tuple[float | bool | None, str]] = [(None, "edge cut, effect"), *edges]
-    entries += [(None, "of the prefix's effect"), (True, "in the circuit, with its minimality")]
+    entries: list[tuple[float | bool | None, str]] = [(None, "effect lost with an edge"), *edges]
+    entries.append((True, "in the circuit, with its minimality"))
     entries += [(False, "outside"), *((None, note) for note in notes)]
     found, x, y, size = [], 1.5 * em, 0.0, 0.91 * em
     for shows, text in entries:

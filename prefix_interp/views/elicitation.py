@@ -18,6 +18,7 @@ from prefix_interp.views.style import COLOURS, legend_below
 PARTS = {"gate": "gate", "bias": "bias", "propagated": "propagated"}
 _CONTROL = "#b9b9c2"
 _OWN = 13.0  # inches, the widest that a figure of its own size becomes
+_GAPLESS = 4.0  # points for a head
 _TOTALS = {True: "total (95% interval)", False: "total, as random prefixes do"}
 
 
@@ -52,7 +53,7 @@ def elicitation_figure(
     n_heads = max(len(frame) for frame in frames.values())
     with sheet(figsize, width) as room:
         own = min(max(2.45, 0.3 * n_heads), _OWN - 0.9)  # width of a panel
-        each = own if room.width is None else max(1.3, 0.12 * n_heads)
+        each = own if room.width is None else max(1.1, 0.12 * n_heads)
         side = room.columns(len(frames), each=each, extra=0.9, own=_OWN)
         rows = -(-len(frames) // side)
         figure = room.figure(max(own * side + 0.9, 6.0), 2.6 * rows + 1.0)
@@ -83,17 +84,16 @@ def _bars(ax: Axes, frame: pd.DataFrame, gate_column: str, pitch: float) -> None
     at = np.arange(len(frame))
     # Range of the controls: effect - excess_high is the smallest, effect - excess_low the largest.
     low, high = frame["effect"] - frame["excess_high"], frame["effect"] - frame["excess_low"]
-    ax.bar(
-        at, high - low, bottom=low, width=0.92 if pitch > 4 else 1.0, color=_CONTROL, alpha=0.6,
-        linewidth=0, label="random prefixes (range)",
-    )  # fmt: skip
+    band = {"color": _CONTROL, "alpha": 0.6, "linewidth": 0, "label": "random prefixes (range)"}
+    _columns_of(ax, low.to_numpy(), (high - low).to_numpy(), 0.92, pitch, band)
     up, down = np.zeros(len(frame)), np.zeros(len(frame))
     for i, part in enumerate(PARTS):
         values = frame[gate_column if part == "gate" else part].to_numpy()
         if part == "propagated" and not np.any(values):
             continue  # nothing precedes a single layer
         bottom = np.where(values > 0, up, down)
-        ax.bar(at, values, bottom=bottom, width=0.55, color=COLOURS[i], label=PARTS[part])
+        own = {"color": COLOURS[i], "linewidth": 0, "label": PARTS[part]}
+        _columns_of(ax, bottom, values, 0.55, pitch, own)
         up, down = up + values.clip(min=0), down + values.clip(max=0)
     total = frame["effect"].to_numpy()
     error = np.abs(frame[["low", "high"]].to_numpy().T - total)
@@ -114,6 +114,17 @@ def _bars(ax: Axes, frame: pd.DataFrame, gate_column: str, pitch: float) -> None
     heads = zip(frame["layer"], frame["head"], strict=True)
     ax.set_xticks(at, [f"{int(layer)}.{int(head)}" for layer, head in heads])
     ax.grid(visible=False, axis="x")
+
+
+def _columns_of(
+    ax: Axes, bottom: np.ndarray, height: np.ndarray, width: float, pitch: float, style: dict
+) -> None:
+    """Draw a bar for each head, or one shape for all where the gaps would be too thin to see."""
+    if pitch < _GAPLESS:
+        edges = np.arange(len(height) + 1) - 0.5
+        ax.stairs(bottom + height, edges, baseline=bottom, fill=True, **style)
+    else:
+        ax.bar(np.arange(len(height)), height, bottom=bottom, width=width, **style)
 
 
 def patch_figure(

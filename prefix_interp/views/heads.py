@@ -59,7 +59,7 @@ def heads_figure(
     n_layers, n_heads, n_query, _ = views[0].slots.shape
     check_index("layer", layer, n_layers)
     with sheet(figsize, width) as room:
-        side = room.columns(n_heads, each=0.75, own=9 * 2.3)
+        side = room.columns(n_heads, each=0.65, own=9 * 2.3)
         blocks = -(-n_heads // side)
         small = room.width is not None
         high = (1.25 if small else 1.95) * len(views) * blocks

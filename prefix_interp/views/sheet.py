@@ -112,13 +112,29 @@ def fit(figure: Figure) -> None:
 
     What changes makes other room for the rest, so it is looked at again after each pass.
     """
+    axes = [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
+    for axis in axes:
+        _thinned_at_sight(axis)
     for _ in range(_PASSES):
         figure.draw_without_rendering()
-        changed = [_thinned(axis) for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
+        changed = [_thinned(axis) for axis in axes]
         changed += [_wrapped(text, room) for text, room in _long_texts(figure)]
         if not any(changed):
             return
     figure.draw_without_rendering()
+
+
+def _thinned_at_sight(axis: Axis) -> None:
+    """Leave out labels of which no line of text could hold as many: each costs time."""
+    locator, figure = axis.get_major_locator(), axis.get_figure(root=True)
+    if not isinstance(locator, FixedLocator) or figure is None:
+        return
+    inches = figure.get_figwidth() if isinstance(axis, XAxis) else figure.get_figheight()
+    names = [label.get_text() for label in axis.get_majorticklabels()]
+    step = math.ceil(len(names) * 0.5 * _FEWEST_POINTS / (72 * inches))
+    if step > 1:
+        step = _even(step, names)
+        axis.set_ticks(list(locator.locs)[::step], names[::step])
 
 
 def _thinned(axis: Axis) -> bool:

@@ -39,6 +39,8 @@ _STYLE: Any = {
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "legend.frameon": False,
+    "legend.columnspacing": 1.2,
+    "legend.handlelength": 1.7,
     "figure.facecolor": "white",
     "svg.hashsalt": "prefix_interp",  # ids by content instead of at random
     "svg.fonttype": "path",  # the same letters on every machine
