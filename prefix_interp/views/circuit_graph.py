@@ -203,7 +203,7 @@ def _mark(graph: Graph, mark: Mark) -> list[str]:
             f'stroke="{line}"/>'
         )
     elif shows is not None:
-        line = f'<path d="M{x:.1f},{y:.1f} h{3 * em:.1f}" fill="none" '
+        line = f'<path d="M{x:.1f},{y:.1f} h{2.3 * em:.1f}" fill="none" '
         found.append(f"{line}{_stroke(graph, shows)}/>")
     return [*found, _text(label)]
 
@@ -257,7 +257,7 @@ def _draw_mark(ax: Axes, graph: Graph, mark: Mark) -> None:
             Round((x + 0.6 * em, y), 0.6 * em, facecolor=fill, edgecolor=line, linewidth=0.7)
         )
     elif shows is not None:
-        path = Path([(x, y), (x + 3 * em, y)])
+        path = Path([(x, y), (x + 2.3 * em, y)])
         ax.add_patch(PathPatch(path, fill=False, **_pen(graph, shows)))
     _write(ax, label)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,19 +118,18 @@ class Graph:
         return Stroke(COLOURS[1 if effect < 0 else 0], width, dash)
 
     def row_labels(self) -> list[Label]:
-        """Return the names of the rows, as many as fit."""
-        first: dict[tuple[int, str], Node] = {}
+        """Return the names of the rows, as many as fit; those of heads come first."""
+        rows: dict[tuple[int, str], float] = {}
         for node in self.circuit.all_nodes:
             if node.kind != "mlp":
-                first.setdefault((node.layer, str(node.kind)), node)
+                rows.setdefault((node.layer, str(node.kind)), self.places[node.name].y)
         left = min(p.x - p.half_width for p in self.places.values())
-        found, free = [], math.inf
-        for (layer, kind), node in sorted(first.items(), key=lambda x: -self.places[x[1].name].y):
-            y = self.places[node.name].y + 0.36 * self.em
-            if y <= free:
+        found: list[Label] = []
+        for (layer, kind), middle in sorted(rows.items(), key=lambda row: (row[0][1], row[0][0])):
+            y = middle + 0.36 * self.em
+            if all(abs(y - other.y) > 1.35 * self.em for other in found):
                 text = f"{kind}s {layer}"
                 found.append(Label(left - self.em, y, text, self.em, "end", "#555555"))
-                free = y - 1.35 * self.em
         return found
 
     def node_labels(self, node: Node, minimality: float | None) -> list[Label]:
@@ -226,7 +224,6 @@ def _places(
     slot_row = tight * _SLOT_ROW if count["slot"] else 0.0
     head_row = band - slot_row
     radius = min(_RADIUS * em / _EM, 0.44 * step, 0.36 * head_row)
-    scale = min(em / _EM, tight)
     middle = left + (span + right) / 2
     places = {LOGITS: Place(middle, top - 3.6 * em, (span + right) / 2, 1.2 * em)}
     for node in circuit.all_nodes:
@@ -238,7 +235,7 @@ def _places(
         elif node.kind == "mlp":
             up = _MLP_UP * tight
             place = Place(left + span + right / 2, heads - up, min(24 * em / _EM, 0.45 * right),
-                          min(17.0 * scale, 0.4 * band))  # fmt: skip
+                          min(17.0 * em / _EM, 0.42 * band))  # fmt: skip
         else:
             small = min(16.0 * em / _EM, 0.44 * slot_step, 0.25 * slot_row)
             place = Place(left + slot_step * (index + 0.5), floor - 0.35 * slot_row, small, small)
@@ -260,14 +257,14 @@ def _legend(notes: Sequence[str], width: float, em: float) -> list[Mark]:
     entries += [(False, "outside"), *((None, note) for note in notes)]
     found, x, y, size = [], 1.5 * em, 0.0, 0.91 * em
     for shows, text in entries:
-        lead = 0.0 if shows is None else 1.6 * em if isinstance(shows, bool) else 3.5 * em
+        lead = 0.0 if shows is None else 1.6 * em if isinstance(shows, bool) else 2.7 * em
         letters = max(int((width - 3 * em - lead) / (_GLYPH * size)), 10)
         for i, line in enumerate(textwrap.wrap(text, letters)):
-            long = lead + _GLYPH * size * len(line)
+            long = lead + 0.56 * size * len(line)
             new_row = shows is True or i > 0  # nodes below edges
             if x > 1.5 * em and (new_row or x + long > width - em):
                 x, y = 1.5 * em, y + 2 * em
             label = Label(x + lead, y + 0.36 * em, line, size, "start")
             found.append(Mark(x, y, shows if i == 0 else None, label))
-            x += long + 1.6 * em
+            x += long + em
     return found

@@ -108,7 +108,7 @@ def _bars(ax: Axes, frame: pd.DataFrame, gate_column: str, pitch: float) -> None
         ax.errorbar(
             at[some], total[some], yerr=error[:, some], fmt="D", color="black", label=label,
             markerfacecolor="black" if wanted else "white",
-            markersize=min(4.0, max(0.45 * pitch, 1.2)), **thin,
+            markersize=min(4.0, max(0.45 * pitch, 2.2 if wanted else 0.8)), **thin,
         )  # fmt: skip
     ax.axhline(0, color="black", linewidth=0.8)
     heads = zip(frame["layer"], frame["head"], strict=True)
