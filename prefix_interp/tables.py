@@ -16,7 +16,7 @@ from prefix_interp.errors import PrefixInterpError, check_positive
 from prefix_interp.files import write_file
 
 _MAX_DECIMALS = 6  # smaller numbers are written with an exponent
-_TEX = {
+_TEX: dict[str, str] = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "±": r"$\pm$", "–": "--", "−": "$-$", "×": r"$\times$", "→": r"$\to$", "<": "$<$",

@@ -182,10 +182,10 @@ class Elicitation(ResultObject):
         text = (
             f"{self.direction}; {n_layers} x {n_heads} heads, {n} examples; "
             f"{ends({self.metric: self.on}, {self.metric: self.off})}; elicited: "
-            f"{_names(frame[frame['elicited']]) or 'none'}"
+            f"{_names(frame.loc[frame['elicited']]) or 'none'}"
         )
-        last = max(frame.index[frame["elicited"]], default=1)
-        alike = _names(frame[~frame["beyond_random"] & (frame.index < last)])
+        last = max(frame.loc[frame["elicited"]].index, default=1)
+        alike = _names(frame.iloc[:last].loc[~frame["beyond_random"]])
         return text + (f"; as random prefixes do: {alike}" if alike else "")
 
     def plot(self, *, figsize: Size | None = None, width: Width | None = None) -> Figure:

@@ -100,7 +100,6 @@ def _bars(ax: Axes, frame: pd.DataFrame, gate_column: str, pitch: float) -> None
     beyond = ((frame["excess_low"] > 0) | (frame["excess_high"] < 0)).to_numpy()
     if "beyond_random" in frame:
         beyond = frame["beyond_random"].to_numpy(dtype=bool)
-    thin = {"elinewidth": min(1.2, 0.3 * pitch), "markeredgewidth": min(0.8, 0.2 * pitch)}
     for wanted, label in _TOTALS.items():
         some = beyond == wanted
         if not some.any():
@@ -108,7 +107,9 @@ def _bars(ax: Axes, frame: pd.DataFrame, gate_column: str, pitch: float) -> None
         ax.errorbar(
             at[some], total[some], yerr=error[:, some], fmt="D", color="black", label=label,
             markerfacecolor="black" if wanted else "white",
-            markersize=min(4.0, max(0.45 * pitch, 2.2 if wanted else 0.8)), **thin,
+            markersize=min(4.0, max(0.45 * pitch, 2.2 if wanted else 0.8)),
+            elinewidth=min(1.2, 0.3 * pitch),
+            markeredgewidth=min(0.8, 0.2 * pitch),
         )  # fmt: skip
     ax.axhline(0, color="black", linewidth=0.8)
     heads = zip(frame["layer"], frame["head"], strict=True)

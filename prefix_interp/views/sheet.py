@@ -134,7 +134,7 @@ def _thinned_at_sight(axis: Axis) -> None:
     step = math.ceil(len(names) * 0.5 * _FEWEST_POINTS / (72 * inches))
     if step > 1:
         step = _even(step, names)
-        axis.set_ticks(list(locator.locs)[::step], names[::step])
+        axis.set_ticks(list(axis.get_majorticklocs())[::step], names[::step])
 
 
 def _thinned(axis: Axis) -> bool:
@@ -149,7 +149,7 @@ def _thinned(axis: Axis) -> bool:
         if isinstance(axis, XAxis) and _words(names) and not labels[0].get_rotation():
             axis.set_tick_params(rotation=90)
             return True
-        at = list(locator.locs)
+        at = list(axis.get_majorticklocs())
         step = _even(step, names)
         axis.set_ticks(at[::step], names[::step])
     elif isinstance(locator, LogLocator):
@@ -249,7 +249,8 @@ def _wrapped(text: Text, room: float) -> bool:
         text.set_text(textwrap.fill(" ".join(words.split()), min(letters, longest - 1)))
         return True
     smallest = 0.6 * POINTS * 0.7
-    if text.get_fontsize() <= smallest:
+    points = float(text.get_fontsize())
+    if points <= smallest:
         return False
-    text.set_fontsize(max(smallest, text.get_fontsize() * max(0.8, 0.98 * room / length)))
+    text.set_fontsize(max(smallest, points * max(0.8, 0.98 * room / length)))
     return True

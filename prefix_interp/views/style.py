@@ -83,17 +83,18 @@ def legend_below(figure: Figure, ax: Axes | Sequence[Axes], ncols: int | None = 
     for panel in [ax] if isinstance(ax, Axes) else ax:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    for n in range(min(ncols or len(found), len(found)), 0, -1):
-        legend = figure.legend(
-            list(found.values()), list(found), loc="outside lower center", ncols=n
-        )
-        if legend.get_window_extent().width < 0.99 * figure.bbox.width:
-            return legend
-        if n > 1:
-            legend.remove()
-    letters = max(map(len, found)) * figure.bbox.width / legend.get_window_extent().width
-    for text in legend.get_texts():  # names too long for a line of their own
-        text.set_text(textwrap.fill(text.get_text(), max(int(0.8 * letters), 8)))
+    room = 0.99 * figure.bbox.width
+    handles, names = list(found.values()), list(found)
+    n = max(1, min(ncols or len(found), len(found)))
+    legend = figure.legend(handles, names, loc="outside lower center", ncols=n)
+    while (long := legend.get_window_extent().width) > room and n > 1:
+        legend.remove()
+        n -= 1
+        legend = figure.legend(handles, names, loc="outside lower center", ncols=n)
+    if long > room:  # a name too long for a line of its own
+        letters = max(int(0.8 * max(map(len, names)) * room / long), 8)
+        for text in legend.get_texts():
+            text.set_text(textwrap.fill(text.get_text(), letters))
     return legend
 
 
