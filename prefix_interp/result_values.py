@@ -139,9 +139,8 @@ def check_fields(cls: type, fields: Mapping[str, Any]) -> None:
 @cache
 def _adapter(cls: type) -> Any:
     hints = get_type_hints(cls)
-    typed: Any = TypedDict(  # type: ignore[misc]
-        cls.__name__, {name: _by_class(hints[name]) for name in field_names(cls)}
-    )  # type: ignore[misc]
+    fields = {name: _by_class(hints[name]) for name in field_names(cls)}
+    typed: Any = TypedDict(cls.__name__, fields)  # type: ignore[misc]
     return TypeAdapter(with_config(ConfigDict(strict=True, arbitrary_types_allowed=True))(typed))
 
 

@@ -95,7 +95,8 @@ def to_csv(frame: pd.DataFrame, path: str | Path | None = None) -> str:
 
 def tex(text: str) -> str:
     """Return a text as one line of LaTeX that prints as it reads."""
-    return "".join(_TEX.get(letter, letter) for letter in _line(text))
+    line: str = _line(text)
+    return "".join(_TEX.get(letter, letter) for letter in line)
 
 
 def _line(value: Any) -> Any:

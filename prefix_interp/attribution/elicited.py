@@ -185,7 +185,8 @@ class Elicitation(ResultObject):
             f"{_names(frame.loc[frame['elicited']]) or 'none'}"
         )
         last = max(frame.loc[frame["elicited"]].index, default=1)
-        alike = _names(frame.iloc[:last].loc[~frame["beyond_random"]])
+        strong = frame.iloc[:last]
+        alike = _names(strong.loc[~strong["beyond_random"]])
         return text + (f"; as random prefixes do: {alike}" if alike else "")
 
     def plot(self, *, figsize: Size | None = None, width: Width | None = None) -> Figure:

@@ -24,6 +24,7 @@ from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.layout import check_tokens
 from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.tasks import Batch, Task, get_task
+from prefix_interp.tasks.words import task_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,7 +72,7 @@ class Evaluation(ResultObject):
     def caption(self) -> str:
         """Return the task, the number of sequences and the three scores."""
         scores = ", ".join(f"{k.replace('_', ' ')} {x!r}" for k, x in self.scores.items())
-        return f"{self.task}, {self.n} sequences; {scores}"
+        return f"{task_words(self.task)}, {self.n} sequences; {scores}"
 
     def plot(self, *, figsize: Size | None = None, width: Width | None = None) -> Figure:
         """Return the three scores with their intervals."""
