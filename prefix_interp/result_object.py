@@ -99,7 +99,12 @@ class ResultObject(ABC):
         Raises:
             PrefixInterpError: another ending, or the file cannot be written.
         """
-        return to_latex(self.to_dataframe(), path, digits)
+        from prefix_interp.tasks.words import task_words
+
+        frame = self.to_dataframe()
+        if "task" in frame:
+            frame = frame.assign(task=frame["task"].map(task_words))
+        return to_latex(frame, path, digits)
 
     def to_csv(self, path: str | Path | None = None) -> str:
         """Return the table as CSV, and write it if `path` is given.
