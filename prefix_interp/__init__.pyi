@@ -3,8 +3,8 @@
 from .attribution.circuit import Circuit as Circuit
 from .attribution.circuit_search import find_circuit as find_circuit
 from .attribution.contrast import contrast as contrast
-from .attribution.elicitation import Elicitation as Elicitation
 from .attribution.elicitation import head_elicitation as head_elicitation
+from .attribution.elicited import Elicitation as Elicitation
 from .attribution.gradients import attribution_patch as attribution_patch
 from .attribution.grid import PatchGrid as PatchGrid
 from .attribution.integrated import IntegratedGradients as IntegratedGradients

@@ -50,7 +50,7 @@ class Thing(ResultObject):
     def to_dataframe(self):
         return self.table
 
-    def plot(self):
+    def plot(self, *, figsize=None, width=None):
         if not self.drawn:
             raise pi.PrefixInterpError("nothing to draw")
         return Figure()
@@ -174,6 +174,20 @@ def test_every_result_has_a_picture_and_rows(name, results):
     assert page.count("table") == 1
     assert 1 <= page.count("tr") - 1 <= 5
     assert result.caption() in page.text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_result_becomes_a_picture_and_a_table_for_a_paper(name, results, tmp_path):
+    result = results[name]
+    for ending in ("svg", "pdf"):
+        assert result.savefig(tmp_path / f"x.{ending}", width="column").stat().st_size > 500
+    rows = len(result.to_dataframe())
+    assert result.to_csv(tmp_path / "x.csv").count("\n") == rows + 1
+    latex = result.to_latex(tmp_path / "x.tex")
+    assert len(latex.splitlines()) == rows + 6 and r"add\_one" not in latex
+    with pytest.raises(pi.PrefixInterpError, match="call savefig for a picture"):
+        result.save(tmp_path / "y.png")
+    assert not (tmp_path / "y.png").exists()
 
 
 def test_pairs_and_contrasts_print_as_one_line(results):

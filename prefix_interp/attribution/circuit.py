@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 
 from prefix_interp.attribution.circuit_dot import dot_text
 from prefix_interp.attribution.circuit_parts import LOGITS, Edge, SizePoint
+from prefix_interp.attribution.circuit_record import (
+    SCHEMAS,
+    SCORES,
+    Search,
+    fields_of,
+    interval_record,
+)
 from prefix_interp.attribution.circuit_runs import (
     Node,
     circuit_metrics,
@@ -22,27 +29,15 @@ from prefix_interp.attribution.circuit_runs import (
 from prefix_interp.attribution.pair import Contrast
 from prefix_interp.errors import PrefixInterpError, check_number
 from prefix_interp.estimates import Estimate
+from prefix_interp.figure_files import Size, Width, refuse_figure, save_figure
 from prefix_interp.models.model import has_id, model_id
-from prefix_interp.records import Schema, one_line
+from prefix_interp.records import one_line
 from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.storage import read_json, write_json
+from prefix_interp.tasks.words import task_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Search = Literal["exhaustive", "backward"]
-SEARCHES = get_args(Search)
-SCORES = ("faithfulness", "completeness")
-_ENDS = dict[Literal["value", "low", "high"], float | None]
-_RECORD = {
-    "metric": str, "threshold": float, "search": Search, "on": float, "off": float,
-    **dict.fromkeys(SCORES, _ENDS),
-    "nodes": list[dict[Literal["name", "rank", "minimality", "effect"], str | float | None]],
-    "sizes": list[dict[str, list[str] | list[float] | float]],
-    "edges": list[dict[Literal["source", "target", "effect"], str | float]],
-    "provenance": dict[str, Any],
-}  # fmt: skip
-SCHEMAS = {number: Schema(number, _RECORD) for number in (1, 2)}  # 1 has no checksum
 
 
 @dataclass(frozen=True, repr=False)
@@ -218,17 +213,19 @@ class Circuit(ResultObject):
         return pd.DataFrame(rows, columns=["source", "target", "effect"])
 
     def save(self, path: str | Path) -> Path:
-        """Write the circuit as JSON, atomically; return the path.
+        """Write the circuit as JSON, atomically; return the path. `savefig` writes a picture.
 
         Raises:
-            PrefixInterpError: the file cannot be written, or a value is NaN or infinite.
+            PrefixInterpError: a name that ends as a picture's, the file cannot be written, or a
+                value is NaN or infinite.
         """
+        refuse_figure(path)
         lost = dict(zip(self.nodes, self.minimality, strict=True))
         order = {node: i for i, node in enumerate(self.nodes)}
         record = {
             "format": max(SCHEMAS),
             **{key: getattr(self, key) for key in ("metric", "threshold", "search", "on", "off")},
-            **{name: _interval_record(self.scores[name]) for name in SCORES},
+            **{name: interval_record(self.scores[name]) for name in SCORES},
             "nodes": [
                 {"name": n.name, "rank": order.get(n), "minimality": lost.get(n), "effect": x}
                 for n, x in zip(self.all_nodes, self.effects, strict=True)
@@ -251,7 +248,7 @@ class Circuit(ResultObject):
         """
         record = read_json(path, SCHEMAS)
         try:
-            return _from_record(record)
+            return cls(**fields_of(record))
         except KeyError as error:
             reason = f"it lacks the key {error}"
         except (AttributeError, TypeError, ValueError) as error:
@@ -260,9 +257,35 @@ class Circuit(ResultObject):
             f"path={str(path)!r} is not a whole circuit ({one_line(reason)}); save it again"
         )
 
-    def plot(self) -> Figure:
-        """Return faithfulness and completeness by size; for the graph see `circuit_svg`."""
-        return drawing("circuit_graph.circuit_curves_figure")(self)
+    def plot(self, *, figsize: Size | None = None, width: Width | None = None) -> Figure:
+        """Return faithfulness and completeness by size; `savefig` writes the graph."""
+        curves = drawing("circuit_curves.circuit_curves_figure")
+        return curves(self, figsize=figsize, width=width)
+
+    def savefig(
+        self, path: str | Path, *, figsize: Size | None = None, width: Width | None = None
+    ) -> Path:
+        """Write the graph of the circuit to a file, atomically; return the path.
+
+        An SVG shows the numbers of a node or edge on hovering. To write faithfulness and
+        completeness by size, use ``circuit.plot().savefig(path)``.
+
+        Args:
+            path: a name that ends in ``.svg``, ``.pdf`` or ``.png``.
+            figsize: width and height in inches; None for a size of its own.
+            width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
+
+        Raises:
+            PrefixInterpError: another ending, or the file cannot be written.
+
+        Example:
+            >>> circuit = pi.find_circuit(model, prefix, task, n=8, progress=False)
+            >>> circuit.savefig("circuit.pdf", width="column").name
+            'circuit.pdf'
+        """
+        graph, as_svg = (drawing(f"circuit_graph.circuit_{x}") for x in ("figure", "svg"))
+        size = {"figsize": figsize, "width": width}
+        return save_figure(path, lambda: graph(self, **size), lambda: as_svg(self, **size))
 
     def _picture(self) -> str:
         return drawing("circuit_graph.circuit_svg")(self)
@@ -280,64 +303,8 @@ class Circuit(ResultObject):
     def caption(self) -> str:
         """Return one line: task, size, faithfulness and completeness."""
         return (
-            f"{self.provenance['task']}: {len(self.nodes)} of {len(self.all_nodes)} nodes, "
+            f"{task_words(self.provenance['task'])}: "
+            f"{len(self.nodes)} of {len(self.all_nodes)} nodes, "
             f"faithfulness {self.scores['faithfulness'].value:.2f}, "
             f"completeness {self.scores['completeness'].value:.2f}"
         )
-
-
-def _interval_record(x: Estimate) -> dict[str, float | None]:
-    # An unbounded interval ends in infinity, which JSON does not have.
-    return {key: y if math.isfinite(y) else None for key, y in x.to_dict().items()}
-
-
-def _from_record(record: Mapping[str, Any]) -> Circuit:
-    rows = record["nodes"]
-    ranked = sorted((row for row in rows if row["rank"] is not None), key=lambda row: row["rank"])
-    scores = {}
-    for name in SCORES:
-        value, low, high = (record[name][key] for key in ("value", "low", "high"))
-        scores[name] = Estimate(
-            _number(value),
-            -math.inf if low is None else _number(low),
-            math.inf if high is None else _number(high),
-        )
-    if not all(isinstance(record["provenance"].get(key), str) for key in ("task", "model_id")):
-        raise ValueError("provenance lacks task or model_id")
-    return Circuit(
-        nodes=tuple(Node.parse(row["name"]) for row in ranked),
-        all_nodes=tuple(Node.parse(row["name"]) for row in rows),
-        threshold=_number(record["threshold"]),
-        metric=str(record["metric"]),
-        search=record["search"],
-        on=_number(record["on"]),
-        off=_number(record["off"]),
-        scores=scores,
-        minimality=_numbers(row["minimality"] for row in ranked),
-        effects=_numbers(row["effect"] for row in rows),
-        sizes=tuple(
-            SizePoint(
-                nodes=tuple(Node.parse(name) for name in point["nodes"]),
-                faithfulness=_number(point["faithfulness"]),
-                completeness=_number(point["completeness"]),
-                random_faithfulness=_numbers(point["random_faithfulness"]),
-                random_completeness=_numbers(point["random_completeness"]),
-            )
-            for point in record["sizes"]
-        ),
-        edges=tuple(
-            Edge(str(edge["source"]), str(edge["target"]), _number(edge["effect"]))
-            for edge in record["edges"]
-        ),
-        provenance=record["provenance"],
-    )
-
-
-def _number(x: object) -> float:
-    if isinstance(x, bool) or not isinstance(x, (int, float)):
-        raise ValueError(f"{x!r} is not a number")
-    return float(x)
-
-
-def _numbers(xs: Iterable[object]) -> tuple[float, ...]:
-    return tuple(_number(x) for x in xs)

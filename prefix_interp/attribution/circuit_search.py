@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from prefix_interp.attribution.circuit import SEARCHES, Circuit, Search
+from prefix_interp.attribution.circuit import Circuit
 from prefix_interp.attribution.circuit_edges import circuit_links, cut_links
 from prefix_interp.attribution.circuit_parts import LOGITS, Edge, SizePoint
+from prefix_interp.attribution.circuit_record import SEARCHES, Search
 from prefix_interp.attribution.circuit_runs import (
     KINDS,
     Node,

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.result_object import ResultObject, drawing
 
 if TYPE_CHECKING:
@@ -82,13 +83,21 @@ class Effects(ResultObject):
     def metric_names(self) -> tuple[str, ...]:
         """Return what was measured."""
 
-    def plot(self, metric: str | None = None) -> Figure:
+    def plot(
+        self,
+        metric: str | None = None,
+        *,
+        figsize: Size | None = None,
+        width: Width | None = None,
+    ) -> Figure:
         """Plot the mean effects: bars with intervals if there are few, else a heat map.
 
         Args:
             metric: which; None for the first that was measured.
+            figsize: width and height in inches; None for a size of its own.
+            width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
         """
-        return drawing("effects.effects_figure")(self, metric)
+        return drawing("effects.effects_figure")(self, metric, figsize=figsize, width=width)
 
     def _sizes(self) -> str:
         """Return the axes in words, e.g. ``1 layer x 4 heads; 64 examples``."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from prefix_interp.errors import PrefixInterpError, check_number, check_positive
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.support import check_supported
 from prefix_interp.prefixes.context import check_finite
@@ -84,9 +85,11 @@ class SoftSearch(ResultObject):
             f"continuations; n_slots={self.vectors.shape[1]}, {self.steps} steps"
         )
 
-    def plot(self) -> Figure:
+    def plot(self, *, figsize: Size | None = None, width: Width | None = None) -> Figure:
         """Return the loss of every target, in rising order, and which are reached."""
-        return drawing("fits.search_figure")(self.losses, self.is_reached)
+        return drawing("fits.search_figure")(
+            self.losses, self.is_reached, figsize=figsize, width=width
+        )
 
 
 def count_distinct(continuations: Int[Tensor, "prompt n_out"]) -> int:

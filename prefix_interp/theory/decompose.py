@@ -11,6 +11,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.models.host import host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair
@@ -110,18 +111,27 @@ class Decomposition(ResultObject):
             f"{errors['eq7']:.1e}"
         )
 
-    def plot(self, layer: int = 0, head: int = 0) -> Figure:
+    def plot(
+        self,
+        layer: int = 0,
+        head: int = 0,
+        *,
+        figsize: Size | None = None,
+        width: Width | None = None,
+    ) -> Figure:
         """Plot gate, |(1 - g) t|, |bias| and residual of a head, by position.
 
         Args:
             layer: 0-based.
             head: 0-based.
+            figsize: width and height in inches; None for a size of its own.
+            width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
         Raises:
             PrefixInterpError: no such layer or head.
         """
         return drawing("decomposition.parts_figure")(
-            {f"layer {layer}, head {head}": self}, layer, head
+            {f"layer {layer}, head {head}": self}, layer, head, figsize=figsize, width=width
         )
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_index
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.baselines import run_pair
 from prefix_interp.prefixes.given import ContextLike, as_prefix
@@ -130,13 +131,15 @@ class BiasSubspace(ResultObject):
         """Return the layer and head in words."""
         return f"layer {self.layer}" + ("" if self.head is None else f", head {self.head}")
 
-    def plot(self) -> Figure:
+    def plot(self, *, figsize: Size | None = None, width: Width | None = None) -> Figure:
         """Plot the singular values and the bound that no prefix can exceed.
 
         Raises:
             PrefixInterpError: the bias is 0.
         """
-        return drawing("decomposition.spectrum_figure")({self.place: self})
+        return drawing("decomposition.spectrum_figure")(
+            {self.place: self}, figsize=figsize, width=width
+        )
 
 
 def bias_subspace(

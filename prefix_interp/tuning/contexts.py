@@ -16,6 +16,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_index
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.model import model_id
 from prefix_interp.prefixes.attach import stack_hooks
@@ -91,9 +92,9 @@ class ContextFit(ResultObject):
             f"{self.recipe.lr:g}, train loss {self.train_loss:.4g}; {self.evaluation.caption()}"
         )
 
-    def plot(self) -> Figure:
+    def plot(self, *, figsize: Size | None = None, width: Width | None = None) -> Figure:
         """Return the training loss against the step."""
-        return drawing("fits.history_figure")(self.history)
+        return drawing("fits.history_figure")(self.history, figsize=figsize, width=width)
 
 
 def tune_prefix(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prefix_interp.errors import check_positive
 from prefix_interp.estimates import Estimate, mean_interval, wilson
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.models.finite import checked_run
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.attach import attach
@@ -24,6 +25,7 @@ from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.layout import check_tokens
 from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.tasks import Batch, DigitTask, Task, as_batch, get_task, mean_over_answers
+from prefix_interp.tasks.words import task_words
 from prefix_interp.tuning.objective import check_batch
 
 if TYPE_CHECKING:
@@ -72,11 +74,11 @@ class Evaluation(ResultObject):
     def caption(self) -> str:
         """Return the task, the number of sequences and the three scores."""
         scores = ", ".join(f"{k.replace('_', ' ')} {x!r}" for k, x in self.scores.items())
-        return f"{self.task}, {self.n} sequences; {scores}"
+        return f"{task_words(self.task)}, {self.n} sequences; {scores}"
 
-    def plot(self) -> Figure:
+    def plot(self, *, figsize: Size | None = None, width: Width | None = None) -> Figure:
         """Return the three scores with their intervals."""
-        return drawing("fits.scores_figure")(self)
+        return drawing("fits.scores_figure")(self, figsize=figsize, width=width)
 
 
 def evaluate(

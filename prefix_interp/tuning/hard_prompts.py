@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prefix_interp.errors import check_index, check_positive
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.layout import check_vocabulary
@@ -65,9 +66,9 @@ class HardPromptFit(ResultObject):
             f"{self.train_loss:.4g}; {self.evaluation.caption()}"
         )
 
-    def plot(self) -> Figure:
+    def plot(self, *, figsize: Size | None = None, width: Width | None = None) -> Figure:
         """Plot the scores on unseen inputs with their intervals."""
-        return self.evaluation.plot()
+        return self.evaluation.plot(figsize=figsize, width=width)
 
     def _words(self) -> str:
         return " ".join(map(str, self.tokens))

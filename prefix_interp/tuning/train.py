@@ -10,6 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.figure_files import Size, Width, refuse_figure
 from prefix_interp.models.dropout import dropout_hooks
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.model import clone, has_id, model_id
@@ -65,16 +66,18 @@ class ModelFit(ResultObject):
             f"steps at lr {self.recipe.lr:g}; {self.evaluation.caption()}"
         )
 
-    def plot(self) -> Figure:
+    def plot(self, *, figsize: Size | None = None, width: Width | None = None) -> Figure:
         """Return the training loss against the step."""
-        return drawing("fits.history_figure")(self.history)
+        return drawing("fits.history_figure")(self.history, figsize=figsize, width=width)
 
     def save(self, path: str | Path) -> Path:
         """Write the fit to the folder `path`, with its model in ``model``; return the folder.
 
         Raises:
-            PrefixInterpError: the model is not a toy, or the folder cannot be written.
+            PrefixInterpError: a name that ends as a picture's, the model is not a toy, or the
+                folder cannot be written.
         """
+        refuse_figure(path)
         save_toy(self.model, Path(path) / MODEL, {"task": self.evaluation.task})
         return super().save(path)
 

@@ -11,16 +11,15 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_index
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair, baseline_pattern
-from prefix_interp.views.style import CONTENT_COLOURS, SLOT_COLOURS, look
-
-_TICKS = 48  # more labels than this overlap
+from prefix_interp.views.sheet import sheet
+from prefix_interp.views.style import CONTENT_COLOURS, SLOT_COLOURS
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +108,13 @@ def plain_attention_view(
 
 
 def attention_figure(
-    view: AttentionView, layer: int = 0, head: int = 0, max_value: float = 1.0
+    view: AttentionView,
+    layer: int = 0,
+    head: int = 0,
+    max_value: float = 1.0,
+    *,
+    figsize: Size | None = None,
+    width: Width | None = None,
 ) -> Figure:
     """Plot the attention of one head as a static picture, with the slots in a separate panel.
 
@@ -118,6 +123,8 @@ def attention_figure(
         layer: 0-based.
         head: 0-based.
         max_value: attention shown in full colour.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
     Raises:
         PrefixInterpError: no such layer or head.
@@ -125,28 +132,35 @@ def attention_figure(
     n_layers, n_heads, n_query, n_slots = view.slots.shape
     for argument, value, size in (("layer", layer, n_layers), ("head", head, n_heads)):
         check_index(argument, value, size)
-    with look():
-        width = 3.6 + 0.16 * n_slots
-        figure = Figure(figsize=(width, 3.7), layout="constrained")
-        ratios = [n_slots, n_query] if n_slots else [n_query]
+    with sheet(figsize, width) as room:
+        figure = room.figure(3.6 + min(0.16 * n_slots, 4.0), 3.7)
+        ratios = [min(n_slots, n_query), n_query] if n_slots else [n_query]
         axes = figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
         if n_slots:
             heat(axes[0], view.slots[layer, head], SLOT_COLOURS, max_value)
             names = [f"P{i + 1}" for i in range(n_slots)]
-            axes[0].set_xticks(range(n_slots), names, fontsize=7, rotation=90)
+            axes[0].set_xticks(range(n_slots), names, rotation=90)
         heat(axes[-1], view.content[layer, head], CONTENT_COLOURS, max_value)
-        axes[-1].set_xticks(*_ticks(view.tokens), fontsize=7)
-        axes[0].set_yticks(*_ticks(view.tokens), fontsize=7)
+        axes[-1].set_xticks(range(n_query), list(view.tokens))
+        axes[0].set_yticks(range(n_query), list(view.tokens))
+        for ax in axes:
+            ax.tick_params(labelsize="x-small")
         axes[0].set_ylabel("query (content token)")
         axes[-1].set_xlabel("key (content token)")
         if n_slots:
             axes[-1].set_yticks([])
-        figure.suptitle(f"{view.name} (layer {layer}, head {head})", fontsize=10)
+        figure.suptitle(f"{view.name} (layer {layer}, head {head})", fontsize="medium")
     return figure
 
 
 def query_figure(
-    groups: Sequence[Sequence[AttentionView]], query: int, layer: int = 0, head: int = 0
+    groups: Sequence[Sequence[AttentionView]],
+    query: int,
+    layer: int = 0,
+    head: int = 0,
+    *,
+    figsize: Size | None = None,
+    width: Width | None = None,
 ) -> Figure:
     """Plot one query's attention for several models: one panel per sequence, one row per model.
 
@@ -157,16 +171,17 @@ def query_figure(
         query: the content position that attends; later keys are left out.
         layer: 0-based.
         head: 0-based.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
     Raises:
         PrefixInterpError: nothing to draw.
     """
     if not groups or not all(groups):
         raise PrefixInterpError("groups is empty; give at least one view of one sequence")
-    with look():
+    with sheet(figsize, width) as room:
         height = 0.9 + 0.26 * len(groups[0])
-        size = (7.4, height * len(groups) + 0.5)
-        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.1))
+        figure = room.figure(7.4, height * len(groups) + 0.5)
         keys = query + 1
         shares = [v.content[layer, head, query, :keys] for views in groups for v in views]
         top = float(torch.stack(shares).max())
@@ -176,15 +191,15 @@ def query_figure(
             rows = torch.stack([v.content[layer, head, query, :keys] for v in views])
             heat(left, gates[:, None], SLOT_COLOURS)
             heat(right, rows, CONTENT_COLOURS, top)
-            left.set_xticks([0], ["gate"], fontsize=9)
-            left.set_yticks(range(len(views)), [v.name for v in views], fontsize=9)
+            left.set_xticks([0], ["gate"])
+            left.set_yticks(range(len(views)), [v.name for v in views])
             right.set_yticks([])
-            right.set_xticks(range(keys), list(views[0].tokens[:keys]), fontsize=9)
+            right.set_xticks(range(keys), list(views[0].tokens[:keys]))
             right.set_title(f"input {' '.join(views[0].tokens[:keys])}", loc="left")
             for row, (view, gate) in enumerate(zip(views, gates.tolist(), strict=True)):
                 text = f"{gate:.2f}" if view.slots.shape[-1] else "–"
                 colour = "white" if gate > 0.6 else "black"
-                left.text(0, row, text, ha="center", va="center", fontsize=7, color=colour)
+                left.text(0, row, text, ha="center", va="center", fontsize="x-small", color=colour)
         axes[-1][1].set_xlabel("key (input token)")
         image = axes[0][1].images[0]  # all have one scale
         figure.colorbar(image, ax=axes[:, 1], label="share of content attention", shrink=0.8)
@@ -204,12 +219,6 @@ def heat(
     for spine in ax.spines.values():
         spine.set(visible=True, color="#999999", linewidth=0.6)
     return image
-
-
-def _ticks(tokens: Sequence[str]) -> tuple[list[int], list[str]]:
-    step = -(-len(tokens) // _TICKS)
-    at = list(range(0, len(tokens), step))
-    return at, [tokens[i] for i in at]
 
 
 def _labels(

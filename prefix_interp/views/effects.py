@@ -11,10 +11,11 @@ from torch import Tensor
 from prefix_interp.attribution.effects import Effects
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.estimates import bootstrap_interval
-from prefix_interp.views.style import COLOURS, look
+from prefix_interp.figure_files import Size, Width
+from prefix_interp.views.sheet import sheet
+from prefix_interp.views.style import COLOURS
 
 MAX_BARS = 16
-_MAX_TICKS = 32  # more labels than this overlap
 _UNITS = {
     "log_prob": "nats per output",
     "logit_difference": "logits",
@@ -28,7 +29,13 @@ def unit_of(metric: str) -> str:
     return _UNITS.get(metric, metric)
 
 
-def effects_figure(effects: Effects, metric: str | None = None) -> Figure:
+def effects_figure(
+    effects: Effects,
+    metric: str | None = None,
+    *,
+    figsize: Size | None = None,
+    width: Width | None = None,
+) -> Figure:
     """Plot the mean effects of a sweep.
 
     Up to 16 effects are bars with their 95% bootstrap intervals over examples. More are a heat map:
@@ -38,6 +45,8 @@ def effects_figure(effects: Effects, metric: str | None = None) -> Figure:
         effects: from `patch_heads`, `patch_sites`, `patch_slots`, `attribution_patch` or
             `integrated_gradients`.
         metric: which; None for the first that was measured.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
     Raises:
         PrefixInterpError: an unknown metric, or effects that are not finite.
@@ -48,16 +57,13 @@ def effects_figure(effects: Effects, metric: str | None = None) -> Figure:
     if not bool(mean.isfinite().all()):
         raise PrefixInterpError(f"metric={metric!r} has effects that are NaN or infinite")
     label = f"effect on {metric}\n({unit_of(metric)})"
-    with look():
+    with sheet(figsize, width) as room:
         if mean.numel() <= MAX_BARS:
-            figure = Figure(
-                figsize=(max(3.2, 1.2 + 0.45 * mean.numel()), 3.2), layout="constrained"
-            )
+            figure = room.figure(max(3.2, 1.2 + 0.45 * mean.numel()), 3.2)
             _bars(figure.subplots(), effects, values, label)
         else:
             n_rows, n_columns = mean.flatten(0, -2).shape
-            size = (min(9.6, 2.8 + 0.24 * n_columns), min(9.6, 1.8 + 0.2 * n_rows))
-            figure = Figure(figsize=size, layout="constrained")
+            figure = room.figure(min(9.6, 2.8 + 0.24 * n_columns), min(9.6, 1.8 + 0.2 * n_rows))
             _heat_map(figure.subplots(), effects, mean, label)
     return figure
 
@@ -69,9 +75,9 @@ def _bars(ax: Axes, effects: Effects, values: Float[Tensor, "*axes batch"], labe
     if flat.shape[-1] > 1:  # one example has no interval
         error = np.abs(np.stack([x.numpy() for x in bootstrap_interval(flat)]) - mean)
     ax.bar(at, mean, width=0.6, color=COLOURS[0])
-    ax.errorbar(at, mean, yerr=error, fmt="none", color="black", linewidth=1.2)
+    ax.errorbar(at, mean, yerr=error, fmt="none", color="black")
     ax.axhline(0, color="black", linewidth=0.8)
-    ax.set_xticks(at, _names(effects, values.shape[:-1]), rotation=45 if len(at) > 8 else 0)
+    ax.set_xticks(at, _names(effects, values.shape[:-1]))
     ax.set(xlabel=".".join(effects.axes), ylabel=label)
     ax.grid(visible=False, axis="x")
 
@@ -87,8 +93,7 @@ def _heat_map(ax: Axes, effects: Effects, mean: Float[Tensor, "*axes"], label: s
     rows = _names(effects, mean.shape[:-1])
     columns = [str(x) for x in effects.names_of(effects.axes[-1], mean.shape[-1])]
     for axis, names in ((ax.yaxis, rows), (ax.xaxis, columns)):
-        step = -(-len(names) // _MAX_TICKS)
-        axis.set_ticks(range(0, len(names), step), names[::step], fontsize=8)
+        axis.set_ticks(range(len(names)), names)
     ax.set(ylabel=".".join(effects.axes[:-1]), xlabel=effects.axes[-1].replace("pos", "position"))
     ax.figure.colorbar(image, ax=ax, label=label)
 

@@ -11,46 +11,68 @@ from matplotlib.figure import Figure
 
 from prefix_interp.attribution.grid import PatchGrid
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.views.style import COLOURS, legend_below, look
+from prefix_interp.figure_files import Size, Width
+from prefix_interp.views.sheet import sheet
+from prefix_interp.views.style import COLOURS, legend_below
 
 PARTS = {"gate": "gate", "bias": "bias", "propagated": "propagated"}
 _CONTROL = "#b9b9c2"
+_OWN = 13.0  # inches, the widest that a figure of its own size becomes
+_GAPLESS = 4.0  # points for a head
+_TOTALS = {True: "total (95% interval)", False: "total, as random prefixes do"}
 
 
 def elicitation_figure(
-    frames: Mapping[str, pd.DataFrame], unit: str = "nats per output", gate_column: str = "gate"
+    frames: Mapping[str, pd.DataFrame],
+    unit: str = "nats per output",
+    gate_column: str = "gate",
+    *,
+    figsize: Size | None = None,
+    width: Width | None = None,
 ) -> Figure:
     """Plot each head's effect as stacked parts, beside the effects of random prefixes.
 
-    One panel per entry of `frames`, one bar per head: gate, bias and propagated stacked up and down
-    from 0, a diamond with its interval at their sum, and a grey band for the norm-matched controls.
-    The axis fits the effects: if random prefixes do more harm, their band is cut off.
+    One panel per entry of `frames`, one bar per head in the order of the model: gate, bias and
+    propagated stacked up and down from 0, a diamond with its interval at their sum, and a grey band
+    for the norm-matched controls. The diamond is hollow where the sum lies inside the band: random
+    prefixes do as much there. The axis fits the effects: if random prefixes do more harm, their
+    band is cut off.
 
     Args:
         frames: from `Elicitation.to_dataframe`, by name.
         unit: of the metric.
         gate_column: column of the gate's part in the frames.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
     Raises:
         PrefixInterpError: nothing to draw.
     """
     if not frames:
         raise PrefixInterpError("frames is empty; give the table of at least one head_elicitation")
-    with look():
-        n_heads = max(len(frame) for frame in frames.values())
-        width = max(2.45, 0.3 * n_heads)  # of a panel
-        size = (max(width * len(frames) + 0.9, 6.0), 3.6)  # the legend needs six inches
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(1, len(frames), sharey=True, squeeze=False)[0]
-        for ax, (name, frame) in zip(axes, frames.items(), strict=True):
-            _bars(ax, frame.reset_index(drop=True), gate_column)
+    n_heads = max(len(frame) for frame in frames.values())
+    with sheet(figsize, width) as room:
+        own = min(max(2.45, 0.3 * n_heads), _OWN - 0.9)  # width of a panel
+        each = own if room.width is None else max(1.1, 0.12 * n_heads)
+        side = room.columns(len(frames), each=each, extra=0.9, own=_OWN)
+        rows = -(-len(frames) // side)
+        figure = room.figure(max(own * side + 0.9, 6.0), 2.6 * rows + 1.0)
+        axes = figure.subplots(rows, side, sharey=True, squeeze=False).flatten()
+        pitch = 72 * (figure.get_figwidth() - 0.7) / side / n_heads  # points for each head
+        for ax, (name, frame) in zip(axes, frames.items(), strict=False):
+            _bars(ax, frame.sort_values(["layer", "head"]), gate_column, pitch)
             ax.set_title(name)
-            ax.set_xlabel("layer.head")
-        axes[0].set_ylabel(f"effect ({unit})")
+        for i, ax in enumerate(axes):
+            if i >= len(frames):
+                ax.set_axis_off()
+            if i + side >= len(frames):
+                ax.set_xlabel("layer.head")
+            if i % side == 0:
+                ax.set_ylabel(f"effect ({unit})")
         low = min(float(f[_columns(gate_column)].min(axis=None)) for f in frames.values())
         high = max(float(f[_columns(gate_column)].max(axis=None)) for f in frames.values())
         axes[0].set_ylim(low - 0.15 * (high - low), high + 0.15 * (high - low))
-        legend_below(figure, axes[0])
+        legend_below(figure, list(axes[: len(frames)]))
     return figure
 
 
@@ -58,35 +80,61 @@ def _columns(gate_column: str) -> list[str]:
     return [gate_column, "bias", "propagated", "effect", "low", "high"]
 
 
-def _bars(ax: Axes, frame: pd.DataFrame, gate_column: str) -> None:
+def _bars(ax: Axes, frame: pd.DataFrame, gate_column: str, pitch: float) -> None:
     at = np.arange(len(frame))
     # Range of the controls: effect - excess_high is the smallest, effect - excess_low the largest.
     low, high = frame["effect"] - frame["excess_high"], frame["effect"] - frame["excess_low"]
-    ax.bar(
-        at, high - low, bottom=low, width=0.92, color=_CONTROL, alpha=0.6, linewidth=0,
-        label="random prefixes (range)",
-    )  # fmt: skip
+    band = {"color": _CONTROL, "alpha": 0.6, "linewidth": 0, "label": "random prefixes (range)"}
+    _columns_of(ax, low.to_numpy(), (high - low).to_numpy(), 0.92, pitch, band)
     up, down = np.zeros(len(frame)), np.zeros(len(frame))
     for i, part in enumerate(PARTS):
         values = frame[gate_column if part == "gate" else part].to_numpy()
         if part == "propagated" and not np.any(values):
             continue  # nothing precedes a single layer
         bottom = np.where(values > 0, up, down)
-        ax.bar(at, values, bottom=bottom, width=0.55, color=COLOURS[i], label=PARTS[part])
+        own = {"color": COLOURS[i], "linewidth": 0, "label": PARTS[part]}
+        _columns_of(ax, bottom, values, 0.55, pitch, own)
         up, down = up + values.clip(min=0), down + values.clip(max=0)
-    error = np.abs(frame[["low", "high"]].to_numpy().T - frame["effect"].to_numpy())
-    ax.errorbar(
-        at, frame["effect"], yerr=error, fmt="D", color="black", markersize=4, linewidth=1.2,
-        label="total, 95% interval",
-    )  # fmt: skip
+    total = frame["effect"].to_numpy()
+    error = np.abs(frame[["low", "high"]].to_numpy().T - total)
+    beyond = ((frame["excess_low"] > 0) | (frame["excess_high"] < 0)).to_numpy()
+    if "beyond_random" in frame:
+        beyond = frame["beyond_random"].to_numpy(dtype=bool)
+    for wanted, label in _TOTALS.items():
+        some = beyond == wanted
+        if not some.any():
+            continue
+        ax.errorbar(
+            at[some], total[some], yerr=error[:, some], fmt="D", color="black", label=label,
+            markerfacecolor="black" if wanted else "white",
+            markersize=min(4.0, max(0.45 * pitch, 2.2 if wanted else 0.8)),
+            elinewidth=min(1.2, 0.3 * pitch),
+            markeredgewidth=min(0.8, 0.2 * pitch),
+        )  # fmt: skip
     ax.axhline(0, color="black", linewidth=0.8)
     heads = zip(frame["layer"], frame["head"], strict=True)
     ax.set_xticks(at, [f"{int(layer)}.{int(head)}" for layer, head in heads])
     ax.grid(visible=False, axis="x")
 
 
+def _columns_of(
+    ax: Axes, bottom: np.ndarray, height: np.ndarray, width: float, pitch: float, style: dict
+) -> None:
+    """Draw a bar for each head, or one shape for all where the gaps would be too thin to see."""
+    if pitch < _GAPLESS:
+        edges = np.arange(len(height) + 1) - 0.5
+        ax.stairs(bottom + height, edges, baseline=bottom, fill=True, **style)
+    else:
+        ax.bar(np.arange(len(height)), height, bottom=bottom, width=width, **style)
+
+
 def patch_figure(
-    grids: Mapping[str, PatchGrid], metric: str = "log_prob", labels: list[str] | None = None
+    grids: Mapping[str, PatchGrid],
+    metric: str = "log_prob",
+    labels: list[str] | None = None,
+    *,
+    figsize: Size | None = None,
+    width: Width | None = None,
 ) -> Figure:
     """Plot patches by head and position as heat maps of the share that they recover.
 
@@ -94,6 +142,8 @@ def patch_figure(
         grids: by name, with axes layer, head, pos.
         metric: one that all grids have.
         labels: one per position; by default its number.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
     Raises:
         PrefixInterpError: nothing to draw, or grids with other axes.
@@ -109,21 +159,22 @@ def patch_figure(
     top = max(float(x.abs().max()) for x in tables.values())
     first = next(iter(grids.values()))
     n_layers, n_heads, n_pos = first.values[metric].shape[:3]
-    with look():
-        rows, columns = -(-len(grids) // 2), min(2, len(grids))
-        size = (4.9 * columns + 0.8, (0.24 * n_layers * n_heads + 1.0) * rows)
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    names = [f"{i}.{j}" for i in range(n_layers) for j in range(n_heads)]
+    with sheet(figsize, width) as room:
+        side = min(2, room.columns(len(grids), each=1.9))
+        rows = -(-len(grids) // side)
+        high = 0.24 * len(names) if room.width is None else 0.15 * len(names)
+        figure = room.figure(4.9 * side + 0.8, (min(max(high, 0.8), 9.0 / rows) + 1.0) * rows)
+        axes = figure.subplots(rows, side, squeeze=False).flatten()
         for ax, (name, table) in zip(axes, tables.items(), strict=False):
             ax.imshow(
                 table.double().numpy(), cmap="RdBu", vmin=-top, vmax=top, aspect="auto",
                 interpolation="none",
             )  # fmt: skip
             ax.grid(False)
-            ax.tick_params(length=0)
-            names = [f"{i}.{j}" for i in range(n_layers) for j in range(n_heads)]
-            ax.set_yticks(range(len(names)), names, fontsize=8)
-            ax.set_xticks(range(n_pos), labels or [str(i) for i in range(n_pos)], fontsize=7)
+            ax.tick_params(length=0, labelsize="x-small")
+            ax.set_yticks(range(len(names)), names)
+            ax.set_xticks(range(n_pos), labels or [str(i) for i in range(n_pos)])
             ax.set_title(name)
         for ax in axes[len(tables) :]:
             ax.set_axis_off()

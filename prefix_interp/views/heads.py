@@ -13,33 +13,43 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_index
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.models.host import host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import RunPair
 from prefix_interp.seeds import derive_generator
 from prefix_interp.views.attention import AttentionView, heat
+from prefix_interp.views.sheet import sheet
 from prefix_interp.views.style import (
     COLOURS,
     CONTENT_COLOURS,
     MARKERS,
     SLOT_COLOURS,
     legend_below,
-    look,
 )
 
 _GREY = "#8a8a92"
 
 
-def heads_figure(views: Sequence[AttentionView], layer: int = 0, max_value: float = 1.0) -> Figure:
+def heads_figure(
+    views: Sequence[AttentionView],
+    layer: int = 0,
+    max_value: float = 1.0,
+    *,
+    figsize: Size | None = None,
+    width: Width | None = None,
+) -> Figure:
     """Plot every head of a layer under every prefix: one row per view, one column per head.
 
     The narrow orange column of a panel is the gate (all slots, not renormalised); the blue part is
-    the content, renormalised to sum to 1.
+    the content, renormalised to sum to 1. Heads that do not fit side by side continue below.
 
     Args:
         views: from `attention_view` or `plain_attention_view`, of one model.
         layer: 0-based.
         max_value: attention shown in full colour.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
     Raises:
         PrefixInterpError: nothing to draw, or no such layer.
@@ -48,26 +58,35 @@ def heads_figure(views: Sequence[AttentionView], layer: int = 0, max_value: floa
         raise PrefixInterpError("views is empty; give at least one")
     n_layers, n_heads, n_query, _ = views[0].slots.shape
     check_index("layer", layer, n_layers)
-    with look():
-        size = (2.3 * n_heads + 0.9, 1.95 * len(views) + 0.4)
-        figure = Figure(figsize=size, layout="constrained")
-        ratios = [1.6, n_query] * n_heads
-        axes = figure.subplots(len(views), 2 * n_heads, squeeze=False, width_ratios=ratios)
-        for row, view in zip(axes, views, strict=True):
-            for head in range(n_heads):
-                left, right = row[2 * head], row[2 * head + 1]
+    with sheet(figsize, width) as room:
+        side = room.columns(n_heads, each=0.65, own=9 * 2.3)
+        blocks = -(-n_heads // side)
+        small = room.width is not None
+        high = (1.25 if small else 1.95) * len(views) * blocks
+        figure = room.figure(2.3 * side + 0.9, high + 0.4)
+        ratios = [0.16 * n_query if small else 1.6, n_query] * side
+        axes = figure.subplots(blocks * len(views), 2 * side, squeeze=False, width_ratios=ratios)
+        for i, row in enumerate(axes):
+            block, view = i // len(views), views[i % len(views)]
+            for column in range(side):
+                left, right = row[2 * column : 2 * column + 2]
+                head = block * side + column
+                if head >= n_heads:
+                    left.set_axis_off()
+                    right.set_axis_off()
+                    continue
                 heat(left, view.gate[layer, head][:, None], SLOT_COLOURS)
                 heat(right, view.content[layer, head], CONTENT_COLOURS, max_value)
-                left.set_xticks([])
-                left.set_yticks([])
-                right.set_xticks([])
-                right.set_yticks([])
-            row[0].set_yticks(range(n_query), list(view.tokens), fontsize=5)
-            row[0].set_ylabel(view.name, fontsize=10)
-        for head in range(n_heads):
-            axes[0][2 * head + 1].set_title(f"head {layer}.{head}")
-            axes[-1][2 * head].set_xticks([0], ["g"], fontsize=8)
-            axes[-1][2 * head + 1].set_xlabel("key", fontsize=8)
+                for ax in (left, right):
+                    ax.set(xticks=[], yticks=[])
+                if i % len(views) == 0:
+                    right.set_title(f"head {layer}.{head}", fontsize="small" if small else None)
+                if i % len(views) == len(views) - 1:
+                    left.set_xticks([0], ["g"])
+                    right.set_xlabel("key", fontsize="small")
+            row[0].set_yticks(range(n_query), list(view.tokens))
+            row[0].tick_params(axis="y", labelsize="xx-small")
+            row[0].set_ylabel(view.name)
     return figure
 
 
@@ -136,7 +155,13 @@ def layer_outputs(
     return LayerOutputs(layer, first.off[site][:, pos].cpu(), on, (a, b))
 
 
-def outputs_figure(outputs: LayerOutputs, n_arrows: int = 20) -> Figure:
+def outputs_figure(
+    outputs: LayerOutputs,
+    n_arrows: int = 20,
+    *,
+    figsize: Size | None = None,
+    width: Width | None = None,
+) -> Figure:
     """Plot the layer's outputs in two planes, with arrows from the plain to each prefixed output.
 
     Left: the two leading principal components over all points. Right: the two raw coordinates.
@@ -144,6 +169,8 @@ def outputs_figure(outputs: LayerOutputs, n_arrows: int = 20) -> Figure:
     Args:
         outputs: from `layer_outputs`.
         n_arrows: number of examples to draw.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
     Raises:
         PrefixInterpError: more prefixes than colours.
@@ -154,9 +181,10 @@ def outputs_figure(outputs: LayerOutputs, n_arrows: int = 20) -> Figure:
     raw = torch.zeros_like(components)
     for row, dim in zip(raw, outputs.dims, strict=True):
         row[dim] = 1.0
-    with look():
-        figure = Figure(figsize=(9.6, 4.6), layout="constrained")
-        left, right = figure.subplots(1, 2)
+    with sheet(figsize, width) as room:
+        side = room.columns(2, each=2.2)
+        figure = room.figure(9.6, 4.6 if side == 2 else 8.0)
+        left, right = figure.subplots(2 // side, side, squeeze=False).flatten()
         _arrows(left, outputs, components, n_arrows)
         _arrows(right, outputs, raw, n_arrows)
         left.set(
@@ -182,9 +210,6 @@ def _arrows(
                 arrowprops={"arrowstyle": "-", "color": COLOURS[i], "alpha": 0.25, "lw": 0.8},
             )  # fmt: skip
         ax.plot(
-            to[:, 0], to[:, 1], MARKERS[i], color=COLOURS[i], markersize=5, label=name,
-            linestyle="none",
+            to[:, 0], to[:, 1], MARKERS[i], color=COLOURS[i], label=name, linestyle="none",
         )  # fmt: skip
-    ax.plot(
-        off[:, 0], off[:, 1], "x", color=_GREY, markersize=5, label="no prefix", linestyle="none"
-    )
+    ax.plot(off[:, 0], off[:, 1], "x", color=_GREY, label="no prefix", linestyle="none")

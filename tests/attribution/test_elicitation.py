@@ -232,8 +232,8 @@ def test_table_is_what_a_loop_finds(example, found):
     table = found.to_dataframe(level=0.9)
     assert list(table.columns) == [
         "layer", "head", "effect", "low", "high", "recovered", "gate", "bias", "propagated",
-        "interaction", "direct", "control", "excess", "excess_low", "excess_high", "elicited",
-        "logit_attribution",
+        "interaction", "direct", "control", "excess", "excess_low", "excess_high",
+        "beyond_random", "elicited", "logit_attribution",
     ]  # fmt: skip
     assert len(table) == 4 and found.level == pytest.approx(1 - 2 / 6)
     assert found.baseline == "masked"
@@ -256,8 +256,24 @@ def test_table_is_what_a_loop_finds(example, found):
         assert row["excess"] == pytest.approx(effect - sum(others) / 5)
         assert row["excess_low"] == pytest.approx(effect - max(others))
         assert row["excess_high"] == pytest.approx(effect - min(others))
-        above = effect > max(others) and row["low"] > 0
-        assert row["elicited"] == (above or (effect < min(others) and row["high"] < 0))
+        above, below = effect > max(others), effect < min(others)
+        assert row["beyond_random"] == (above or below)
+        assert row["elicited"] == ((above and row["low"] > 0) or (below and row["high"] < 0))
+    assert table["effect"].abs().is_monotonic_decreasing
+
+
+def test_a_strong_head_where_random_prefixes_do_as_much_is_named_as_such(found):
+    effect = torch.zeros_like(found.effect)
+    total = found.on.mean() - found.off.mean()
+    effect[0, 1], effect[1, 0] = 0.31 * total, 0.02 * total
+    draws = torch.zeros(5, *effect.shape, dtype=effect.dtype)
+    draws[:, 0, 1] = torch.linspace(0, 0.4, 5, dtype=effect.dtype)[:, None] * total
+    result = replace(found, effect=effect, controls={"norm-matched": draws})
+    strong, weak = result.to_dataframe().to_dict("records")[:2]
+    assert (strong["layer"], strong["head"], strong["recovered"]) == (0, 1, pytest.approx(0.31))
+    assert not strong["beyond_random"] and not strong["elicited"]
+    assert (weak["layer"], weak["head"]) == (1, 0) and weak["beyond_random"] and weak["elicited"]
+    assert "elicited: 1.0 (2 %); as random prefixes do: 0.1 (31 %)" in result.caption()
 
 
 def test_parts_come_with_intervals(found):
@@ -365,7 +381,9 @@ def test_an_excess_within_rounding_is_no_elicitation(found):
     effect[0, 0], effect[0, 1], effect[1, 0] = 1e-14, 1e-6, -1e-6
     still = {"norm-matched": torch.zeros(5, *effect.shape, dtype=effect.dtype)}
     table = replace(found, effect=effect, controls=still).to_dataframe()
+    table = table.sort_values(["layer", "head"])
     assert table["elicited"].tolist() == [False, True, True, False]
+    assert table["beyond_random"].tolist() == [False, True, True, False]
     coarse = replace(found, effect=effect, controls=still, on=found.on.float())
     assert not coarse.to_dataframe()["elicited"].any()
 

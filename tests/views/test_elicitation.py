@@ -28,7 +28,9 @@ def test_bars_stack_up_and_down_to_the_total():
     gate, bias = bars[2:4], bars[4:6]
     assert [b.get_height() for b in gate] == pytest.approx([0.7, -0.1])
     assert bias[0].get_y() == 0 and bias[1].get_y() == pytest.approx(-0.1)
-    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([0.5, -0.2])
+    filled, hollow = (figure.axes[0].lines[i] for i in (0, 1))  # the second is as random ones
+    assert filled.get_ydata() == [0.5] and hollow.get_ydata() == [-0.2]
+    assert filled.get_markerfacecolor() == "black" and hollow.get_markerfacecolor() == "white"
     with pytest.raises(PrefixInterpError, match="frames is empty"):
         elicitation_figure({})
 
