@@ -111,7 +111,7 @@ class Decomposition(ResultObject):
         )
 
     def plot(self, layer: int = 0, head: int = 0) -> Figure:
-        """Plot gate, |(1 - g) t|, |bias| and residual of a head, by position.
+        """Plot a head's gate, the norms of (1 - g) t and bias, and the residual, by position.
 
         Args:
             layer: 0-based.
