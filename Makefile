@@ -39,7 +39,7 @@ hooks: install  ## the same before each commit
 notebooks: install  ## write the .ipynb files from their .py sources
 	$(BIN)/jupytext --to ipynb notebooks/*.py
 
-readme: install  ## rewrite the README's output and tables
+readme: install  ## rewrite the README's outputs, table and picture, and the tables of docs/findings.md
 	$(BIN)/python -m docs.update_readme
 
 reproduce: install  ## the fast results again (language-model needs --model), and the zoo from the first seeds (about six hours)

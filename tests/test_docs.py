@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -70,3 +71,98 @@ def test_an_error_page_has_its_three_parts_and_a_place(page):
     assert parts == ["Symptom", "Cause", "Remedy"]
     index = (DOCS / "errors" / "index.md").read_text(encoding="utf-8")
     assert len(re.findall(rf"^{page.stem}$", index, re.M)) == 1
+
+
+def test_external_pictures_and_scripts_are_not_asked_for_in_sources():
+    for page in DOCS.rglob("*.md"):
+        if "_build" not in page.parts:
+            assert not re.search(r"!\[[^\]]*\]\(https?:", page.read_text(encoding="utf-8")), page
+
+
+class Links(HTMLParser):
+    """The targets of a page's links, the files it loads, and the anchors it has."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.loads, self.anchors = [], [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.anchors |= {found[key] for key in ("id", "name") if found.get(key)}
+        if tag == "a" and found.get("href"):
+            self.links.append(found["href"])
+        elif tag != "a":
+            self.loads += [found[key] for key in ("href", "src") if found.get(key)]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The built site, with the outputs that the notebooks have; a warning is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    python("-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-b", "html",
+           "-D", "nb_execution_mode=off", "-d", folder / "doctrees", DOCS, folder / "html")  # fmt: skip
+    return folder / "html"
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    return {p: Links(p.read_text(encoding="utf-8")) for p in sorted(site.rglob("*.html"))}
+
+
+@pytest.mark.slow
+def test_links_inside_the_site_lead_somewhere(pages):
+    broken, outside = [], set()
+    for page, found in pages.items():
+        for target in found.links:
+            parts = urlsplit(target)
+            if parts.scheme or parts.netloc:
+                outside.add(target)
+                continue
+            file = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            anchors = pages[file].anchors if file in pages else set()
+            if not file.exists() or parts.fragment and unquote(parts.fragment) not in anchors:
+                broken.append((page.name, target))
+    assert not broken
+    print("\n".join(sorted(outside)))  # listed alone: there may be no network
+    assert len(pages) > 40 and all(target.startswith("https://") for target in outside)
+
+
+@pytest.mark.slow
+def test_a_page_loads_nothing_from_elsewhere(pages):
+    remote = re.compile(r"(https?:)?//")
+    assert not {target for found in pages.values() for target in found.loads if remote.match(target)}
+
+
+@pytest.mark.slow
+def test_every_public_name_has_its_entry_and_formulas_are_mathml(site, pages):
+    anchors = set().union(*(found.anchors for found in pages.values()))
+    assert {f"prefix_interp.{name}" for name in NAMES} <= anchors
+    theory = (site / "theory.html").read_text(encoding="utf-8")
+    assert theory.count("<math") > 20 and "$" not in re.sub(r"<pre>.*?</pre>", "", theory, flags=re.S)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_site_in_a_browser_asks_nobody_and_finds_what_is_searched(site, scheme):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        context = browser.new_context(offline=True, color_scheme=scheme,
+                                      viewport={"width": 390, "height": 800})  # fmt: skip
+        page, asked, wrong = context.new_page(), [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        for path in sorted(site.rglob("*.html")):
+            page.goto(path.as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, path.name
+        page.goto((site / "search.html").as_uri() + "?q=covers+slots")
+        page.wait_for_selector("#search-results li a")
+        hits = page.locator("#search-results li a").all_inner_texts()
+        browser.close()
+    assert any("mask" in hit for hit in hits), hits
+    assert not [url for url in asked if not url.startswith(("file:", "data:"))]
+    assert not wrong
