@@ -75,7 +75,8 @@ def _skills(evidence: Evidence) -> list[list[str]]:
         pairs = [(row, task) for row in rows for task in tasks if (row["tuned_on"] == task) is own]
         paper = [row["paper"][task][0] for row, task in pairs]
         here = [100 * row[task]["exact_match"]["mean"] for row, task in pairs]
-        return f"{min(paper)} to {max(paper)} % right", f"{min(here):.1f} to {max(here):.1f} %", here
+        own_range = f"{min(here):.1f} to {max(here):.1f} % right"
+        return f"{min(paper)} to {max(paper)} % right", own_range, here
 
     own_paper, own_here, own = percents(own=True)
     other_paper, other_here, other = percents(own=False)

@@ -1,4 +1,4 @@
-"""How Sphinx builds the site: `make docs`. Nothing is fetched, when it is built or when it is read."""
+"""How Sphinx builds the site: `make docs`. Nothing is fetched, when it is built or when read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-builtins.GENERATING_DOCUMENTATION = True  # jaxtyping then prints types as they are written
+# jaxtyping then prints types as they are written.
+setattr(builtins, "GENERATING_DOCUMENTATION", True)  # noqa: B010
 
 project = "prefix_interp"
 author = "The prefix_interp authors"
