@@ -55,6 +55,8 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+# Summaries are fetched, which browsers refuse to pages that were opened from a folder.
+html_show_search_summary = False
 html_theme_options = {"navigation_with_keys": True}
 
 

@@ -19,7 +19,7 @@ from prefix_interp.errors import PrefixInterpError
 ROOT = Path(__file__).parent.parent
 README, FINDINGS = ROOT / "README.md", ROOT / "docs" / "findings.md"
 # An example and the output that follows it, perhaps behind a line of words.
-EXAMPLE = re.compile(r"```python\n(.*?)```(\n(?:\n[^`\n]*\n)?\n)```text\n.*?```", re.S)
+EXAMPLE = re.compile(r"```python\n(.*?)```(\n[^`]*)```text\n.*?```", re.S)
 
 
 def printed(code: str) -> str:
