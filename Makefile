@@ -3,10 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install report test test-all check hooks notebooks readme reproduce clean
+.PHONY: install report docs test test-all check hooks notebooks readme reproduce clean
 
 report: install  ## one offline HTML file and its JSON in report/
 	$(BIN)/python -m analyses report --out report
+
+docs: install  ## the site in docs/_build/html, of which nothing is fetched when it is built or read
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 # One thread per process. Tests that share a fixture stay in one process (tests/conftest.py).
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -q
@@ -21,7 +25,7 @@ install: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
 	touch $(READY)
 
 check: install  ## lint and types
@@ -35,11 +39,11 @@ hooks: install  ## the same before each commit
 notebooks: install  ## write the .ipynb files from their .py sources
 	$(BIN)/jupytext --to ipynb notebooks/*.py
 
-readme: install  ## rewrite the README's output and tables
+readme: install  ## rewrite the README's outputs, table and picture, and the tables of docs/findings.md
 	$(BIN)/python -m docs.update_readme
 
 reproduce: install  ## the fast results again (language-model needs --model), and the zoo from the first seeds (about six hours)
 	$(BIN)/python -m analyses all --preset fast --zoo prefix_interp/models/trained --overwrite
 
 clean:
-	rm -rf .venv report work
+	rm -rf .venv report work docs/_build docs/tutorials/*.ipynb

@@ -1,4 +1,7 @@
-"""Rewrite the README's output block and its tables: `make readme`."""
+"""Rewrite what is made by code in the README and the findings: `make readme`.
+
+Outputs of the README's examples, its table of claims and its picture; the tables of the findings.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,14 @@ from pathlib import Path
 
 from analyses import registry
 from analyses.report.evidence import Evidence
+from docs.claims_table import claims_table
+from docs.picture import PICTURE, draw
 from prefix_interp.errors import PrefixInterpError
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README, FINDINGS = ROOT / "README.md", ROOT / "docs" / "findings.md"
+# An example and the output that follows it, perhaps behind a line of words.
+EXAMPLE = re.compile(r"```python\n(.*?)```(\n[^`]*)```text\n.*?```", re.S)
 
 
 def printed(code: str) -> str:
@@ -23,25 +31,46 @@ def printed(code: str) -> str:
 
 
 def with_output(text: str) -> str:
-    """Return the README with the present output of its example.
+    """Return the README with the present output of its examples.
 
     Raises:
-        PrefixInterpError: the example or its output block is missing.
+        PrefixInterpError: there is no example with an output block behind it.
     """
-    code = re.search(r"```python\n(.*?)```", text, re.S)
-    if code is None or "```text" not in text:
-        raise PrefixInterpError("text has no example (```python) or no output (```text) behind it")
-    output = "```text\n" + printed(code[1]).rstrip() + "\n```"
-    return re.sub(r"```text\n.*?```", lambda _: output, text, flags=re.S)
+    if not EXAMPLE.search(text):
+        raise PrefixInterpError("text has no example (```python) with its output (```text) behind")
+    return EXAMPLE.sub(
+        lambda m: f"```python\n{m[1]}```{m[2]}```text\n{printed(m[1]).rstrip()}\n```", text
+    )
+
+
+def with_block(text: str, name: str, block: str, owner: str) -> str:
+    """Return the text with `block` between ``<!-- NAME -->`` and ``<!-- end NAME -->``.
+
+    Args:
+        text: the README or the findings.
+        name: of the block.
+        block: Markdown.
+        owner: what makes it, for the message.
+
+    Raises:
+        PrefixInterpError: there is no such block in the text.
+    """
+    pattern = f"<!-- {name} -->.*?<!-- end {name} -->"
+    whole = f"<!-- {name} -->\n{block}\n<!-- end {name} -->"
+    text, found = re.subn(pattern, lambda _: whole, text, flags=re.S)
+    if not found:
+        raise PrefixInterpError(
+            f"text has no block {name!r} of {owner}; put the lines '<!-- {name} -->' and "
+            f"'<!-- end {name} -->' where it should stand"
+        )
+    return text
 
 
 def with_blocks(text: str, evidence: Evidence) -> str:
-    """Return the README with the present blocks of all studies (`Study.readme`).
-
-    A block stands between ``<!-- NAME -->`` and ``<!-- end NAME -->``.
+    """Return the findings with the present blocks of all studies (`Study.readme`).
 
     Args:
-        text: the README.
+        text: the findings.
         evidence: results.
 
     Raises:
@@ -49,21 +78,23 @@ def with_blocks(text: str, evidence: Evidence) -> str:
     """
     for study in registry.STUDIES:
         for name, make in study.readme.items():
-            block = f"<!-- {name} -->\n{make(evidence)}\n<!-- end {name} -->"
-            pattern = f"<!-- {name} -->.*?<!-- end {name} -->"
-            text, found = re.subn(pattern, lambda _, block=block: block, text, flags=re.S)
-            if not found:
-                raise PrefixInterpError(
-                    f"text has no block {name!r} of the study {study.name}; put the lines "
-                    f"'<!-- {name} -->' and '<!-- end {name} -->' where it should stand"
-                )
+            text = with_block(text, name, make(evidence), f"the study {study.name}")
     return text
 
 
+def with_claims(text: str, evidence: Evidence) -> str:
+    """Return the README with its present table of claims."""
+    return with_block(text, "claims", claims_table(evidence), "docs/claims_table.py")
+
+
 def main() -> None:
-    """Replace all blocks in place."""
+    """Replace all blocks in place, and draw the picture."""
+    evidence = registry.evidence_of()
     text = with_output(README.read_text(encoding="utf-8"))
-    README.write_text(with_blocks(text, registry.evidence_of()), encoding="utf-8")
+    README.write_text(with_claims(text, evidence), encoding="utf-8")
+    FINDINGS.write_text(with_blocks(FINDINGS.read_text(encoding="utf-8"), evidence), "utf-8")
+    PICTURE.parent.mkdir(exist_ok=True)
+    draw().savefig(PICTURE, dpi=130, bbox_inches="tight", metadata={"Software": None})
 
 
 if __name__ == "__main__":

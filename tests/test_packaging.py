@@ -35,7 +35,7 @@ def test_what_is_imported_is_declared_and_the_other_way_round():
 def test_every_dependency_has_its_exact_version_in_the_constraints():
     pinned = names((ROOT / "constraints.txt").read_text().splitlines())
     extras = PROJECT["optional-dependencies"]
-    assert names(PROJECT["dependencies"] + extras["dev"]) <= pinned
+    assert names(PROJECT["dependencies"] + extras["dev"] + extras["docs"]) <= pinned
 
 
 def test_the_version_is_the_same_everywhere():

@@ -1,4 +1,4 @@
-"""The README's example prints what the README says, and its blocks come from the studies."""
+"""The README's examples print what it says; blocks of it and of the findings are made by code."""
 
 import math
 import re
@@ -9,13 +9,25 @@ import pytest
 import prefix_interp as pi
 from analyses import registry
 from analyses.registry import STUDIES, evidence_of
-from docs.update_readme import README, printed, with_blocks, with_output
+from docs.update_readme import (
+    EXAMPLE,
+    FINDINGS,
+    README,
+    printed,
+    with_blocks,
+    with_claims,
+    with_output,
+)
+
+EXAMPLES = EXAMPLE.findall(README.read_text(encoding="utf-8"))
 
 
-def test_the_example_prints_what_the_readme_shows():
-    text = README.read_text()
-    code, shown = re.search(r"```python\n(.*?)```.*?```text\n(.*?)```", text, re.S).groups()
+@pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated")
+@pytest.mark.parametrize("code", [code for code, _ in EXAMPLES])
+def test_an_example_prints_what_the_readme_shows(code):
+    text = README.read_text(encoding="utf-8")
     assert len([line for line in code.splitlines() if line.strip()]) <= 21
+    shown = re.search(r"```text\n(.*?)```", text[text.index(code) :], re.S)[1]
     got, expected = printed(code).split(), shown.split()
     assert len(got) == len(expected)
     for a, b in zip(got, expected, strict=True):
@@ -27,12 +39,25 @@ def test_the_example_prints_what_the_readme_shows():
             assert a == b
 
 
+def test_the_readme_is_short_and_both_examples_are_found():
+    assert len(EXAMPLES) == 2
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
 def test_there_is_a_place_for_every_block_and_nothing_else_is_touched():
-    text = README.read_text()
+    text = FINDINGS.read_text(encoding="utf-8")
     blocks = [name for study in STUDIES for name in study.readme]
     assert len(set(blocks)) == len(blocks)
     for name in blocks:
         assert text.count(f"<!-- {name} -->") == text.count(f"<!-- end {name} -->") == 1
+
+
+@pytest.mark.slow
+def test_no_block_was_edited_by_hand():
+    evidence = evidence_of()
+    for path, make in ((FINDINGS, with_blocks), (README, with_claims)):
+        text = path.read_text(encoding="utf-8")
+        assert make(text, evidence) == text, f"{path.name}: run make readme"
 
 
 def fake(name, make):

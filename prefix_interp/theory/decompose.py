@@ -119,7 +119,7 @@ class Decomposition(ResultObject):
         figsize: Size | None = None,
         width: Width | None = None,
     ) -> Figure:
-        """Plot gate, |(1 - g) t|, |bias| and residual of a head, by position.
+        """Plot a head's gate, the norms of (1 - g) t and bias, and the residual, by position.
 
         Args:
             layer: 0-based.
