@@ -1,9 +1,8 @@
 """The library's interface to a model, and the only place that knows which kind of model it is.
 
-It answers questions about sizes, the positions of slots and content, and the queries, keys, values,
-scores and outputs of a layer, and starts runs at a layer. Nothing outside `models/` reads a model's
-configuration or the private parts of its attention. Today the model is a HookedTransformer of
-TransformerLens.
+It answers questions about sizes, the positions of slots and content, and a layer's queries, keys,
+values, scores and outputs, and starts runs at a layer. Nothing outside `models/` reads a model's
+configuration or private parts. Today the model is a HookedTransformer of TransformerLens.
 """
 
 from __future__ import annotations
@@ -161,9 +160,8 @@ class Host:
     def content_start(self, n_slots: int, *, keep: bool = False) -> int:
         """Return the position of the first content token behind a prefix of `n_slots` slots.
 
-        It is `n_slots`, except in a toy, whose content keeps its trained positions, and where the
-        content is to keep the positions it has without a prefix (`keep`). There slots carry no
-        position, so the model takes a prefix of any length.
+        It is `n_slots`, except in a toy, whose content keeps its trained positions, or with `keep`:
+        there slots carry no position, so the model takes a prefix of any length.
         """
         if self.n_reserved is not None:
             return self.n_reserved
@@ -208,9 +206,8 @@ class Host:
     ) -> Float[Tensor, "all_pos d_model"]:
         """Return the position embeddings of slots and content, in the order of the sequence.
 
-        In a toy the content keeps its trained positions, slots in front have the reserved ones and
-        later slots none. In other models positions are consecutive over slots and content, unless
-        the content is to keep those it has without slots.
+        In a toy the content keeps its trained positions, slots in front have the reserved ones,
+        later slots none. Otherwise they are consecutive over both, or the content keeps its own.
 
         Args:
             n_slots: number of rows that are not content.

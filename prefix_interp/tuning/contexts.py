@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.tasks import Batch, Task, as_task
 from prefix_interp.tuning.evaluate import Evaluation, evaluate
 from prefix_interp.tuning.loop import Run, optimise
-from prefix_interp.tuning.objective import check_batch, sequence_losses
+from prefix_interp.tuning.objective import check_batch, frozen, sequence_losses
 from prefix_interp.tuning.recipes import Recipe
 from prefix_interp.tuning.scores import scored_once
 from prefix_interp.words import counted
@@ -294,20 +293,6 @@ def sweep(
             contexts, histories, scores, grid, strict=True
         )
     ]
-
-
-@contextmanager
-def frozen(model: Model) -> Iterator[None]:
-    """Disable weight gradients and dropout inside the block; restore them after it."""
-    before, training = {n: p.requires_grad for n, p in model.named_parameters()}, model.training
-    try:
-        model.eval()
-        model.requires_grad_(False)
-        yield
-    finally:
-        model.train(training)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(before[name])
 
 
 def _check_rates(lrs: Sequence[float]) -> None:

@@ -1,8 +1,9 @@
-"""What a training step minimises, and whether the processor has fast bfloat16."""
+"""What a training step minimises, on which batches, and with which weights frozen."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,20 @@ def sequence_losses(
             logits = batch.read(model(batch.tokens))
     losses = F.cross_entropy(logits.float().transpose(1, 2), batch.answers, reduction="none")
     return mean_over_answers(losses, batch.answers)
+
+
+@contextmanager
+def frozen(model: Model) -> Iterator[None]:
+    """Disable weight gradients and dropout inside the block; restore them after it."""
+    before, training = {n: p.requires_grad for n, p in model.named_parameters()}, model.training
+    try:
+        model.eval()
+        model.requires_grad_(False)
+        yield
+    finally:
+        model.train(training)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(before[name])
 
 
 def has_fast_bfloat16() -> bool:
