@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pandas as pd
 from pydantic import ConfigDict, InstanceOf, TypeAdapter, ValidationError, with_config
 from torch import Tensor
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from prefix_interp.errors import PrefixInterpError, check_keys
 from prefix_interp.estimates import Estimate
@@ -139,9 +139,17 @@ def check_fields(cls: type, fields: Mapping[str, Any]) -> None:
 @cache
 def _adapter(cls: type) -> Any:
     hints = get_type_hints(cls)
+    # A field with a default may be missing: files of an older version do not have it.
+    given = {f.name for f in dataclasses.fields(cls) if _has_default(f)}
     fields = {name: _by_class(hints[name]) for name in field_names(cls)}
+    fields = {k: NotRequired[hint] if k in given else hint for k, hint in fields.items()}
     typed: Any = TypedDict(cls.__name__, fields)  # type: ignore[misc]
     return TypeAdapter(with_config(ConfigDict(strict=True, arbitrary_types_allowed=True))(typed))
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is not missing or field.default_factory is not missing
 
 
 def _by_class(hint: Any) -> Any:

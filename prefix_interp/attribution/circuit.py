@@ -14,6 +14,7 @@ import torch
 from prefix_interp.attribution.circuit_dot import dot_text
 from prefix_interp.attribution.circuit_parts import LOGITS, Edge, SizePoint
 from prefix_interp.attribution.circuit_record import (
+    PLAIN_FIELDS,
     SCHEMAS,
     SCORES,
     Search,
@@ -72,6 +73,7 @@ class Circuit(ResultObject):
         sizes: the best and random circuits of 0, 1, 2, ... nodes.
         edges: inside the circuit, and to the logits.
         provenance: model, prefix, task, seeds, baseline and versions.
+        plain: mean metric of the model as it is (see `Contrast`); None in old files.
 
     Example:
         >>> len(pi.find_circuit(model, prefix, task, n=8, progress=False).nodes)
@@ -91,6 +93,7 @@ class Circuit(ResultObject):
     sizes: tuple[SizePoint, ...]
     edges: tuple[Edge, ...]
     provenance: Mapping[str, Any]
+    plain: float | None = None
 
     def __post_init__(self) -> None:
         check_number("threshold", self.threshold, 0.0, low_open=True)
@@ -224,7 +227,7 @@ class Circuit(ResultObject):
         order = {node: i for i, node in enumerate(self.nodes)}
         record = {
             "format": max(SCHEMAS),
-            **{key: getattr(self, key) for key in ("metric", "threshold", "search", "on", "off")},
+            **{key: getattr(self, key) for key in PLAIN_FIELDS},
             **{name: interval_record(self.scores[name]) for name in SCORES},
             "nodes": [
                 {"name": n.name, "rank": order.get(n), "minimality": lost.get(n), "effect": x}
@@ -302,9 +305,12 @@ class Circuit(ResultObject):
 
     def caption(self) -> str:
         """Return one line: task, size, faithfulness and completeness."""
-        return (
+        found = (
             f"{task_words(self.provenance['task'])}: "
             f"{len(self.nodes)} of {len(self.all_nodes)} nodes, "
             f"faithfulness {self.scores['faithfulness'].value:.2f}, "
             f"completeness {self.scores['completeness'].value:.2f}"
         )
+        if self.plain in (None, self.off):
+            return found
+        return f"{found}; {self.metric} {self.plain:.4g} plain, {self.off:.4g} off"

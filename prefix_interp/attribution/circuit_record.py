@@ -23,7 +23,11 @@ _RECORD = {
     "edges": list[dict[Literal["source", "target", "effect"], str | float]],
     "provenance": dict[str, Any],
 }  # fmt: skip
-SCHEMAS = {number: Schema(number, _RECORD) for number in (1, 2)}  # 1 has no checksum
+SCHEMAS = {
+    **{number: Schema(number, _RECORD) for number in (1, 2)},  # 1 has no checksum
+    3: Schema(3, {**_RECORD, "plain": float | None}),
+}
+PLAIN_FIELDS = ("metric", "threshold", "search", "on", "off", "plain")  # written as they are
 
 
 def interval_record(x: Estimate) -> dict[str, float | None]:
@@ -77,6 +81,7 @@ def fields_of(record: Mapping[str, Any]) -> dict[str, Any]:
             for edge in record["edges"]
         ),
         provenance=record["provenance"],
+        plain=None if record.get("plain") is None else _number(record["plain"]),
     )
 
 

@@ -134,6 +134,7 @@ def find_circuit(
         search=search,
         on=float(pair.on[name].double().mean()),
         off=float(pair.off[name].double().mean()),
+        plain=float(pair.plain[name].double().mean()),
         scores={
             "faithfulness": faithful,
             "completeness": Estimate(1 - left.value, 1 - left.high, 1 - left.low),

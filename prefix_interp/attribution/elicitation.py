@@ -108,6 +108,7 @@ def head_elicitation(
         logit_attribution=bias_logit_attribution(pair, parts),
         on=pair.on[name],
         off=pair.off[name],
+        plain=pair.plain[name],
         controls=found,
         **dict(zip(PARTS, split, strict=True)),
     )

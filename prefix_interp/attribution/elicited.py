@@ -45,6 +45,7 @@ class Elicitation(ResultObject):
         off: the metric without it.
         controls: total effects under other prefixes, one or more draws of each, by name.
         baseline: what off means.
+        plain: the metric of the model as it is (see `Contrast`).
 
     Example:
         >>> found = pi.head_elicitation(model, prefix, task, n=8, n_random=2, progress=False)
@@ -64,6 +65,7 @@ class Elicitation(ResultObject):
     off: Float[Tensor, " batch"]
     controls: Mapping[str, Float[Tensor, "_ layer head batch"]]
     baseline: str = "masked"
+    plain: Float[Tensor, " batch"] | None = None
 
     @property
     def level(self) -> float:
@@ -172,6 +174,10 @@ class Elicitation(ResultObject):
             frames.append(frame)
         return pd.concat(frames, ignore_index=True)
 
+    def _ends(self) -> str:
+        plain = None if self.plain is None else {self.metric: self.plain}
+        return ends({self.metric: self.on}, {self.metric: self.off}, plain)
+
     def caption(self) -> str:
         """Return the direction, the sizes, the metric in both runs, and heads by effect.
 
@@ -181,7 +187,7 @@ class Elicitation(ResultObject):
         n_layers, n_heads, n = self.effect.shape
         text = (
             f"{self.direction}; {n_layers} x {n_heads} heads, {n} examples; "
-            f"{ends({self.metric: self.on}, {self.metric: self.off})}; elicited: "
+            f"{self._ends()}; elicited: "
             f"{_names(frame.loc[frame['elicited']]) or 'none'}"
         )
         last = max(frame.loc[frame["elicited"]].index, default=1)

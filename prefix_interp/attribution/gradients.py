@@ -111,7 +111,8 @@ def attribution_patch(
             values[name] = getattr(pair, base)[name] + change
     axes = ("layer", "head", "pos") if by_position else ("layer", "head")
     what = "prefix mass" if site == "gate" else f"{site} of a head"
-    return PatchGrid(direction, f"{what}, first order", axes, values, pair.on, pair.off)
+    what = f"{what}, first order"
+    return PatchGrid(direction, what, axes, values, pair.on, pair.off, plain=pair.plain)
 
 
 def _keeper(seen: dict[int, Tensor], layer: int):

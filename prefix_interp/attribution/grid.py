@@ -30,6 +30,7 @@ class PatchGrid(Effects):
         on: each metric with the prefix.
         off: each metric without it (masked baseline).
         labels: names of the entries of an axis that are not numbers.
+        plain: each metric of the model as it is (see `Contrast`).
 
     Example:
         >>> grid = pi.patch_heads(model, prefix, task, n=8, progress=False)
@@ -44,6 +45,7 @@ class PatchGrid(Effects):
     on: Mapping[str, Float[Tensor, " batch"]]
     off: Mapping[str, Float[Tensor, " batch"]]
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    plain: Mapping[str, Float[Tensor, " batch"]] | None = None
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -128,7 +130,8 @@ class PatchGrid(Effects):
 
     def caption(self) -> str:
         """Return what was patched, the sizes, and the metrics of both runs."""
-        return f"{self.direction}, {self.site}; {self._sizes()}; {ends(self.on, self.off)}"
+        found = ends(self.on, self.off, self.plain)
+        return f"{self.direction}, {self.site}; {self._sizes()}; {found}"
 
     def _chosen(self, metric: str | None) -> str:
         if metric is None:

@@ -44,6 +44,7 @@ class IntegratedGradients(Effects):
         start: the metric at the start of each path, from a separate run.
         end: the metric at the end of each path, from a separate run.
         steps: number of gradients along each path.
+        plain: the metric of the model as it is (see `Contrast`).
 
     Example:
         >>> found = pi.integrated_gradients(model, prefix, task, n=4, progress=False)
@@ -58,6 +59,7 @@ class IntegratedGradients(Effects):
     start: Float[Tensor, "*paths batch"]
     end: Float[Tensor, "*paths batch"]
     steps: tuple[int, ...]
+    plain: Float[Tensor, " batch"] | None = None
 
     @property
     def error(self) -> Float[Tensor, "*paths batch"]:
@@ -191,7 +193,7 @@ def integrated_gradients(
     values = torch.cat([path.values for path in found])
     axes = ("layer", "head", "slot") if over == "gates" else ("layer", "head")
     steps = tuple(path.steps for path in found)
-    result = IntegratedGradients(over, name, axes, values, start, end, steps)
+    result = IntegratedGradients(over, name, axes, values, start, end, steps, pair.plain[name])
     error = max(result.completeness, *(float(path.error.max()) for path in found))
     if not error <= allowed:
         raise PrefixInterpError(

@@ -331,4 +331,4 @@ def _grid(
     values: Values,
 ) -> PatchGrid:
     shaped = {name: v.unflatten(0, tuple(shape)) for name, v in values.items()}
-    return PatchGrid(direction, what, axes, shaped, pair.on, pair.off)
+    return PatchGrid(direction, what, axes, shaped, pair.on, pair.off, plain=pair.plain)

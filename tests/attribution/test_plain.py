@@ -2,12 +2,15 @@
 
 import warnings
 from copy import deepcopy
+from dataclasses import fields as dataclass_fields
+from dataclasses import replace
 
 import pytest
 import torch
 
 import prefix_interp as pi
 from prefix_interp.attribution.contrast import contrast
+from prefix_interp.result_values import check_fields
 from tests.helpers import assert_close, raw_model
 
 MOVED = "move the content"
@@ -110,3 +113,37 @@ def test_kept_positions_are_saved_trained_and_compared(tmp_path):
     assert all(x.isfinite().all() for x in found.controls.values())
     with pytest.raises(pi.PrefixInterpError, match="needs 8 content positions but the model has 7"):
         pi.tune_prefix(model, task, recipe=recipe, progress=False)
+
+
+def test_every_result_says_what_the_plain_model_does(tmp_path):
+    model = learned()
+    batch = batch_for(model)
+    prefix = pi.Prefix.random(model, 3, seed=4)
+    pair, quiet = contrast(model, prefix, batch), dict(progress=False)
+    plain = float(pair.plain["log_prob"].mean())
+    for i, result in enumerate(
+        (
+            pi.patch_heads(model, prefix, pair, **quiet),
+            pi.attribution_patch(model, prefix, pair),
+            pi.head_elicitation(model, prefix, pair, n_random=2, **quiet),
+            pi.find_circuit(model, prefix, pair, n_random=2, **quiet),
+        )
+    ):
+        assert f"{plain:.4g} plain" in result.caption()
+        again = type(result).load(result.save(tmp_path / f"{i}.json"))
+        assert again.caption() == result.caption()
+        without = replace(result, plain=None)  # as files of older versions are read
+        assert "plain" not in without.caption()
+    found = pi.integrated_gradients(model, prefix, pair, tolerance=0.5, **quiet)
+    assert float(found.plain.mean()) == pytest.approx(plain)
+
+
+def test_results_of_older_versions_have_no_plain_value(tmp_path):
+    toy = pi.load_toy("four-skills-1l4h")
+    prefix = pi.load_prefixes("four-skills-1l4h")["add_one"]
+    grid = pi.patch_heads(toy, prefix, "add_one", n=4, progress=False)
+    fields = {f.name: getattr(grid, f.name) for f in dataclass_fields(grid) if f.name != "plain"}
+    check_fields(type(grid), fields)
+    assert type(grid)(**fields).plain is None
+    with pytest.raises(TypeError, match="site"):
+        check_fields(type(grid), {k: v for k, v in fields.items() if k != "site"})
