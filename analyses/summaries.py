@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefix_interp.estimates import seed_interval
+from prefix_interp.estimates import seed_interval, wilson
 
 
 def summarise(
@@ -74,3 +74,22 @@ def spread(records: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float
     """
     own = [{"seed": i, metric: r["evaluation"][metric]} for i, r in enumerate(records)]
     return over_seeds(own, metric, math.inf if metric == "loss" else 1.0)
+
+
+def with_test_error(spread: Mapping[str, Any], n_test: int) -> dict[str, Any]:
+    """Return the spread of a share with an interval that also covers the error of the test set.
+
+    Seeds that share one test set also share its error, which a t interval over seeds lacks; seeds
+    may even agree on a coarse share by chance. The interval is the union of that over seeds and the
+    Wilson interval of the test sequences.
+
+    Args:
+        spread: of a share, 0 to 1, from `over_seeds`.
+        n_test: number of test sequences that all seeds have in common.
+    """
+    least = wilson(spread["mean"] * n_test, n_test)
+    return {
+        **spread,
+        "low": min(spread["low"], least.low),
+        "high": max(spread["high"], least.high),
+    }

@@ -8,8 +8,7 @@ from typing import Any
 
 from analyses.ladder.protocol import BLIND, TASKS, TUNED
 from analyses.study import Rows, Tables
-from analyses.summaries import summarise
-from prefix_interp.estimates import wilson
+from analyses.summaries import summarise, with_test_error
 from prefix_interp.results import Result
 
 METRICS = {
@@ -153,8 +152,8 @@ def _interval(row: Mapping[str, Any], metric: str) -> tuple[float, float]:
     spread = row[metric]
     if METRICS[metric] > 1.0:
         return spread["low"], spread["high"]
-    least = wilson(spread["mean"] * row["n_test"], row["n_test"])
-    return min(spread["low"], least.low), max(spread["high"], least.high)
+    wide = with_test_error(spread, row["n_test"])
+    return wide["low"], wide["high"]
 
 
 def _in_order(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, str]]:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from analyses.report.evidence import Evidence
-from analyses.report.tables import Table, loss, markdown, mean_and_sd, percent, share
-from analyses.summaries import spread
+from analyses.report.tables import Table, markdown, mean_and_sd, mean_of, percent, share
+from analyses.summaries import spread, with_test_error
 from analyses.table1.measure import NEW, OLD
 from prefix_interp.results import Result
 from prefix_interp.views.style import variant_label
@@ -122,26 +122,27 @@ def _counts(lrs: Iterable[float | None]) -> list[dict[str, float | int]]:
     return [{"lr": lr, "seeds": found.count(lr)} for lr in sorted(set(found))]
 
 
-def main_table(rows: Rows) -> Table:
+def main_table(rows: Rows, n_test: int) -> Table:
     """Return Table 1 beside the paper's numbers.
 
     Args:
         rows: from `table1_rows`.
+        n_test: number of test sequences that all seeds have in common.
     """
     header = (
-        "Model", "Prefix", "Baseline", "Exact match, ascending (%)", "Paper (%)",
-        "Exact match, descending (%)", "Paper (%)", "Token accuracy, descending (%)",
-        "Test loss, descending (nats)",
+        "Model", "Prefix", "Baseline", "Exact match, sort ascending (%)", "Paper (%)",
+        "Exact match, sort descending (%)", "Paper (%)", "Token accuracy, sort descending (%)",
+        "Test loss, sort descending (nats)",
     )  # fmt: skip
     lines = []
     for row in rows:
         cells = [row["method"], variant_label(row["parameterization"], row["n_slots"])]
         cells.append(row["baseline"] if row["n_slots"] is None else "with the prefix")
         for task in (OLD, NEW):
-            cells.append(share(row[task]["exact_match"]))
+            cells.append(share(with_test_error(row[task]["exact_match"], n_test)))
             paper = row["paper"]
             cells.append("–" if paper is None else f"{paper[task][0]} ± {paper[task][1]}")
-        cells += [share(row[NEW]["token_accuracy"]), loss(row[NEW]["loss"])]
+        cells += [share(row[NEW]["token_accuracy"]), mean_of(2)(row[NEW]["loss"])]
         lines.append(tuple(cells))
     return Table(header, tuple(lines))
 
@@ -154,8 +155,8 @@ def more_table(rows: Rows) -> Table:
     """
     header = (
         "Model", "Prefix", "Seeds", "Learning rates chosen (seeds)",
-        "Exact match, descending: smallest and largest seed (%)",
-        "Token accuracy, ascending (%)", "Test loss, ascending (nats)",
+        "Exact match, sort descending: smallest and largest seed (%)",
+        "Token accuracy, sort ascending (%)", "Test loss, sort ascending (nats)",
     )  # fmt: skip
     lines = []
     for row in rows:
@@ -169,7 +170,7 @@ def more_table(rows: Rows) -> Table:
                 rates or "–",
                 f"{percent(exact['min'])} to {percent(exact['max'])}",
                 share(row[OLD]["token_accuracy"]),
-                loss(row[OLD]["loss"]),
+                mean_of(2)(row[OLD]["loss"]),
             )
         )
     return Table(header, tuple(lines))
@@ -190,11 +191,11 @@ def sweep_table(rows: Rows) -> Table:
             variant_label(row["parameterization"], row["n_slots"]),
             f"{row['lr']:g}",
             f"{row['chosen']} of {row['n_seeds']}",
-            f"{row['train_loss']:.3g}",
+            f"{row['train_loss']:.3f}",
             share(row["exact_match"]),
             percent(row["exact_match"]["max"]),
             share(row["token_accuracy"]),
-            loss(row["loss"]),
+            mean_of(2)(row["loss"]),
         )
         for row in rows
     ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from analyses.names import task_words
 from analyses.report.evidence import Evidence
 from analyses.table2.models import NAME
 from prefix_interp.errors import PrefixInterpError
@@ -16,12 +17,7 @@ from prefix_interp.prefixes.prefix import Prefix, load_prefixes
 from prefix_interp.tasks import FOUR_SKILLS, Batch, get_task
 
 N_SEQUENCES = 256
-SKILL_WORDS = {
-    "sort_ascending": "ascending",
-    "sort_descending": "descending",
-    "add_one": "+1",
-    "add_two": "+2",
-}
+SKILL_WORDS = {task: task_words(task) for task in FOUR_SKILLS}
 
 
 @dataclass(frozen=True)
