@@ -122,7 +122,7 @@ def section(evidence: Evidence) -> Section:
         "does",
         f"Of the {len(next(iter(top.values())))} heads, so many give the prefix more than half of "
         "their attention at the first output: "
-        f"{', '.join(f'{n} ({name})' for name, n in busy.items())}. Whatever you choose below, the "
+        f"{', '.join(f'{n} ({name})' for name, n in busy.items())}. Whatever you choose, the "
         "blue pattern is the same on both sides; only fine-tuned weights change it.",
         explorer(
             choices, sizes.input_end + 1,

@@ -151,7 +151,7 @@ def _attention(evidence: Evidence, rows: Tables) -> Section:
     keys = [Column(f"Key {k}", f"key {k}", decimals(2)) for k in range(query + 1)]
     return Section(
         "attention", "Attention stays",
-        f"No prefix moves the attention within the input: at most {still:.0e}, "
+        f"No prefix moves the attention within the input: at most {power(still, 0)}, "
         f"where fine-tuning moves it by {moved:.2f}",
         "cannot",
         "Sorting descending needs another pattern than sorting ascending, since the first output "
@@ -176,14 +176,20 @@ def _attention(evidence: Evidence, rows: Tables) -> Section:
             power(still), "is how far a prefix moves relative attention, at most",
             bars(
                 [Bar("fine-tuning", log_share(moved), f"{moved:.2f}", "orange"),
-                 Bar("any prefix", log_share(still), f"{still:.0e}")],
+                 Bar("any prefix", log_share(still), f"{power(still, 0)}")],
                 f"On a logarithmic axis from 1e-17 to 1: fine-tuning {moved:.2f}, any prefix "
-                f"{still:.0e}.",
+                f"{power(still, 0)}.",
             ),
             "holds exactly, for all prefixes" if holds else "does not hold for all prefixes",
             holds,
         ),
-        top=picture("query-first", query_figure(groups[:1], query), alt, how),
+        top=picture(
+            "query-first",
+            query_figure(groups[:1], query),
+            alt,
+            "Attention of the last input token: all prefixes leave the blue pattern as "
+            "it was, fine-tuning does not. Orange: what goes to the prefix.",
+        ),
     )  # fmt: skip
 
 
@@ -216,7 +222,7 @@ def _inside(evidence: Evidence, rows: Tables) -> Section:
             "parts",
             parts_figure({_label(pair): parts for pair, parts in runs.values()}, n_out=zoo.n_out),
             "Four panels by content position: gate, norm of the scaled pretrained output, norm of "
-            f"the bias, and residual. The residual is at most {residual:.0e}.",
+            f"the bias, and residual. The residual is at most {power(residual, 0)}.",
             "Gate g, |(1 − g) t| and |bias| (means over sequences), and the largest residual. Head "
             "0, layer 0, masked baseline. Shaded positions predict outputs. The axis of |bias| is "
             "logarithmic.",
@@ -226,9 +232,9 @@ def _inside(evidence: Evidence, rows: Tables) -> Section:
                 "Method",
                 Markup(
                     "z<sub>pt</sub> = (1 − g) t + Σ<sub>p</sub> A<sub>p</sub> v<sub>p</sub>. The "
-                    "two parts come from separate runs, so the residual, at most {:.0e}, is a "
+                    "two parts come from separate runs, so the residual, at most {}, is a "
                     "measurement and not an identity. Residuals of exactly 0 are drawn at 1e-18."
-                ).format(residual),
+                ).format(power(residual, 0)),
             ),
             Words(
                 "By which way the content passes",
@@ -271,9 +277,9 @@ def _rank(evidence: Evidence, rows: Tables) -> Section:
         "cannot",
         Markup(
             "Beyond the number of slots the singular values of the bias, z<sub>pt</sub> − (1 − g) "
-            "t, are at most {:.0e} of the first. Those of the plain difference, z<sub>pt</sub> − "
+            "t, are at most {} of the first. Those of the plain difference, z<sub>pt</sub> − "
             "t, go on, since −g t is left in them."
-        ).format(beyond),
+        ).format(power(beyond, 0)),
         picture(
             "spectrum",
             spectrum_figure(

@@ -34,7 +34,7 @@ def section(evidence: Evidence) -> Section:
     tried = counts[depths[0], "searched"]["tried"]["mean"]
     return Section(
         "capacity-section", "One token of a toy",
-        f"One soft token can name {_span(half, 1)} random tokens, and {_span(soft)} of "
+        f"One soft token can name {_span(half)} random tokens, and {_span(soft)} of "
         f"{tried:.0f} searched ones call up different continuations",
         "reaches",
         f"The {counts[depths[0], 'hard']['tried']['mean']:.0f} hard tokens, which are all that a "

@@ -12,7 +12,7 @@ from analyses.claims.claim import FAILS, HOLDS
 from analyses.claims.zoo import load_zoo
 from analyses.report.evidence import Evidence
 from analyses.report.sections import Cell, Claim, Section, Words
-from analyses.report.tables import Column, Table, percent, rows_table
+from analyses.report.tables import Column, Table, percent, power, rows_table
 from analyses.table1.measure import FINE_TUNED, PRETRAINED
 from prefix_interp.models.toy import read_toy
 from prefix_interp.models.zoo import toy_folder
@@ -21,21 +21,24 @@ from prefix_interp.views.style import variant_label
 
 Record = Mapping[str, Any]
 
-# The claims that have a threshold, in words, in the order of the table. Formulas are HTML.
-_STATEMENTS: Mapping[str, str] = {
-    "relative-attention": "A prefix leaves relative attention to the input as it was",
-    "eq6": "A prefix scales the attention to the input: "
-    "A<sup>pt</sup><sub>ij</sub> = (1 − g<sub>i</sub>) A<sub>ij</sub> (equation 6)",
-    "eq7": "The output is z<sub>pt</sub> = (1 − g) t + Σ<sub>p</sub> A<sub>p</sub> v<sub>p</sub> "
-    "(equation 7)",
-    "bias-rank": "The rank of the bias is at most the number of slots (a layer: times its heads)",
-    "plain-difference": "The rank of z<sub>pt</sub> − t is not bounded so",
-    "injections": "Slots, an attention mixture and a cache act equally",
-    "suffix-is-prefix": "In one layer a suffix acts as a prefix, behind its slots",
-    "fine-tuning-attention": "Fine-tuning moves relative attention",
-    "no-prefix-learns": "No prefix learns to sort descending: exact match 0 % (mean over seeds)",
-    "no-prefix-learns-any-lr": "Nor does any seed at any learning rate",
-}
+# The claims that have a threshold: the section that shows them, and their words as HTML.
+_STATEMENTS: Mapping[str, tuple[str, str]] = {
+    "relative-attention": ("attention", "A prefix leaves relative attention to the input as it "
+                           "was"),
+    "eq6": ("attention", "It scales the attention to the input: A<sup>pt</sup><sub>ij</sub> = "
+            "(1 − g<sub>i</sub>) A<sub>ij</sub> (equation 6)"),
+    "fine-tuning-attention": ("attention", "Fine-tuning moves relative attention"),
+    "bias-rank": ("rank", "The bias has at most as many directions as there are slots (in a layer: "
+                  "times its heads)"),
+    "plain-difference": ("rank", "The plain difference z<sub>pt</sub> − t has more"),
+    "no-prefix-learns": ("table1", "No prefix learns to sort descending (mean over seeds)"),
+    "no-prefix-learns-any-lr": ("table1", "Nor does any seed at any learning rate"),
+    "eq7": ("heads", "The output is z<sub>pt</sub> = (1 − g) t + Σ<sub>p</sub> A<sub>p</sub> "
+            "v<sub>p</sub> (equation 7)"),
+    "injections": ("heads", "Slots, an attention mixture and a cache act equally"),
+    "suffix-is-prefix": ("ladder-section", "In one layer a suffix acts as a prefix, behind its "
+                         "slots"),
+}  # fmt: skip
 _SHARES = ("no-",)  # claims whose value is a share start with this
 _EXACT = (
     "A verdict compares the value with its threshold. Rounding of float64 is near 1e-16 and a "
@@ -81,7 +84,7 @@ def claim_rows(records: Sequence[Record]) -> list[Claim]:
         records: of `measure`; those without a threshold are left out.
     """
     found = []
-    for name, statement in _STATEMENTS.items():
+    for name, (where, statement) in _STATEMENTS.items():
         own = [r for r in records if r["claim"] == name and r["tolerance"] is not None]
         if not own:
             continue
@@ -92,14 +95,14 @@ def claim_rows(records: Sequence[Record]) -> list[Claim]:
                 kind = variant_label(record["parameterization"], record["n_slots"])
             by_kind.setdefault(kind, []).append(record)
         cells = {kind: _cell(rows) for kind, rows in by_kind.items()}
-        found.append(Claim(Markup(statement), cells, _threshold(own[0])))
+        found.append(Claim(Markup(statement), cells, _threshold(own[0]), where))
     return found
 
 
 def _cell(records: Sequence[Record]) -> Cell:
     worst = (min if records[0]["comparison"] == "above" else max)(r["value"] for r in records)
     name = records[0]["claim"]
-    text = f"{percent(worst)} %" if name.startswith(_SHARES) else f"{worst:.1e}"
+    text = f"{percent(worst)} %" if name.startswith(_SHARES) else power(worst)
     if name == "fine-tuning-attention":
         text = f"fine-tuned: {worst:.2f}"
     return Cell(text, all(r["verdict"] == HOLDS for r in records))
@@ -109,7 +112,7 @@ def _threshold(record: Record) -> str:
     if record["claim"].startswith(_SHARES):
         return "0 %"
     sign = "≤" if record["comparison"] == "at most" else ">"
-    return f"{sign} {record['tolerance']:.0e}"
+    return f"{sign} {power(record['tolerance'], 0)}"
 
 
 def measurements(records: Sequence[Record]) -> Table:
@@ -132,7 +135,7 @@ def _value(record: Record) -> str:
         return f"{percent(record['value'])} %"
     x = record["value"]
     # A gate close to 1 must not be rounded to 1, which would hide the content's share.
-    return f"1 − {1 - x:.1e}" if 0.9995 <= x < 1 else f"{x:.1e}"
+    return f"1 − {power(1 - x)}" if 0.9995 <= x < 1 else power(x)
 
 
 def _where(record: Record) -> str:

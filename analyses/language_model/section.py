@@ -36,9 +36,8 @@ def section(evidence: Evidence) -> Section:
         f"In a language model, too, {searched['distinct']:.0f} of {searched['tried']} soft tokens "
         f"call up different continuations, and none names more than {longest} random tokens",
         "reaches",
-        f"As many hard tokens call up {decimals(1)(few['distinct'])} on average, so at this size "
-        "soft and hard ones hardly differ. A longer search may reach more: all counts are lower "
-        "bounds.",
+        f"As many hard tokens call up {decimals(1)(few['distinct'])} on average. A longer search "
+        "may reach more: all counts are lower bounds.",
         picture(
             "model-token",
             model_figure(tables),

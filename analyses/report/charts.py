@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
-_WIDTH, _ROW, _LABEL, _VALUE = 240, 22, 92, 54
+_WIDTH, _ROW, _LABEL, _VALUE = 262, 22, 104, 64
 _LEFT, _RIGHT = _LABEL + 6, _WIDTH - _VALUE
 
 

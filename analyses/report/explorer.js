@@ -78,7 +78,9 @@
   }
   function render(side) {
     var now = data.choices[state.choice], run = now.inputs[state.input], n = run.tokens.length;
-    var place = left(side), width = place.x + n * CELL + 4, height = TOP + n * CELL + BOTTOM;
+    // Both panels are as wide as the one with slots, so that their cells are equal.
+    var place = left(side), wide = left(sides[1]).x + n * CELL + 4, width = wide;
+    var height = TOP + n * CELL + BOTTOM;
     side.title.textContent = side.which === "on" ? now.prefix : "no prefix";
     side.pad.textContent = "";
     side.pad.setAttribute("aria-label", "Attention, " + side.title.textContent + ", head 0." + state.head +
@@ -106,7 +108,7 @@
     rect.style.fill = "var(" + colour + ")";
   }
   function label(svg, x, n, words) {
-    draw("text", { x: x + CELL / 2, y: TOP + n * CELL + 10, "text-anchor": "middle" }, svg, words);
+    draw("text", { x: x + CELL / 2, y: TOP + n * CELL + 10, "text-anchor": "middle", "class": "small" }, svg, words);
   }
   function choose(event) {
     var data_ = event.target.dataset;

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from analyses import registry
 from analyses.report.evidence import Evidence
-from analyses.report.sections import PARTS, Live, Section, missing
+from analyses.report.sections import PARTS, Claim, Live, Section, missing
 from analyses.study import RESULTS
 from prefix_interp.files import check_writable, write_together
 from prefix_interp.records import to_json
@@ -99,6 +99,17 @@ def report_record(
     }
 
 
+def _claims(sections: Sequence[Section]) -> list[tuple[str, Claim]]:
+    """Return every claim with the id that it links to, in the order of these sections."""
+    order = [section.id for section in sections]
+    found = [
+        (claim.section if claim.section in order else section.id, claim)
+        for section in sections
+        for claim in section.claims
+    ]
+    return sorted(found, key=lambda pair: order.index(pair[0]))
+
+
 def render_report(sections: Sequence[Section]) -> str:
     """Return the report as one HTML page.
 
@@ -123,7 +134,7 @@ def render_report(sections: Sequence[Section]) -> str:
         cards=[(section, section.card) for section in sections if section.card],
         tops=[(section, section.top) for section in sections if section.top],
         parts=parts,
-        claims=[(section, claim) for section in sections for claim in section.claims],
+        claims=_claims([section for _, _, own in parts for section in own]),
         kinds=KINDS,
         scripts=list(dict.fromkeys(figure.script for figure in live)),
     )

@@ -117,11 +117,13 @@ class Claim:
         statement: the claim in words.
         cells: by kind of prefix (a column of the table), or ``"other"``.
         threshold: what the value was compared with, as text.
+        section: id of the section that it links to; empty for that which has it.
     """
 
     statement: str | Markup
     cells: Mapping[str, Cell]
     threshold: str = ""
+    section: str = ""
 
 
 Shown = Picture | Grid | Live

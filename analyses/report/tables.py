@@ -8,6 +8,8 @@ from typing import Any
 
 Spread = Mapping[str, float | None]
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -59,17 +61,26 @@ def decimals(digits: int) -> Callable[[float], str]:
     return lambda x: f"{x:,.{digits}f}".replace("-", "−")
 
 
-def whole(x: float) -> str:
+def whole(x: float | int) -> str:
     """Return a whole number."""
     return f"{x:,.0f}"
 
 
-def power(x: float) -> str:
-    """Return a number as a power of ten, e.g. ``6.8e-16``."""
-    return f"{x:.1e}"
+def power(x: float | int, digits: int = 1) -> str:
+    """Return a number times its power of ten with raised digits; one near 1 without a power.
+
+    Args:
+        x: any number.
+        digits: decimals of what stands before the power.
+    """
+    number, exponent = f"{x:.{digits}e}".split("e")
+    if int(exponent) in (-1, 0):
+        return decimals(digits + 1)(x)
+    raised = f"10{str(int(exponent)).translate(_RAISED)}"
+    return raised if number == "1" else f"{number} × {raised}"
 
 
-def percent(x: float) -> str:
+def percent(x: float | int) -> str:
     """Return a share in percent with one decimal; one near 0 or 100 % is not rounded to it."""
     if 0 < x < 0.0005:
         return "< 0.1"

@@ -64,10 +64,10 @@ def section(evidence: Evidence) -> Section:
     residual = [r[NEW]["exact_match"]["mean"] for r in prefixes
                 if r["parameterization"] == "residual"]  # fmt: skip
     (tuned,) = [r[NEW]["exact_match"]["mean"] for r in rows if r["method"] == "fine-tuned"]
-    own = percent(max(residual))
+    own = percent(max(residual)) if max(residual) else "0"
     return Section(
         "table1", "A new task",
-        f"{percent(max(residual))} % of sequences are sorted descending with a residual prefix, "
+        f"{own} % of sequences are sorted descending with a residual prefix, "
         f"{percent(top['exact_match']['mean'])} % with {best}",
         "cannot",
         f"The model sorts ascending, and fine-tuning its weights teaches it to sort descending "
@@ -91,7 +91,7 @@ def section(evidence: Evidence) -> Section:
         card=Card(
             f"{own} %",
             f"is sorted descending with a residual prefix; {percent(top['exact_match']['mean'])} % "
-            f"with {best}",
+            f"with {best}{' (free keys and values)' if best.startswith('kv') else ''}",
             bars(
                 [Bar("fine-tuning", tuned, f"{percent(tuned)} %", "orange"),
                  *(Bar(name, spread["exact_match"]["mean"],

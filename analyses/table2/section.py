@@ -97,7 +97,7 @@ def section(evidence: Evidence) -> Section:
         ),
         top=picture(
             "matrix-first", matrix_figure([r for r in rows if r is plain or _paper_kind(r)]), alt,
-            how,
+            "Exact match in percent of each prefix (rows) on each task, the paper's in brackets.",
         ),
         claims=[_claim(tuned)],
     )  # fmt: skip
@@ -235,7 +235,7 @@ def _matrix(ax: Axes, rows: Rows) -> None:
     ax.imshow(means, cmap=CONTENT_COLOURS, vmin=0, vmax=100, aspect="auto")
     ax.grid(False)
     ax.tick_params(length=0)
-    ax.set_xticks(range(len(FOUR_SKILLS)), [task_lines(t) for t in FOUR_SKILLS], fontsize=9)
+    ax.set_xticks(range(len(FOUR_SKILLS)), [task_lines(t) for t in FOUR_SKILLS], fontsize=8)
     names = ["no prefix", *(SKILL_WORDS[r["tuned_on"]] for r in rows[1:])]
     ax.set_yticks(range(len(rows)), names, fontsize=9)
     for i, row in enumerate(rows):

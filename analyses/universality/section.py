@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from analyses.report.evidence import Evidence
 from analyses.report.sections import Cell, Claim, Picture, Section, Words, picture
 from analyses.report.tables import Column, decimals, power, rows_table, whole
@@ -31,11 +33,11 @@ def section(evidence: Evidence) -> Section:
     others = [dim for dim in sorted({r["sphere"] for r in fits}) if dim != shown]
     return Section(
         "universality", "One head, many slots",
-        f"One fixed head with enough slots fits any function on a sphere: error {_two(few)} with "
-        f"{few['slots']} slots, {_two(many)} with {many['slots']:,}",
+        f"One fixed head fits functions on a sphere ever better with more slots: error {_two(few)} "
+        f"with {few['slots']}, {_two(many)} with {many['slots']:,}",
         "reaches",
-        f"Relative attention stays fixed all the while (equation 6 holds within {eq6:.0e}), and "
-        "the bias never has more directions than outputs: each slot's share of the attention is a "
+        f"Relative attention stays fixed (equation 6 holds within {power(eq6, 0)}), and the bias "
+        "never has more directions than outputs: each slot's share of the attention is a "
         "kernel around its key (Petrov et al. 2024). With random values in place of the right ones "
         f"the error is {_two(random)}.",
         _picture(tables, shown, len(result.seeds)),
@@ -43,7 +45,7 @@ def section(evidence: Evidence) -> Section:
         {"fits": fits},
         claims=[
             Claim(
-                "Enough slots fit any continuous function on a sphere: error with "
+                "One head fits a function on a sphere ever better: error with "
                 f"{few['slots']} / {many['slots']:,} slots",
                 {"other": Cell(f"{_two(few)} / {_two(many)}")},
             )
@@ -71,9 +73,11 @@ def _picture(tables: Tables, dim: int, n_seeds: int) -> Picture:
         f"Error against the number of slots on the sphere S{dim}, falling lines for fitted values "
         "and flat lines for random values; also the violations of equations 6 and 7 and the "
         "bias's rank.",
-        f"One head with fixed weights, functions on S^{dim} with variance 1, held-out points, "
-        f"{n_seeds} seeds (bands: all seeds). Layer 0, head 0, masked baseline. Only the prefix "
-        "differs from line to line: its values, or the length of its keys (κ).",
+        Markup(
+            "One head with fixed weights, functions on S<sup>{}</sup> with variance 1, held-out "
+            "points, {} seeds (bands: all). Layer 0, head 0, masked baseline. Only the prefix "
+            "differs from line to line: its values, or the length of its keys (κ)."
+        ).format(dim, n_seeds),
     )
 
 
