@@ -87,5 +87,5 @@ def test_the_explorer_holds_the_attention_of_every_head_with_and_without(evidenc
 
 def largest(run):
     """The largest difference of attention with and without, in the steps of the explorer."""
-    pairs = zip(sum(run["off"], []), sum(run["on"], []), strict=True)
-    return max(abs(a - b) for a, b in pairs)
+    heads = zip(run["off"], run["on"], strict=True)
+    return max(abs(a - b) for off, on in heads for a, b in zip(off, on, strict=True))
