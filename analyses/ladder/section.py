@@ -143,9 +143,8 @@ def _method(result: Result, suffixes: Rows) -> list[Folded]:
         "first output against as many vectors in front": "peer_first_verdict",
         "later outputs against as many vectors in front": "peer_later_verdict",
     }
-    compared = [
-        {"asked": words, **verdict_counts(new, key)} for words, key in asked.items()
-    ]  # fmt: skip
+    none = dict.fromkeys(VERDICTS, 0)
+    compared = [{"asked": words} | none | verdict_counts(new, key) for words, key in asked.items()]
     return [
         Words(
             "Method",

@@ -58,7 +58,13 @@ def decimals(digits: int) -> Callable[[float], str]:
     Args:
         digits: how many.
     """
-    return lambda x: f"{x:,.{digits}f}".replace("-", "−")
+    nothing = f"-{0:.{digits}f}"
+
+    def text(x: float | int) -> str:
+        written = f"{x:,.{digits}f}"
+        return written.removeprefix("-") if written == nothing else written.replace("-", "−")
+
+    return text
 
 
 def whole(x: float | int) -> str:
@@ -77,7 +83,7 @@ def power(x: float | int, digits: int = 1) -> str:
     if int(exponent) in (-1, 0):
         return decimals(digits + 1)(x)
     raised = f"10{str(int(exponent)).translate(_RAISED)}"
-    return raised if number == "1" else f"{number} × {raised}"
+    return raised if number == "1" else f"{number}\u00a0×\u00a0{raised}"
 
 
 def percent(x: float | int) -> str:

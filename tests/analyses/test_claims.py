@@ -128,12 +128,12 @@ def test_the_table_has_the_worst_case_of_each_claim_by_kind_of_prefix():
                      "mean", 0.5, "at most", 0.0, low=0.25, high=0.75),
     ]  # fmt: skip
     exact, learned = claim_rows(rows)
-    assert exact.cells == {"kv, 10 slots": Cell("3.0 × 10⁻¹⁶", True)}
+    assert exact.cells == {"kv, 10 slots": Cell("3.0\u00a0×\u00a010⁻¹⁶", True)}
     assert (exact.threshold, exact.section) == ("≤ 10⁻¹⁰", "attention")
     (cell,) = learned.cells.values()
     assert cell == Cell("50.0 %", False) and learned.section == "table1"
     table = measurements(rows)
-    assert table.rows[0][3] == "1 − 1.0 × 10⁻⁵" and table.rows[3][2] == "whole model"
+    assert table.rows[0][3] == "1 − 1.0\u00a0×\u00a010⁻⁵" and table.rows[3][2] == "whole model"
 
 
 def test_the_section_has_every_claim_and_where_it_comes_from(evidence, claims, zoo):

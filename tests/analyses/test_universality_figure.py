@@ -67,7 +67,7 @@ def test_the_section_says_what_the_rows_hold(result, tables):
     assert section.title.endswith(f"error {first:.3f} with 4, {last:.3f} with 64")
     random = np.mean(own(result, "random values", 64))
     assert f"the error is {random:.3f}" in section.text
-    assert "within 3 × 10⁻¹⁶" in section.text
+    assert "within 3\u00a0×\u00a010⁻¹⁶" in section.text
 
 
 def panel(figure, title):

@@ -52,9 +52,10 @@ def test_no_hit_among_800_still_allows_half_a_percent():
 
 
 def test_powers_of_ten():
-    assert power(6.8e-16) == "6.8 × 10⁻¹⁶" and power(6.8e-16, 0) == "7 × 10⁻¹⁶"
+    assert power(6.8e-16) == "6.8\u00a0×\u00a010⁻¹⁶" and power(6.8e-16, 0) == "7\u00a0×\u00a010⁻¹⁶"
     assert power(1e-10, 0) == "10⁻¹⁰" and power(0.25) == "0.25"
     assert whole(4096) == "4,096" and decimals(2)(-0.542) == "−0.54"
+    assert decimals(2)(-0.002) == "0.00"
 
 
 def test_markdown_has_a_rule_under_its_header():
