@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
-_WIDTH, _ROW, _LABEL, _VALUE = 262, 22, 104, 64
+_WIDTH, _ROW, _LABEL, _VALUE = 262.0, 22.0, 104.0, 64.0
 _LEFT, _RIGHT = _LABEL + 6, _WIDTH - _VALUE
 
 
@@ -41,10 +41,10 @@ def bars(rows: Sequence[Bar], words: str) -> Markup:
         length = (_RIGHT - _LEFT) * min(max(row.share, 0.0), 1.0)
         drawn += [
             _text(_LABEL, middle, row.label, "end"),
-            Markup('<line class="axis" x1="{0}" y1="{1:.0f}" x2="{0}" y2="{2:.0f}"/>').format(
+            Markup('<line class="axis" x1="{0:.0f}" y1="{1:.0f}" x2="{0:.0f}" y2="{2:.0f}"/>').format(
                 _LEFT, middle - 9, middle + 9
             ),
-            Markup('<rect class="{}" x="{}" y="{:.0f}" width="{:.1f}" height="12"/>').format(
+            Markup('<rect class="{}" x="{:.0f}" y="{:.0f}" width="{:.1f}" height="12"/>').format(
                 row.tone, _LEFT, middle - 6, length
             ),
             _text(_LEFT + length + 5, middle, row.text, "start"),
@@ -66,7 +66,7 @@ def dots(rows: Sequence[tuple[str, int, int, int]], words: str) -> Markup:
         for k in range(of):
             tone = "blue" if k < smallest else "pale" if k < largest else "empty"
             drawn.append(
-                Markup('<circle class="{}" cx="{}" cy="{:.0f}" r="6"/>').format(
+                Markup('<circle class="{}" cx="{:.0f}" cy="{:.0f}" r="6"/>').format(
                     tone, _LEFT + 10 + 18 * k, middle
                 )
             )
@@ -91,7 +91,7 @@ def _text(x: float, y: float, words: str, anchor: str) -> Markup:
 
 
 def _chart(drawn: Sequence[Markup], n_rows: int, words: str) -> Markup:
-    head = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
+    head = Markup('<svg class="chart" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">').format(
         _WIDTH, _ROW * n_rows, escape(words)
     )
     return head + Markup("").join(drawn) + Markup("</svg>")
