@@ -189,7 +189,7 @@ def sweep_table(rows: Rows) -> Table:
     lines = [
         (
             variant_label(row["parameterization"], row["n_slots"]),
-            f"{row['lr']:g}",
+            f"{row['lr']:.3f}",
             f"{row['chosen']} of {row['n_seeds']}",
             f"{row['train_loss']:.3f}",
             share(row["exact_match"]),
