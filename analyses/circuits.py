@@ -112,13 +112,12 @@ def section(evidence: Evidence) -> Section:
     threshold = f"{100 * PROTOCOLS['fast'].threshold:.0f} %"
     by_chance = [c.curves()["random_faithfulness_mean"].iloc[len(c.nodes)]
                  for c in circuits.values()]  # fmt: skip
-    held = f"; on sequences that the search did not use they keep {_held_out(sizes)}"
     return Section(
         "circuits", "Circuits",
         f"{least} to {most} of {of} nodes keep {threshold} of what a prefix does",
         "lives",
         "The nodes are the heads, the MLP and the prefix's slot, and the sets are the smallest of "
-        f"all sets that keep {threshold} of the effect{held if sizes else ''}. Random sets of the "
+        f"all sets that keep {threshold} of the effect{_held_out(sizes)}. Random sets of the "
         f"same size and kinds keep {percent(min(by_chance))} to {percent(max(by_chance))} % on "
         "average (first seed).",
         Grid(
@@ -158,8 +157,12 @@ def section(evidence: Evidence) -> Section:
 
 
 def _held_out(sizes: Rows) -> str:
+    """Return what the circuits keep on other sequences, if it was measured over seeds."""
+    if not sizes:
+        return ""
     kept = [row["held_out"] for row in sizes]
-    return f"{percent(min(kept))} to {percent(max(kept))} %"
+    span = f"{percent(min(kept))} to {percent(max(kept))} %"
+    return f"; on sequences that the search did not use they keep {span}"
 
 
 def _sizes(sizes: Rows) -> list[Words]:

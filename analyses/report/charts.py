@@ -41,9 +41,9 @@ def bars(rows: Sequence[Bar], words: str) -> Markup:
         length = (_RIGHT - _LEFT) * min(max(row.share, 0.0), 1.0)
         drawn += [
             _text(_LABEL, middle, row.label, "end"),
-            Markup('<line class="axis" x1="{0:.0f}" y1="{1:.0f}" x2="{0:.0f}" y2="{2:.0f}"/>').format(
-                _LEFT, middle - 9, middle + 9
-            ),
+            Markup(
+                '<line class="axis" x1="{0:.0f}" y1="{1:.0f}" x2="{0:.0f}" y2="{2:.0f}"/>'
+            ).format(_LEFT, middle - 9, middle + 9),
             Markup('<rect class="{}" x="{:.0f}" y="{:.0f}" width="{:.1f}" height="12"/>').format(
                 row.tone, _LEFT, middle - 6, length
             ),
@@ -91,7 +91,7 @@ def _text(x: float, y: float, words: str, anchor: str) -> Markup:
 
 
 def _chart(drawn: Sequence[Markup], n_rows: int, words: str) -> Markup:
-    head = Markup('<svg class="chart" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">').format(
-        _WIDTH, _ROW * n_rows, escape(words)
-    )
+    head = Markup(
+        '<svg class="chart" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">'
+    ).format(_WIDTH, _ROW * n_rows, escape(words))
     return head + Markup("").join(drawn) + Markup("</svg>")

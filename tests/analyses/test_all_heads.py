@@ -76,7 +76,7 @@ def test_the_explorer_holds_the_attention_of_every_head_with_and_without(evidenc
     tokens = skills.batches["add_one"].tokens[1:2]
     with torch.no_grad(), pi.attach(skills.model, skills.prefixes["add_one"]):
         _, cache = skills.model.run_with_cache(tokens)
-    row = cache[Site.PATTERN.at(0)][0, 3, 12].double()
+    row = cache[Site.PATTERN.at(0)][0, 3, 13].double()  # content 12, after the slot
     run = data["choices"][2]["inputs"][1]
     first = 12 * 13 // 2  # of the keys of query 12
     content = [x / data["steps"] for x in run["on"][3][first : first + 13]]

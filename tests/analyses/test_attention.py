@@ -51,7 +51,7 @@ def test_parts_and_spectra_are_those_of_the_library(attention, rows):
 def test_sections_tell_what_stays_and_what_moves(attention, rows):
     own, rank, inside = sections(attention)
     assert [s.part for s in (own, rank, inside)] == ["cannot", "cannot", "does"]
-    assert own.card.holds and own.card.number.endswith("× 10⁻¹⁶")
+    assert own.card.holds and own.card.number.endswith("10⁻¹⁶")
     assert own.figure.id == "query" and own.top.id == "query-first"
     (parts,) = [p for p in inside.folded if getattr(p, "title", "").startswith("Attention that")]
     last = rows["parts"][(rows["parts"]["prefix"] == "kv, 10 slots") & (rows["parts"]["pos"] == 18)]

@@ -95,8 +95,8 @@ def test_text_tables_put_each_number_in_its_column(made_up):
     table = main_table(rows, 3200)
     row = dict(zip(table.header, table.rows[0], strict=True))
     assert row["Model"] == "pretrained" and row["Paper (%)"] == "0 ± 0"  # the later of two
-    assert row["Exact match, ascending (%)"].startswith("92.0 ± 2.0\n[")
-    assert row["Test loss, descending (nats)"].startswith("2 ± 0")
+    assert row["Exact match, sort ascending (%)"].startswith("92.0 ± 2.0\n[")
+    assert row["Test loss, sort descending (nats)"] == "2.00 (2.00 to 2.00)"
     more = more_table(rows)
     kv = next(r for r in more.rows if r[:2] == ("prefix", "kv, 10 slots"))
     assert kv[2:5] == ("3", "0.1 (3)", "20.0 to 20.0")
