@@ -58,5 +58,6 @@ def test_every_edge_of_a_circuit_is_drawn_and_heads_stand_in_common_places(small
         assert drawn.count("class='edge'") == len(circuit.edges) > 0
         for node in circuit.nodes:
             assert any(node.name in (edge.source, edge.target) for edge in circuit.edges)
-        places.add(tuple(re.findall(r"data-name='(\d\.\d)'.*?cx='([\d.]+)'", drawn)))
+        heads = r"data-name='([^']+)'><title>[^<]*</title><circle cx='([\d.]+)'"
+        places.add(tuple(re.findall(heads, drawn)))
     assert len(places) == 1 and len(*places) == 4
