@@ -8,19 +8,23 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from analyses.claims.zoo import load_zoo
 from analyses.report.evidence import Evidence
-from analyses.report.sections import Interactive, Picture, Section, picture, records
-from analyses.report.tables import frame_table
+from analyses.report.explorer import FULL_COLOUR, Choice, explorer
+from analyses.report.sections import Picture, Section, Words, picture, records
+from analyses.report.tables import Column, decimals, rows_table
 from analyses.study import Job, Rows, Study
 from analyses.table2.skills import SKILL_WORDS, load_skills
-from prefix_interp.prefixes.baselines import run_pair
+from prefix_interp.models.host import Model
+from prefix_interp.prefixes.baselines import RunPair, run_pair
 from prefix_interp.results import Result
 from prefix_interp.tasks import FOUR_SKILLS
 from prefix_interp.views.attention import AttentionView, attention_view, plain_attention_view
-from prefix_interp.views.display import attention_div
 from prefix_interp.views.heads import LayerOutputs, heads_figure, layer_outputs, outputs_figure
+from prefix_interp.views.style import variant_label
 
-FULL_COLOUR = 0.5
+N_INPUTS = 3  # test inputs of the explorer
+_SORTING = "sorting, one head"
 _OF_VIEW = "attention, "  # name of a view's table starts with this
 
 
@@ -58,7 +62,7 @@ def look(evidence: Evidence) -> Seen:
         SKILL_WORDS[t]: run_pair(skills.model, skills.prefixes[t], skills.batches[t].tokens)
         for t in FOUR_SKILLS
     }
-    tokens = pairs["ascending"].tokens
+    tokens = pairs[SKILL_WORDS[FOUR_SKILLS[0]]].tokens
     views = [
         plain_attention_view(skills.model, tokens, sizes.sequence, "no prefix"),
         *(attention_view(pair, sizes.sequence, name) for name, pair in pairs.items()),
@@ -94,31 +98,100 @@ def tables(result: Result) -> dict[str, Sequence[Any]]:
 
 
 def section(evidence: Evidence) -> Section:
-    """Return the attention of all heads under each prefix, and how the layer's output moves.
+    """Return the explorer of all heads, and how the layer's output moves.
 
     Args:
-        evidence: contains the shipped model and its test sequences.
+        evidence: contains the shipped models and their test sequences.
     """
     views, outputs = evidence.once(look)
-    summary = evidence.tables("all-heads")
-    grid = picture(
-        "all-heads",
-        heads_figure(views, max_value=FULL_COLOUR),
-        "Attention of four heads, one row per model: no prefix and four prefixes. The blue "
-        "content patterns of the first ten queries are equal in all, the orange gates differ.",
-        "All heads of layer 0 on one test input, each prefix with its own task's answers fed in; "
-        "masked baseline in the first row. Orange: the gate g, the attention on the prefix. "
-        f"Blue: the content, renormalised, full colour at {FULL_COLOUR:g}. At the inputs the "
-        "content is the same in every row (equation 6). At the outputs the fed-back answers "
-        "differ, and so does the pattern. The table shows the gates.",
-        pd.DataFrame(summary["gates"]),
-    )
-    shown = [_interactive(view, i) for i, view in enumerate(views)]
+    summary, sizes = evidence.tables("all-heads"), PROTOCOLS["fast"]
+    choices = [*skill_choices(evidence), *sorting_choices(evidence)]
+    _, first = choices[0].runs[0]
+    head = int(first.gate[0, :, sizes.input_end].argmax())
+    gates = [Column("Model", "model"), Column("Head", "head"),
+             Column("Inputs (mean)", "inputs (mean)", decimals(2)),
+             *(Column(f"Output {i}", f"output {i}", decimals(2)) for i in range(10))]  # fmt: skip
+    top = {
+        view.name: [row["output 0"] for row in summary["gates"] if row["model"] == view.name]
+        for view in views[1:]
+    }
+    busy = {name: sum(gate > 0.5 for gate in found) for name, found in top.items()}
     return Section(
-        "all-heads-section", "All heads", "All heads under each prefix",
-        "The prefix of each task draws attention at some heads and leaves others alone.",
-        [grid, _plane(outputs), *shown], summary,
+        "all-heads-section", "Explore the attention",
+        "Each prefix draws attention at some heads and leaves others alone",
+        "does",
+        f"Of the {len(next(iter(top.values())))} heads, so many give the prefix more than half of "
+        "their attention at the first output: "
+        f"{', '.join(f'{n} ({name})' for name, n in busy.items())}. Whatever you choose, the "
+        "blue pattern is the same on both sides; only fine-tuned weights change it.",
+        explorer(
+            choices, sizes.input_end + 1,
+            "Rows are queries and columns keys, both numbered by content position from 0; the "
+            "right answers are fed in after the input. Orange: attention to the prefix's slots. "
+            f"Blue: attention to the content, renormalised, full colour at {FULL_COLOUR:g}. "
+            "Baseline: masked, on the same tokens. Layer 0.",
+            head,
+        ),
+        [
+            picture(
+                "all-heads",
+                heads_figure(views, max_value=FULL_COLOUR),
+                "Attention of four heads, one row per model: no prefix and four prefixes. The blue "
+                "patterns of the first ten queries are equal in all, the orange gates differ.",
+                "All heads of the four-skill model on one test input, each prefix with its own "
+                "task's answers fed in. At the inputs the content is the same in every row; at the "
+                "outputs the fed-back answers differ, and so does the pattern.",
+                dense=True,
+            ),
+            Words("The gates", "Share of the attention that goes to the prefix.",
+                  rows_table(summary["gates"], gates)),
+            _plane(outputs),
+        ],
+        summary,
     )  # fmt: skip
+
+
+def skill_choices(evidence: Evidence) -> list[Choice]:
+    """Return the four-skill model under each of its prefixes.
+
+    Args:
+        evidence: contains the model and its test sequences.
+    """
+    skills = evidence.once(load_skills)
+    found = []
+    for task in FOUR_SKILLS:
+        tokens = skills.batches[task].tokens[:N_INPUTS]
+        pair = run_pair(skills.model, skills.prefixes[task], tokens)
+        name = f"tuned for {SKILL_WORDS[task]}"
+        found.append(Choice("four skills, four heads", name, _runs(skills.model, pair, name)))
+    return found
+
+
+def sorting_choices(evidence: Evidence) -> list[Choice]:
+    """Return the sorting model of Table 1 under each prefix, and fine-tuned.
+
+    Args:
+        evidence: contains the models and their test sequences.
+    """
+    zoo = evidence.once(load_zoo)
+    tokens, found = zoo.tokens[:N_INPUTS], []
+    for prefix in zoo.prefixes.values():
+        name = variant_label(prefix.parameterization, prefix.n_slots)
+        pair = run_pair(zoo.pretrained, prefix, tokens)
+        found.append(Choice(_SORTING, name, _runs(zoo.pretrained, pair, name)))
+    plain, tuned = (
+        [plain_attention_view(model, tokens, i) for i in range(N_INPUTS)]
+        for model in (zoo.pretrained, zoo.fine_tuned)
+    )
+    name = "no prefix, fine-tuned weights"
+    return [*found, Choice(_SORTING, name, list(zip(plain, tuned, strict=True)))]
+
+
+def _runs(model: Model, pair: RunPair, name: str) -> list[tuple[AttentionView, AttentionView]]:
+    return [
+        (plain_attention_view(model, pair.tokens, i), attention_view(pair, i, name))
+        for i in range(N_INPUTS)
+    ]
 
 
 def _plane(outputs: LayerOutputs) -> Picture:
@@ -131,22 +204,7 @@ def _plane(outputs: LayerOutputs) -> Picture:
         "0), without a prefix (crosses, masked baseline) and with each; lines connect the same "
         f"input. Left: principal components over all points of {len(outputs.off)} inputs. Right: "
         "two random coordinates of the residual stream, as in the paper. 20 inputs are drawn.",
-        outputs.to_dataframe(),
-    )
-
-
-def _interactive(view: AttentionView, index: int) -> Interactive:
-    return Interactive(
-        attention_div(view, f"skills-{index}", max_value=FULL_COLOUR),
-        f"{view.name}: all heads, to explore",
-        "Layer 0, first test input; rows are queries, columns keys. "
-        + (
-            "P1 is the attention on the prefix as it is; after an empty column the content "
-            "follows, renormalised. Padded to a square: the first two rows are not queries."
-            if view.slots.shape[-1]
-            else "No prefix (masked baseline): rows sum to 1 without renormalisation."
-        ),
-        frame_table(view_frame(view), 2),
+        dense=True,
     )
 
 

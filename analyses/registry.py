@@ -24,8 +24,8 @@ from analyses.universality import STUDY as UNIVERSALITY
 from prefix_interp.results import Result
 
 STUDIES: tuple[Study, ...] = (
-    TABLE1,
     ATTENTION,
+    TABLE1,
     TABLE2,
     ALL_HEADS,
     HEADS,

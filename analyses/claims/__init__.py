@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analyses.claims.measure import PROTOCOLS, measure, settings
-from analyses.claims.section import sections
+from analyses.claims.section import section
 from analyses.study import Study
 from prefix_interp.results import Result
 
@@ -20,7 +20,7 @@ STUDY = Study(
     protocols=PROTOCOLS,
     measure=measure,
     tables=tables,
-    section=sections,
+    section=section,
     seeds=1,
     settings=settings,
     live=True,

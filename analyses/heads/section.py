@@ -8,44 +8,29 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analyses.heads.tables import counts
 from analyses.report.evidence import Evidence
-from analyses.report.sections import Part, Picture, Section, Words, picture, records
-from analyses.report.tables import frame_table, percent
+from analyses.report.sections import Cell, Claim, Folded, Picture, Section, Words, picture, records
+from analyses.report.tables import Column, decimals, percent, rows_table, whole
 from analyses.table2.skills import SKILL_WORDS, load_skills
 from prefix_interp.attribution.patching import patch_heads
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.results import Result
 from prefix_interp.tasks import FOUR_SKILLS
+from prefix_interp.tasks.words import task_words
 from prefix_interp.views.elicitation import elicitation_figure, patch_figure
 from prefix_interp.views.style import COLOURS, MARKERS, look
+
+Rows = Sequence[Mapping[str, Any]]
 
 N_PATCHED = 32
 _DIRECTIONS = {
     "denoise": "the head's prefixed output alone in the run without prefix: is it enough?",
     "noise": "the head's plain output alone in the prefixed run: is it needed?",
 }
-# Summaries that are printed without changes: heading and paragraph.
-_WORDS = {
-    "elicited": (
-        "How many heads",
-        "Over all seeds: heads whose effect lies outside those of all random prefixes, and how it "
-        "splits.",
-    ),
-    "gating": (
-        "The prefix at one head",
-        "Exact match with the prefix kept only at its best head, and with the prefix dropped at "
-        "the one head where this costs most, by gating its attention mass; mean over seeds.",
-    ),
-    "calibration": (
-        "Controls",
-        "The total effect of one head, mean over heads and seeds, under the prefix itself and "
-        "under other prefixes.",
-    ),
-    "agreement": (
-        "Estimates by gradients",
-        "Rank correlation with exact patches, median and range over seeds and tasks.",
-    ),
-}
+_KIND = Column("Prefix", "parameterization")
+_WAY = Column("Direction", "direction")
+_TASK = Column("Tuned on", "tuned_on", task_words)
 
 
 def section(evidence: Evidence) -> Section:
@@ -59,25 +44,13 @@ def section(evidence: Evidence) -> Section:
     assert result is not None
     frame = result.to_dataframe("head")
     residual = frame[frame["parameterization"] == "residual"]
-    noise = residual[residual["direction"] == "noise"]
     patching, patched = _patching(evidence)
-    shown = [_elicitation(result, residual, direction) for direction in _DIRECTIONS]
-    parts: list[Part] = [
-        *shown,
-        picture(
-            "copying",
-            copying_figure(noise),
-            "One panel per prefix, one point per head and seed: the gate at the first "
-            "output against how much the head copies.",
-            f"All heads of all {len(result.seeds)} seeds: the gate at output 0 against the "
-            "attention from output i to input i that the same head has without a prefix. "
-            "Filled: elicited (noise). Residual prefixes, layer 0.",
-            pd.DataFrame(summary["copying"]),
-        ),
-        patching,
-    ]
-    for name, (title, text) in _WORDS.items():
-        parts.append(Words(title, text, frame_table(pd.DataFrame(summary[name]))))
+    n_random = result.settings["protocol"]["n_random"]
+    found = counts(residual[residual["direction"] == "denoise"])
+    (harm,) = [r["mean"] for r in summary["calibration"] if r["prefix"] == "norm-matched"
+               and (r["parameterization"], r["direction"]) == ("residual", "denoise")]  # fmt: skip
+    gates = [r["gate_share"] for r in summary["elicited"] if r["parameterization"] == "residual"
+             and r["direction"] == "denoise"]  # fmt: skip
     numbers = {
         "elicited": summary["elicited"],
         "gating": summary["gating"],
@@ -88,11 +61,44 @@ def section(evidence: Evidence) -> Section:
         "copying": summary["copying"],
     }
     return Section(
-        "elicitation", "Elicited heads", "Which heads a prefix elicits",
-        "Each head's share of what the prefix does, split into the scaling of its own output "
-        "(gate) and what the prefix adds (bias).",
-        parts, numbers, _findings(summary["copying"]),
+        "elicitation", "Heads it elicits",
+        f"{found.more} of {found.heads} heads do more than under any of {n_random} random "
+        f"prefixes, {found.less} do less",
+        "lives",
+        f"By chance alone {found.heads / (n_random + 1):.0f} would do more, and the control is "
+        "weak: random prefixes with the tuned norms mostly do harm "
+        f"({decimals(2)(harm)} nats on average), so small helpful effects pass. What a head does "
+        f"comes mostly from the bias; the gate's share is {percent(min(gates))} to "
+        f"{percent(max(gates))} %.",
+        _elicitation(result, residual, "denoise"),
+        [*_method(n_random), _elicitation(result, residual, "noise"),
+         *_copying(result, residual, summary["copying"]), patching,
+         *_summaries(summary, int(frame["head"].nunique()))],
+        numbers,
+        claims=[_claim(frame, n_random)],
     )  # fmt: skip
+
+
+def _claim(frame: pd.DataFrame, n_random: int) -> Claim:
+    cells = {}
+    for kind, own in frame[frame["direction"] == "denoise"].groupby("parameterization"):
+        found = counts(own)
+        cells[f"{kind}, 1 slot"] = Cell(f"{found.more} more, {found.less} less, of {found.heads}")
+    return Claim(f"Heads that do more, or less, than under any of {n_random} random prefixes",
+                 cells)  # fmt: skip
+
+
+def _method(n_random: int) -> list[Folded]:
+    return [
+        Words(
+            "Method",
+            "A head is elicited if its effect lies outside those of all random prefixes and its "
+            f"95% interval over sequences excludes 0. That is a level of 1 in {n_random + 1} for "
+            "one head on one side, with no correction for the number of heads. The controls below "
+            "include stronger ones: the prefix of another task, of another start and of another "
+            "seed.",
+        )
+    ]
 
 
 def _elicitation(result: Result, heads: pd.DataFrame, direction: str) -> Picture:
@@ -104,15 +110,71 @@ def _elicitation(result: Result, heads: pd.DataFrame, direction: str) -> Picture
         elicitation_figure(frames, gate_column="gate_effect"),
         "One bar per head and prefix, split into gate and bias, beside the range of random "
         "prefixes.",
-        f"{direction.capitalize()}: {_DIRECTIONS[direction]} Effect on the log-probability of the "
-        f"right answer (nats per output, mean over {sizes['n']} test sequences), heads of layer 0, "
-        "residual prefixes, masked baseline. Gate and bias are Shapley values, which add up to "
-        "the total (diamond, 95% bootstrap interval over sequences). Grey: the range over "
-        f"{sizes['n_random']} norm-matched random prefixes, cut off by the picture where "
-        "they do more harm. A head above it with its interval above 0 (or both below) is elicited "
-        "at the 95% level of one head.",
-        own.drop(columns=["parameterization", "direction"]),
+        f"{direction.capitalize()}: {_DIRECTIONS[direction]} First of {len(result.seeds)} seeds, "
+        "heads of layer 0, residual prefixes, masked baseline. Effect on the log-probability of "
+        f"the right answer, mean over {sizes['n']} test sequences, as Shapley values of gate and "
+        "bias; diamonds are totals with 95% bootstrap intervals. Grey: the range over "
+        f"{sizes['n_random']} norm-matched random prefixes, cut off where they do more harm.",
     )
+
+
+def _copying(result: Result, residual: pd.DataFrame, rows: Rows) -> list[Folded]:
+    return [
+        picture(
+            "copying",
+            copying_figure(residual[residual["direction"] == "noise"]),
+            "One panel per prefix, one point per head and seed: the gate at the first output "
+            "against how much the head copies.",
+            f"All heads of all {len(result.seeds)} seeds: the gate at output 0 against the "
+            "attention from output i to input i that the same head has without a prefix. Filled: "
+            "elicited (noise). Residual prefixes, layer 0.",
+        ),
+        Words(
+            "The head that copies",
+            "Gate at output 0 of the head that copies most in the pretrained model, and of the "
+            "others.",
+            rows_table(
+                rows,
+                [_TASK, Column("Its gate, median (%)", "median", percent),
+                 Column("Seeds above one half", "seeds_above_half"), Column("Seeds", "seeds"),
+                 Column("Other heads, mean (%)", "other_gate", percent)],
+            ),
+        ),
+    ]  # fmt: skip
+
+
+def _summaries(summary: Mapping[str, Rows], n_heads: int) -> list[Folded]:
+    """Return the summaries over seeds as tables."""
+    two = decimals(2)
+    return [
+        Words("How many heads", "Over all seeds: heads outside the range of all random prefixes, "
+              "and how the effect splits.", rows_table(
+            summary["elicited"],
+            [_KIND, _WAY, _TASK, Column("Heads", "heads"), Column("Elicited", "elicited"),
+             Column("Seeds with one", "seeds_with_one"),
+             Column("Gate (%)", "gate_share", percent), Column("Bias (%)", "bias_share", percent),
+             Column("Recovered by the strongest (%)", "largest", percent)])),
+        Words("The prefix at one head", "Exact match with the prefix kept only at its best head, "
+              "and dropped at the one head where this costs most; mean over seeds.", rows_table(
+            summary["gating"],
+            [_KIND, _TASK, Column("Seeds", "seeds"),
+             Column("Kept at one (%)", "kept_at_one", percent),
+             Column("Dropped at one (%)", "dropped_at_one", percent)])),
+        Words("Controls", "The effect of one head, mean over heads and seeds, under the prefix and "
+              "under other prefixes (nats per output).", rows_table(
+            summary["calibration"],
+            [_KIND, _WAY, Column("Under", "prefix"), Column("Mean", "mean", two),
+             Column("From", "low", two), Column("To", "high", two),
+             Column("Largest", "largest", two)])),
+        Words("Estimates by gradients", "Rank correlation with exact patches, median and range "
+              f"over seeds and tasks. Those of gates rank only {n_heads} heads each, so a single "
+              "swap of neighbours already makes it 0.8 and chance alone often gives high values.",
+              rows_table(
+            summary["agreement"],
+            [Column("Estimate", "estimate"), _WAY, Column("Pairs", "n", whole),
+             Column("Median", "median", two), Column("Smallest", "min", two),
+             Column("Largest", "max", two)])),
+    ]  # fmt: skip
 
 
 def _patching(evidence: Evidence) -> tuple[Picture, pd.DataFrame]:
@@ -134,20 +196,8 @@ def _patching(evidence: Evidence) -> tuple[Picture, pd.DataFrame]:
         "without prefix, as a share of the prefix's total effect on the log-probability "
         f"({N_PATCHED} test sequences, layer 0, masked baseline). Position 9 is the last input, "
         "which predicts output 0.",
-        frame,
     )
     return shown, frame
-
-
-def _findings(copying: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        f"Prefix for {SKILL_WORDS[row['tuned_on']]}: at output 0 it takes "
-        f"{percent(row['median'])} % of the attention (median; more than half in "
-        f"{row['seeds_above_half']} of {row['seeds']} seeds) of the head that copies inputs to "
-        "outputs in the pretrained model, and on average "
-        f"{percent(row['other_gate'])} % of that of the other heads."
-        for row in copying
-    ]
 
 
 def copying_figure(heads: pd.DataFrame) -> Figure:
@@ -174,7 +224,7 @@ def copying_figure(heads: pd.DataFrame) -> Figure:
                     some["copy"], some["gate_first"], MARKERS[i], color=COLOURS[i],
                     markerfacecolor=face, markersize=5, linestyle="none", alpha=0.8,
                 )  # fmt: skip
-            ax.set(title=str(task).replace("_", " "), xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+            ax.set(title=task_words(str(task)), xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
             ax.set_xlabel("attention from output i to input i")
         axes[0].set_ylabel("gate at output 0")
     return figure
@@ -185,7 +235,7 @@ def figures(result: Result) -> dict[str, Figure]:
     frame = result.to_dataframe("head")
     noise = frame[(frame["parameterization"] == "residual") & (frame["direction"] == "noise")]
     first = noise[noise["seed"] == result.seeds[0]]
-    groups = {str(task): own for task, own in first.groupby("tuned_on", sort=False)}
+    groups = {task_words(str(task)): own for task, own in first.groupby("tuned_on", sort=False)}
     return {
         "": elicitation_figure(groups, gate_column="gate_effect"),
         "-copying": copying_figure(noise),

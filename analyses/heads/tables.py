@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -27,6 +27,32 @@ def tables(result: Result) -> dict[str, Rows]:
         "circuit": circuit_rows(result),
         "agreement": agreement_rows(result),
     }
+
+
+class Counts(NamedTuple):
+    """Elicited heads by the side on which they lie.
+
+    Attributes:
+        heads: all that were tested.
+        more: those with a larger effect than under every random prefix.
+        less: those with a smaller one.
+    """
+
+    heads: int
+    more: int
+    less: int
+
+
+def counts(heads: pd.DataFrame) -> Counts:
+    """Return how many heads are elicited above, and below, all random prefixes.
+
+    Args:
+        heads: rows of the table ``head``.
+    """
+    found = heads[heads["elicited"]]
+    return Counts(
+        len(heads), int((found["excess_low"] > 0).sum()), int((found["excess_high"] < 0).sum())
+    )
 
 
 def elicited_rows(result: Result) -> Rows:

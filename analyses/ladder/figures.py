@@ -13,16 +13,12 @@ from matplotlib.figure import Figure
 
 from analyses.ladder.protocol import BLIND, CONTEXTS, TASKS, TUNED
 from analyses.ladder.tables import METRICS, ladder_rows
+from analyses.names import task_lines
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.results import Result
+from prefix_interp.tasks.words import task_words
 from prefix_interp.views.style import COLOURS, CONTENT_COLOURS, MARKERS, legend_below, look
 
-TASK_WORDS = {
-    "sort_ascending": "ascending",
-    "sort_ascending_add_one": "ascending,\nthen +1",
-    "sort_descending": "descending",
-    "double_histogram": "histogram",
-}
 _UNITS = {"loss": "nats per output"}
 
 Rows = Sequence[Mapping[str, Any]]
@@ -72,7 +68,7 @@ def ladder_figure(rows: Rows) -> Figure:
             ax.imshow(means, cmap=CONTENT_COLOURS, vmin=0, vmax=100, aspect="auto")
             ax.grid(False)
             ax.tick_params(length=0)
-            ax.set_xticks(range(len(TASKS)), list(map(TASK_WORDS.get, TASKS)), fontsize=7.5)
+            ax.set_xticks(range(len(TASKS)), list(map(task_lines, TASKS)), fontsize=7.5)
             ax.set_title(layers(depth))
             for (i, j), mean in np.ndenumerate(means):
                 if not math.isnan(mean):
@@ -132,7 +128,7 @@ def suffix_figure(rows: Rows, metric: str = "exact_match") -> Figure:
                 spreads = {r["depth"]: r[metric] for r in own}
                 _points(ax, depths, spreads, i, context, scale)
             _blind_line(ax, here, metric)
-            ax.set_title(f"{TASK_WORDS[task].replace(chr(10), ' ')}\n({TASKS[task]})")
+            ax.set_title(f"{task_words(task)}\n({TASKS[task]})")
             ax.set_xticks(range(len(depths)), [str(d) for d in depths])
             ax.set_xlabel("layers")
         _finish(figure, list(axes), metric)
@@ -170,7 +166,7 @@ def tuning_length_figure(rows: Rows, metric: str = "loss") -> Figure:
                 own = {r["steps"]: r[metric] for r in here if r["context"] == context}
                 _points(grid[i, j], steps, own, c, context, _scale(metric))
             _blind_line(grid[i, j], here, metric)
-            grid[i, j].set_title(f"{TASK_WORDS[task].replace(chr(10), ' ')}, {layers(depth)}")
+            grid[i, j].set_title(f"{task_words(task)}, {layers(depth)}")
             grid[i, j].set_xticks(range(len(steps)), [f"{n:,}" for n in steps])
         for ax in grid[-1]:
             ax.set_xlabel("steps of the tuning")

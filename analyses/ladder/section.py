@@ -5,54 +5,163 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
-from analyses.ladder.figures import (
-    TASK_WORDS,
-    ladder_figure,
-    layers,
-    suffix_figure,
-    tuning_length_figure,
-)
+from analyses.ladder.figures import ladder_figure, layers, suffix_figure, tuning_length_figure
 from analyses.ladder.protocol import BLIND, TUNED
-from analyses.ladder.tables import METRICS, verdict_counts
+from analyses.ladder.tables import METRICS, VERDICTS, verdict_counts
+from analyses.one_token import counted
 from analyses.report.evidence import Evidence
-from analyses.report.sections import Section, Words, picture, records, spread_frame
-from analyses.report.tables import frame_table, markdown, percent
+from analyses.report.sections import (
+    Cell,
+    Claim,
+    Folded,
+    Section,
+    Words,
+    picture,
+    records,
+    spread_frame,
+)
+from analyses.report.tables import (
+    Column,
+    markdown,
+    mean_of,
+    mean_share,
+    percent,
+    rows_table,
+    whole,
+)
+from prefix_interp.results import Result
+from prefix_interp.tasks.words import task_words
+
+Rows = Sequence[Mapping[str, Any]]
 
 _COMPARED = ("suffix", "front", "peer", "blind")
 _SPREADS = tuple(f"{who}_{metric}" for metric in METRICS for who in _COMPARED)
 
 
 def section(evidence: Evidence) -> Section:
-    """Return what each kind of context makes the same toys do, with suffixes separate.
+    """Return what each kind of context makes the same toys do, with suffixes folded.
 
     Args:
         evidence: with the result of the study.
     """
-    result, rows = evidence.result("ladder"), evidence.tables("ladder")["ladder"]
+    result, summary = evidence.result("ladder"), evidence.tables("ladder")
     assert result is not None
-    suffixes = evidence.tables("ladder")["suffixes"]
-    frame, table = spread_frame(rows, tuple(METRICS)), spread_frame(suffixes, _SPREADS)
-    n, own = len(result.seeds), frame["method"] == "context"
-    sizes = result.settings["protocol"]
-    shown = frame[own].drop(columns=["method"])
-    controls = frame[~own & (frame["n_slots"] == frame["n_slots"].max())]
-    seeds = f"{n} seed{'s' if n > 1 else ''}"
-    parts = [
+    rows, suffixes = summary["ladder"], summary["suffixes"]
+    own = [r for r in rows if r["method"] == "context"]
+    best = {kind: max((r for r in own if r["context"] in TUNED and r["asks_for"] == kind),
+                      key=lambda r: r["exact_match"]["mean"]) for kind in _KINDS}  # fmt: skip
+    new = best["new"]
+    kind = "free keys and values" if new["context"] == "prefix, kv" else new["context"]
+    about = f"{kind} at every layer ({task_words(new['task'])}, {layers(new['depth'])})"
+    return Section(
+        "ladder-section", "A ladder of contexts",
+        f"Tuned contexts reach {_exact(best['known'])} % on a known skill, at best "
+        f"{_exact(best['combined'])} % on two combined and {_exact(new)} % on a new task",
+        "reaches",
+        f"{_real_less(own)}The best on a new task is {about}. {suffix_words(suffixes)}",
         picture(
             "ladder",
             ladder_figure(rows),
             "Heat maps of exact match, one per depth and by task: no context, hard prompts, "
             "examples, soft prompts, prefixes and suffixes.",
             "Exact match in percent on unseen inputs, whole model, mean over "
-            f"{seeds}. The toys know ascending, +1 and +2; ascending then +1 combines them, "
-            "descending and histogram are new. Each tuned context counts at the learning rate with "
-            f"the lowest training loss of {len(sizes['lrs'])}. Each hard prompt is the best that "
-            "the search found. No context: masked baseline. The blind rule knows an output's index "
-            "and the token before it, but no content. Empty: not measured.",
-            shown,
+            f"{counted(len(result.seeds), 'seed')}. The toys know sort ascending, add one and add "
+            "two; one task combines two of them, the last two are new. The blind rule knows an "
+            "output's index and the token before it, but no content. No context: masked baseline. "
+            "Empty: not measured.",
         ),
+        [*_method(result, suffixes), *_pictures(result, rows), _contexts(own), controls(rows)],
+        {"ladder": records(spread_frame(rows, tuple(METRICS))),
+         "suffixes": records(spread_frame(suffixes, _SPREADS))},
+        claims=[_claim(own)],
+    )  # fmt: skip
+
+
+_KINDS = ("known", "combined", "new")
+
+
+def _exact(row: Mapping[str, Any]) -> str:
+    return percent(row["exact_match"]["mean"])
+
+
+def _real_less(rows: Rows) -> str:
+    """Return a sentence if all real tokens do less than all tuned contexts on a known skill."""
+    known = [r for r in rows if r["asks_for"] == "known"]
+    real = [r for r in known if r["context"] not in (*TUNED, BLIND, "none")]
+    tuned = [r for r in known if r["context"] in TUNED]
+    most, least = (
+        f(r["exact_match"]["mean"] for r in own) for f, own in ((max, real), (min, tuned))
+    )
+    if most >= least:
+        return ""
+    return f"Real tokens and examples reach {percent(most)} % at most, even on a known skill. "
+
+
+def _claim(rows: Rows) -> Claim:
+    """Return the largest exact match on a new task, by kind of prefix."""
+    cells = {}
+    new = [r for r in rows if r["asks_for"] == "new" and r["context"] in TUNED]
+    columns = {
+        "prefix, residual": "residual, {} slots",
+        "prefix, kv": "kv, {} slots",
+        "soft prompt": "other",
+    }
+    for context, column in columns.items():
+        own = [r for r in new if r["context"] == context]
+        if own:
+            top = max(own, key=lambda r: r["exact_match"]["mean"])
+            words = "soft prompt: " if column == "other" else ""
+            cells[column.format(top["n_slots"])] = Cell(f"{words}{_exact(top)} %")
+    return Claim("Exact match on a new task, at best, toys of up to four layers", cells)
+
+
+def suffix_words(rows: Rows) -> str:
+    """Return one sentence on what suffixes do on new tasks, in comparisons.
+
+    Args:
+        rows: from `suffix_rows`.
+    """
+    new = [r for r in rows if r["asks_for"] == "new"]
+    front, first = (
+        verdict_counts(new, key).get("better", 0) for key in ("verdict", "first_verdict")
+    )
+    return (
+        f"Behind the input the same vectors get more sequences right in {front} of {len(new)} "
+        f"comparisons with the best context in front, and their first output beats the blind rule "
+        f"in {first}."
+    )
+
+
+def _method(result: Result, suffixes: Rows) -> list[Folded]:
+    sizes = result.settings["protocol"]
+    new = [r for r in suffixes if r["asks_for"] == "new"]
+    asked = {
+        "exact match against the best tuned context in front": "verdict",
+        "first output against the blind rule": "first_verdict",
+        "later outputs against the blind rule": "later_verdict",
+        "first output against as many vectors in front": "peer_first_verdict",
+        "later outputs against as many vectors in front": "peer_later_verdict",
+    }
+    none = dict.fromkeys(VERDICTS, 0)
+    compared = [{"asked": words} | none | verdict_counts(new, key) for words, key in asked.items()]
+    return [
+        Words(
+            "Method",
+            f"Each tuned context counts at the learning rate with the lowest training loss of "
+            f"{len(sizes['lrs'])}; each hard prompt is the best that the search found. Intervals "
+            "and verdicts are at 95%, for new seeds and new test sequences: they combine the "
+            f"spread over seeds with the error of the {sizes['n_test']} test sequences.",
+        ),
+        Words(f"Suffixes on new tasks, {len(new)} comparisons", "", rows_table(
+            compared,
+            [Column("Compared", "asked"), *(Column(v.capitalize(), v) for v in VERDICTS[:3])])),
+    ]  # fmt: skip
+
+
+def _pictures(result: Result, rows: Rows) -> list[Folded]:
+    sizes = result.settings["protocol"]
+    seeds = counted(len(result.seeds), "seed")
+    return [
         picture(
             "suffixes",
             suffix_figure(rows),
@@ -60,111 +169,68 @@ def section(evidence: Evidence) -> Section:
             "intervals.",
             "Contexts before and after the input, all with the largest number of slots that was "
             f"tuned, {sizes['steps']:,} steps each; bars are 95% t intervals over {seeds}, dotted "
-            "lines the blind rule. A soft suffix is inserted at the embedding, "
-            "so its rows in deeper layers depend on the input. A suffix at every layer "
-            "is overwritten at each and does not. The first output is read at the last slot of a "
-            "suffix, the others at the outputs before them.",
-            table,
+            "lines the blind rule. A soft suffix is inserted at the embedding, so its rows in "
+            "deeper layers depend on the input; a suffix at every layer is overwritten at each.",
         ),
         picture(
             "suffixes-first",
             suffix_figure(rows, "first_output"),
             "Share of right first outputs, by depth, one panel per task.",
             "The same contexts: right answers at output 0. With a suffix it is read at the last "
-            "slot, whose query is free. Descending mostly begins with the same digit, "
-            "which the blind rule (dotted) knows.",
-            _outputs(shown, "first"),
+            "slot, whose query is free. Sort descending mostly begins with the same digit, which "
+            "the blind rule (dotted) knows.",
         ),
         picture(
             "suffixes-later",
             suffix_figure(rows, "later_outputs"),
             "Share of right outputs after the first, by depth, one panel per task.",
             "The same contexts: right answers at outputs 1 to 9, under teacher forcing, which "
-            "leaves out the output that a suffix's own slot predicts. In one layer, a suffix at "
-            "every layer and a prefix of the same vectors act equally there.",
-            _outputs(shown, "later"),
+            "leaves out the output that a suffix's own slot predicts.",
         ),
         picture(
             "longer",
             tuning_length_figure(rows),
-            "Loss of each tuned context after a shorter and a longer tuning, one panel per "
-            "depth and task.",
+            "Loss of each tuned context after a shorter and a longer tuning, one panel per depth "
+            "and task.",
             f"Tuned for {sizes['steps']:,} and, from the same start, {sizes['long_steps']:,} "
-            "steps: mean cross-entropy on unseen inputs, 95% t intervals over seeds, dotted lines "
-            "the blind rule. If a line still falls, the shorter tuning had not converged.",
-            shown[shown["steps"].notna()],
-        ),
-        Words(
-            "Controls",
-            "Untuned starts and random directions with the tuned norms, exact match on the task "
-            "that the tuned context was made for.",
-            frame_table(controls.drop(columns=[c for c in controls if " " in str(c)])),
-            folded=True,
+            "steps: mean cross-entropy on unseen inputs, 95% t intervals over seeds. If a line "
+            "still falls, the shorter tuning had not converged.",
         ),
     ]
-    return Section(
-        "ladder-section", "Ladder", "A ladder of contexts, and suffixes",
-        "Real tokens, examples, soft prompts, prefixes at every layer, and the same vectors after "
-        "the input: what can each make the same frozen model do?",
-        parts, {"ladder": records(frame), "suffixes": records(table)},
-        suffix_findings(suffixes),
-    )  # fmt: skip
 
 
-def _outputs(frame: pd.DataFrame, which: str) -> pd.DataFrame:
-    keys = ["depth", "context", "n_slots", "steps", "task"]
-    return frame.loc[:, [*keys, *(c for c in frame if str(c).startswith(which))]]
+_COLUMNS = (
+    Column("Layers", "depth"), Column("Context", "context"), Column("Steps", "steps", whole),
+    Column("Task", "task", task_words), Column("Exact match (%)", "exact_match", mean_share),
+)  # fmt: skip
 
 
-def suffix_findings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what suffixes do on new tasks: one sentence on all, then one per depth.
+def _contexts(rows: Rows) -> Words:
+    """Return the tuned contexts on tasks that are not known, as a table."""
+    shown = [r for r in rows if r["asks_for"] != "known" and r["context"] in TUNED]
+    columns = [*_COLUMNS, Column("Loss (nats)", "loss", mean_of(2))]
+    title = "Tuned contexts beyond the known skills"
+    return Words(title, "Mean over seeds with its interval.", rows_table(shown, columns))
+
+
+def controls(rows: Rows) -> Words:
+    """Return the controls of the tuned contexts as a table.
 
     Args:
-        rows: from `suffix_rows`.
+        rows: from `ladder_rows`.
     """
-    new = [r for r in rows if r["asks_for"] == "new"]
-    depths = sorted({r["depth"] for r in new})
-    found = [
-        f"Suffixes on new tasks, {len(new)} comparisons at {_listed(depths)} layers. Exact match "
-        f"against the best tuned context in front of the input: {_verdicts(new, 'verdict')}. "
-        f"Against the blind rule: at the first output {_verdicts(new, 'first_verdict')}, at the "
-        f"later ones {_verdicts(new, 'later_verdict')}. Against as many vectors at the same layers "
-        f"in front: at the first output {_verdicts(new, 'peer_first_verdict')}, at the later ones "
-        f"{_verdicts(new, 'peer_later_verdict')}."
-    ]
-    for depth in depths:
-        longest = max(r["steps"] for r in new if r["depth"] == depth)
-        own = [r for r in new if (r["depth"], r["steps"]) == (depth, longest)]
-        tasks = dict.fromkeys(r["task"] for r in own)
-        words = "; ".join(_best_suffix([r for r in own if r["task"] == task]) for task in tasks)
-        sizes = f"{own[0]['n_slots']} slots, {longest:,} steps"
-        found.append(f"New tasks, {layers(depth)}, {sizes}: {words}.")
-    return found
-
-
-def _verdicts(rows: Sequence[Mapping[str, Any]], key: str) -> str:
-    """Return how often each verdict was given, as ``better in 1, no difference shown in 5``."""
-    return ", ".join(f"{verdict} in {n}" for verdict, n in verdict_counts(rows, key).items())
-
-
-def _best_suffix(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a sentence on the suffix with the highest exact match (ties: the lower loss)."""
-    best = max(rows, key=lambda r: (r["suffix_exact_match"]["mean"], -r["suffix_loss"]["mean"]))
-    exact = {
-        who: percent(best[f"{who}_exact_match"]["mean"]) for who in ("suffix", "front", "blind")
-    }
-    first, low, high = (percent(best["suffix_first_output"][k]) for k in ("mean", "low", "high"))
-    return (
-        f"{TASK_WORDS[best['task']]} {exact['suffix']} % of sequences ({best['suffix']}) against "
-        f"{exact['front']} % in front ({best['front']}) and {exact['blind']} % blind, first output "
-        f"{first} % ({low} to {high}) against a blind "
-        f"{percent(best['blind_first_output']['mean'])} %"
+    best: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    for row in (r for r in rows if r["method"] != "context"):
+        key = row["method"], row["context"], row["task"]
+        if key not in best or row["exact_match"]["mean"] > best[key]["exact_match"]["mean"]:
+            best[key] = row
+    shown = list(best.values())
+    return Words(
+        "Controls",
+        "Untuned starts and random directions with the tuned norms, on the task that the tuned "
+        "context was made for; each at the depth and tuning where it does best.",
+        rows_table(shown, [Column("Control", "method"), *_COLUMNS]),
     )
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    *most, last = map(str, numbers)
-    return f"{', '.join(most)} and {last}" if most else last
 
 
 def readme(evidence: Evidence) -> str:
@@ -178,7 +244,7 @@ def readme(evidence: Evidence) -> str:
     tasks = list(dict.fromkeys(r["task"] for r in rows))
     lines = [["layers, steps", "context"]]
     for task in tasks:
-        lines[0] += [TASK_WORDS[task], "first output", "loss"]
+        lines[0] += [task_words(task), "first output", "loss"]
     for depth in sorted({r["depth"] for r in rows}):
         longest = max(r["steps"] or 0 for r in rows if r["depth"] == depth)
         for context in (BLIND, *TUNED):
@@ -196,9 +262,7 @@ def readme(evidence: Evidence) -> str:
 
 
 def _with_interval(row: Mapping[str, Any], metric: str) -> str:
-    """Return a mean over seeds in percent with its 95% t interval (none for the blind rule)."""
-    spread = {key: 100 * row[metric][key] for key in ("mean", "low", "high")}
-    words = f"{spread['mean']:.1f}"
+    """Return a mean over seeds in percent with its interval (none for the blind rule)."""
     if row["context"] == BLIND:
-        return words
-    return f"{words} ({spread['low']:.0f} to {spread['high']:.0f})"
+        return f"{100 * row[metric]['mean']:.1f}"
+    return mean_share(row[metric])

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from analyses.report.evidence import Evidence, numbers
-from analyses.report.sections import Section, Words
-from analyses.report.tables import frame_table
+from analyses.report.sections import Section, Words, picture
+from analyses.report.tables import Column, decimals, percent, rows_table, whole
+from prefix_interp.views.style import COLOURS, look
+
+Rows = Sequence[Mapping[str, Any]]
+
+_KINDS = {"hard": "hard tokens, all", "hard, as many": "hard tokens, as many",
+          "random": "random soft tokens", "searched": "searched soft tokens"}  # fmt: skip
 
 
 def section(evidence: Evidence) -> Section:
@@ -17,43 +26,73 @@ def section(evidence: Evidence) -> Section:
     """
     result, tables = evidence.result("language-model"), evidence.tables("language-model")
     assert result is not None
-    distinct, lengths = pd.DataFrame(tables["distinct"]), pd.DataFrame(tables["lengths"])
     settings, protocol = result.settings, result.settings["protocol"]
-    about = (
-        f"{settings['model']}, {settings['d_vocab']:,} tokens; one token and no other context, "
-        f"greedy decoding, continuations of {protocol['n_out']} tokens."
-    )
-    words = [
-        Words(
-            "Different continuations",
-            f"{about} Hard: the whole vocabulary; as many: mean over random subsets of the size "
-            "of the searched set; random: normal vectors with the embeddings' spread; "
-            f"searched: one per uniform random target, {protocol['steps']} steps.",
-            frame_table(distinct.assign(distinct=distinct["distinct"].map(_count))),
-        ),
-        Words(
-            "By length",
-            "Random targets that a searched soft token emits exactly, and the share of their "
-            "tokens that are right in their place; mean loss over tokens in nats. Lower bounds: a "
-            "longer search may reach more.",
-            frame_table(lengths),
-        ),
-    ]
-    found = {row["kind"]: row for row in distinct.to_dict("records")}
-    hard, few, searched = (found[kind] for kind in ("hard", "hard, as many", "searched"))
+    found = {row["kind"]: row for row in tables["distinct"]}
+    few, searched = found["hard, as many"], found["searched"]
+    reached = [r for r in tables["lengths"] if r["reached"]]
+    longest = max((r["length"] for r in reached), default=0)
     return Section(
-        "language-model", "Language model", "One token of a language model",
-        "The same count on a pretrained language model, as in the paper.",
-        words, numbers(tables),
+        "language-model", "One token of a language model",
+        f"In a language model, too, {searched['distinct']:.0f} of {searched['tried']} soft tokens "
+        f"call up different continuations, and none names more than {longest} random tokens",
+        "reaches",
+        f"As many hard tokens call up {decimals(1)(few['distinct'])} on average. A longer search "
+        "may reach more: all counts are lower bounds.",
+        picture(
+            "model-token",
+            model_figure(tables),
+            "Left: share of tokens that call up a continuation of their own, by kind. Right: share "
+            "of random targets emitted, falling to 0 with their length.",
+            f"{settings['model']}, {settings['d_vocab']:,} tokens; one token and no other context, "
+            f"greedy decoding, continuations of {protocol['n_out']} tokens.",
+        ),
         [
-            f"{settings['model']}: {hard['distinct']:,.0f} different continuations from "
-            f"{hard['tried']:,} hard tokens; {searched['distinct']:.0f} from "
-            f"{searched['tried']} searched soft ones, against {few['distinct']:.1f} from as many "
-            "hard ones."
+            Words("Different continuations", "As many: mean over random subsets of the size of "
+                  "the searched set; random: normal vectors with the embeddings' spread; "
+                  f"searched: one per uniform random target, {protocol['steps']} steps.",
+                  rows_table(tables["distinct"], [
+                      Column("Tokens", "kind", _KINDS.__getitem__), Column("Tried", "tried", whole),
+                      Column("Different", "distinct", decimals(1)),
+                      Column("Share (%)", "share", percent)])),
+            Words("By length", "Random targets that a searched soft token emits exactly, and the "
+                  "share of their tokens that are right in their place.",
+                  rows_table(tables["lengths"], [
+                      Column("Length", "length"), Column("Tried", "tried"),
+                      Column("Emitted", "reached"), Column("Tokens right (%)", "tokens_right",
+                                                           percent),
+                      Column("Loss (nats)", "loss", decimals(2))])),
         ],
+        numbers(tables),
     )  # fmt: skip
 
 
-def _count(number: float) -> str:
-    """Return a count in full, or a mean of counts with one decimal."""
-    return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"
+def model_figure(tables: Mapping[str, Rows]) -> Figure:
+    """Plot the share of different continuations by kind of token, and of targets by length.
+
+    Args:
+        tables: of this study.
+    """
+    kinds = [row for row in tables["distinct"] if row["kind"] in _KINDS]
+    lengths = tables["lengths"]
+    with look():
+        figure = Figure(figsize=(8.6, 2.7), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        shares = [100 * row["share"] for row in kinds]
+        left.barh(range(len(kinds)), shares, 0.6, color=COLOURS[0])
+        for i, (row, value) in enumerate(zip(kinds, shares, strict=True)):
+            words = f" {row['distinct']:,.0f} of {row['tried']:,}"
+            inside = value > 60
+            left.text(
+                value, i, f"{words} ", va="center", ha="right" if inside else "left", fontsize=8,
+                color="white" if inside else "black",
+            )  # fmt: skip
+        left.set_yticks(range(len(kinds)), [_KINDS[row["kind"]] for row in kinds])
+        left.invert_yaxis()
+        left.set(xlim=(0, 100), xlabel="different continuations (%)")
+        left.grid(visible=False, axis="y")
+        emitted = [100 * row["reached"] / row["tried"] for row in lengths]
+        right.plot([row["length"] for row in lengths], emitted, "o-", color=COLOURS[0])
+        right.set_xticks([row["length"] for row in lengths])
+        right.set(ylim=(-4, 104), xlabel="length of the random target (tokens)",
+                  ylabel="targets emitted (%)")  # fmt: skip
+    return figure

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from analyses.long_prefixes.figures import slots_figure
+from analyses.one_token import counted
 from analyses.report.evidence import Evidence
-from analyses.report.sections import Section, Words, picture, records, spread_frame
-from analyses.report.tables import frame_table
+from analyses.report.sections import Cell, Claim, Section, Words, picture, records, spread_frame
+from analyses.report.tables import Column, decimals, mean_of, mean_share, rows_table
+
+Rows = Sequence[Mapping[str, Any]]
 
 _COUNTS = ("bound", "rank", "effective_rank", "n_95", "n_99", "slot_range", "top_slot")
+_METHODS = {"prefix": "tuned", "random prefix": "its random start",
+            "norm-matched prefix": "random, tuned norms"}  # fmt: skip
 
 
 def section(evidence: Evidence) -> Section:
@@ -20,46 +26,70 @@ def section(evidence: Evidence) -> Section:
     """
     result, rows = evidence.result("long-prefixes"), evidence.tables("long-prefixes")
     assert result is not None
-    tuning = spread_frame(rows["tuning"], ("exact_match", "loss"))
-    bias = spread_frame(rows["bias"], _COUNTS)
-    bias = bias[bias["task"].isna()].drop(columns=["task"])
-    parts = [
+    bias = [r for r in rows["bias"] if r["task"] is None]
+    tuning = [r for r in rows["tuning"] if r["task"] is None]
+    n, most = len(result.seeds), max(r["n_slots"] for r in bias)
+    found = {kind: _ranks(bias, kind, most) for kind in dict.fromkeys(
+        r["parameterization"] for r in bias)}  # fmt: skip
+    one = decimals(1)
+    shown = found.get("residual") or next(iter(found.values()))
+    tuned, matched, start = (one(shown[k]["mean"]) for k in _ORDER)
+    wide = " to ".join(one(shown["prefix"][end]) for end in ("low", "high"))
+    return Section(
+        "long-prefixes", "Long prefixes",
+        f"With {most} slots a head's bias has an effective rank of {tuned}; random directions of "
+        f"the same norms have {matched}",
+        "lives",
+        f"Its rank is the full {most}, but few directions carry much: in the untuned start the "
+        f"effective rank is {start}. With {counted(n, 'seed')} the tuned value is uncertain (95 % "
+        f"interval {wide}), so this does not tell tuned from random directions.",
         picture(
             "slots",
             slots_figure(rows["bias"], result.rows("bias")),
             "Effective rank of the bias, by head and by layer, and the range of attention over "
             "the slots, against the number of slots, tuned and random prefixes.",
-            "Prefixes of 1 to 32 slots for each of the four tasks, layer 0, "
-            f"{len(result.seeds)} seed{'s' if len(result.seeds) > 1 else ''}. "
-            "Effective rank of the bias (exp of the entropy of its singular values) beside the "
-            "bound n_s. Right: the paper's statistic of appendix B at every head: 99th minus 1st "
-            "percentile over inputs of the renormalised attention to each slot, mean over "
-            "slots. Random prefix: the start that was tuned.",
-            bias,
+            f"Prefixes of 1 to {most} slots for each of the four tasks, layer 0, "
+            f"{counted(n, 'seed')}. Effective rank: exp of the entropy of the singular "
+            "values. Right: 99th minus 1st percentile over inputs of the renormalised attention "
+            "to each slot, mean over slots (the paper's appendix B).",
         ),
-        Words(
-            "How well they do",
-            "Exact match and test loss by number of slots, mean over seeds.",
-            frame_table(tuning[tuning["task"].isna()].drop(columns=["task"])),
-            folded=True,
-        ),
-    ]
-    return Section(
-        "long-prefixes", "Long prefixes", "How many directions does a longer prefix use?",
-        "The bias of a head can have as many directions as the prefix has slots. How many it has "
-        "and how many matter, are different questions.",
-        parts, {"bias": records(bias), "tuning": records(tuning)}, _long_findings(bias),
+        [
+            Words("Directions by number of slots", f"Means with 95% t intervals over {n} seeds; "
+                  "heads and tasks averaged.", rows_table(
+                [r for r in bias if r["level"] == "head"],
+                [Column("Prefix", "parameterization"),
+                 Column("Which", "method", _METHODS.__getitem__), Column("Slots", "n_slots"),
+                 Column("Effective rank", "effective_rank", mean_of(2)),
+                 Column("Directions for 95 %", "n_95", mean_of(2))])),
+            Words("How well they do", f"Mean with 95% t intervals over {n} seeds, all tasks.",
+                  rows_table(tuning, [
+                      Column("Prefix", "parameterization"), Column("Slots", "n_slots"),
+                      Column("Exact match (%)", "exact_match", mean_share),
+                      Column("Test loss (nats)", "loss", mean_of(3))])),
+        ],
+        {"bias": records(spread_frame(bias, _COUNTS).drop(columns=["task"])),
+         "tuning": records(spread_frame(rows["tuning"], ("exact_match", "loss")))},
+        claims=[
+            Claim(
+                f"Effective rank of a head's bias with {most} slots: tuned / random, tuned norms / "
+                "random start",
+                {"other": Cell("; ".join(f"{kind}: {_means(r)}" for kind, r in found.items()))},
+            )
+        ],
     )  # fmt: skip
 
 
-def _long_findings(bias: pd.DataFrame) -> list[str]:
-    own = bias[(bias["method"] == "prefix") & (bias["level"] == "head")]
-    found = []
-    for kind, rows in own.groupby("parameterization", sort=False):
-        last = rows.loc[rows["n_slots"].idxmax()]
-        found.append(
-            f"Long prefixes, {kind}: with {int(last['n_slots'])} slots a head's bias has an "
-            f"effective rank of {last['effective_rank']:.1f} and {last['n_95']:.1f} directions "
-            "carry 95 % of it (means over heads, tasks and seeds)."
-        )
-    return found
+_ORDER = ("prefix", "norm-matched prefix", "random prefix")
+
+
+def _means(ranks: Mapping[str, Any]) -> str:
+    return " / ".join(decimals(1)(ranks[k]["mean"]) for k in _ORDER)
+
+
+def _ranks(bias: Rows, kind: str, n_slots: int) -> dict[str, Any]:
+    """Return the spread of the effective rank of a head's bias, by method."""
+    return {
+        r["method"]: r["effective_rank"]
+        for r in bias
+        if (r["parameterization"], r["n_slots"], r["level"]) == (kind, n_slots, "head")
+    }

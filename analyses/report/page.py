@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import matplotlib
+from markupsafe import Markup
 from tqdm.auto import tqdm
 
 from analyses import registry
 from analyses.report.evidence import Evidence
-from analyses.report.sections import Section, missing
+from analyses.report.sections import PARTS, Claim, Live, Section, missing
 from analyses.study import RESULTS
 from prefix_interp.files import check_writable, write_together
 from prefix_interp.records import to_json
 from prefix_interp.results import Result, package_versions
 from prefix_interp.tuning.parallel import one_thread
-from prefix_interp.views.display import page_scripts, watch_script
 
-_TEMPLATE = "page.html.j2"
+_FOLDER = Path(__file__).parent
+_TEMPLATE, _STYLE = "page.html.j2", "page.css"
+# Columns of the claims table: kinds of prefix, and everything else.
+KINDS = ("residual, 1 slot", "residual, 10 slots", "kv, 1 slot", "kv, 10 slots", "other")
 
 
 def write_report(
@@ -49,7 +53,9 @@ def write_report(
     out = Path(out)
     check_writable(out)
     began = time.perf_counter()
-    with one_thread():  # for the same bits on any number of cores
+    # One thread for the same bits on any number of cores, and no taste of the caller's in figures.
+    with one_thread(), matplotlib.rc_context():
+        matplotlib.rcdefaults()
         sections = all_sections(registry.evidence_of(results, seed=seed, device=device), progress)
     page = render_report(sections)
     record = report_record(sections, seed, device)
@@ -67,8 +73,10 @@ def all_sections(evidence: Evidence, progress: bool = True) -> list[Section]:
     made: list[Section] = []
     for study in tqdm(registry.STUDIES, desc="report", disable=not progress):
         if evidence.result(study.name) is None:
-            made.append(Section(f"missing-{study.name}", study.name, study.name,
-                                missing(study.name), []))  # fmt: skip
+            title = f"Not measured: {study.name}"
+            made.append(
+                Section(f"missing-{study.name}", study.name, title, "about", missing(study.name))
+            )
             continue
         found = study.section(evidence)
         made += [found] if isinstance(found, Section) else found
@@ -94,6 +102,17 @@ def report_record(
     }
 
 
+def _claims(sections: Sequence[Section]) -> list[tuple[str, Claim]]:
+    """Return every claim with the id that it links to, in the order of these sections."""
+    order = [section.id for section in sections]
+    found = [
+        (claim.section if claim.section in order else section.id, claim)
+        for section in sections
+        for claim in section.claims
+    ]
+    return sorted(found, key=lambda pair: order.index(pair[0]))
+
+
 def render_report(sections: Sequence[Section]) -> str:
     """Return the report as one HTML page.
 
@@ -101,15 +120,24 @@ def render_report(sections: Sequence[Section]) -> str:
         sections: from `all_sections`.
     """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    parts = [
+        (key, title, own)
+        for key, title in PARTS.items()
+        if (own := [section for section in sections if section.part == key])
+    ]
+    live = [section.figure for section in sections if isinstance(section.figure, Live)]
     return environment.get_template(_TEMPLATE).render(
-        headlines=[finding for section in sections for finding in section.findings],
-        sections=sections,
-        scripts=page_scripts(),
-        watch=watch_script(),
+        style=Markup((_FOLDER / _STYLE).read_text(encoding="utf-8")),
+        cards=[(section, section.card) for section in sections if section.card],
+        tops=[(section, section.top) for section in sections if section.top],
+        parts=parts,
+        claims=_claims([section for _, _, own in parts for section in own]),
+        kinds=KINDS,
+        scripts=list(dict.fromkeys(figure.script for figure in live)),
     )

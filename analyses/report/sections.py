@@ -1,4 +1,4 @@
-"""The parts of a report section: words, pictures, tables, and the numbers for the JSON."""
+"""What a section of the report is made of: one figure, two sentences, and what is folded away."""
 
 from __future__ import annotations
 
@@ -10,109 +10,124 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from analyses.report.tables import Table, frame_table
-from prefix_interp.views.style import data_uri
+from analyses.report.pictures import compact_uri
+from analyses.report.tables import Table
+
+# The report's parts, in order: the key that a section names, and the heading.
+PARTS: Mapping[str, str] = {
+    "cannot": "What a prefix cannot do",
+    "does": "What it does",
+    "lives": "Where it lives",
+    "reaches": "How far contexts reach",
+    "about": "About this report",
+}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A static figure with alternative text, caption and numbers.
+    """A static figure.
 
     Attributes:
         id: unique in the page.
         src: the picture as a data URI.
-        alt: description for readers who cannot see it.
+        alt: what it shows, for readers who cannot see it.
         caption: how to read it, with baseline, level and layer.
-        table: its numbers.
     """
 
     id: str
     src: str
     alt: str
-    caption: str
-    table: Table
+    caption: str | Markup
     kind: ClassVar[str] = "picture"
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """An SVG drawing inside the page, with the same texts and table as a `Picture`."""
+class Grid:
+    """Small pictures of equal size, two in a row, under one caption."""
 
     id: str
-    svg: Markup
-    alt: str
-    caption: str
-    table: Table
-    kind: ClassVar[str] = "drawing"
+    pictures: Sequence[Picture]
+    caption: str | Markup
+    kind: ClassVar[str] = "grid"
+
+
+@dataclass(frozen=True)
+class Live:
+    """A figure that scripts make live; without them, and on paper, its still picture is shown.
+
+    Attributes:
+        still: the picture.
+        markup: what the scripts fill, hidden until they run.
+        script: the scripts, put once at the end of the page.
+    """
+
+    still: Picture
+    markup: Markup
+    script: Markup
+    kind: ClassVar[str] = "live"
 
 
 @dataclass(frozen=True)
 class Words:
-    """A heading, a paragraph and a table, each optional.
-
-    Attributes:
-        title: the heading; empty for none.
-        text: the paragraph; empty for none.
-        table: what follows it.
-        folded: whether the table is folded away.
-        summary: text shown in place of a folded table.
-        style: style of the paragraph: ``""`` or ``"note"``.
-    """
+    """A heading, a paragraph and a table, each optional; only inside what is folded."""
 
     title: str
-    text: str
+    text: str | Markup = ""
     table: Table | None = None
-    folded: bool = False
-    summary: str = "The numbers"
-    style: str = ""
     kind: ClassVar[str] = "words"
 
 
 @dataclass(frozen=True)
-class Interactive:
-    """An attention figure with its caption and numbers."""
+class Card:
+    """A result on the first screen.
 
-    div: Markup
-    title: str
-    caption: str
-    table: Table
-    kind: ClassVar[str] = "interactive"
+    Attributes:
+        number: the number alone, large.
+        words: what it counts, in one short sentence.
+        chart: a small drawing (`analyses.report.charts`).
+        verdict: how the claim fared, in words.
+        holds: whether it holds as the paper states it.
+    """
 
-
-@dataclass(frozen=True)
-class SideBySide:
-    """Attention figures next to each other if the page is wide enough."""
-
-    items: Sequence[Interactive]
-    kind: ClassVar[str] = "side by side"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One measured claim about one subject, ready to print."""
-
-    subject: str
-    level: str
-    baseline: str
-    quantity: str
-    value: str
-    tolerance: str
+    number: str
+    words: str
+    chart: Markup
     verdict: str
-    css: str
-    note: str
+    holds: bool
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """A claim in words, its formula, and the measurement for each subject."""
+class Cell:
+    """How one claim fares for one kind of prefix.
 
-    statement: str
-    formula: Markup
-    rows: Sequence[Verdict]
-    kind: ClassVar[str] = "verdicts"
+    Attributes:
+        value: the measurement, as text.
+        holds: whether the claim holds; None if there is no threshold to compare with.
+    """
+
+    value: str
+    holds: bool | None = None
 
 
-Part = Picture | Drawing | Words | Interactive | SideBySide | Verdicts
+@dataclass(frozen=True)
+class Claim:
+    """One row of the claims table.
+
+    Attributes:
+        statement: the claim in words.
+        cells: by kind of prefix (a column of the table), or ``"other"``.
+        threshold: what the value was compared with, as text.
+        section: id of the section that it links to; empty for that which has it.
+    """
+
+    statement: str | Markup
+    cells: Mapping[str, Cell]
+    threshold: str = ""
+    section: str = ""
+
+
+Shown = Picture | Grid | Live
+Folded = Picture | Words
 
 
 @dataclass(frozen=True)
@@ -121,28 +136,44 @@ class Section:
 
     Attributes:
         id: unique in the page.
-        nav: its name in the row of links.
-        title: its heading.
-        intro: a paragraph; `Markup` if it has formulas.
-        parts: what follows, in order.
-        numbers: its numbers for the JSON, by name.
-        findings: sentences for the summary.
+        nav: its name in the contents.
+        title: the finding, as its heading.
+        part: key of `PARTS`.
+        text: two sentences; `Markup` if they have formulas.
+        figure: what it shows; None only in the part about the report.
+        folded: numbers, controls and method, shown when asked for.
+        numbers: all its numbers for the JSON, by name.
+        card: its result on the first screen.
+        top: its picture on the first screen.
+        claims: its rows of the claims table.
     """
 
     id: str
     nav: str
-    title: str
-    intro: str
-    parts: Sequence[Part]
+    title: str | Markup
+    part: str
+    text: str | Markup
+    figure: Shown | None = None
+    folded: Sequence[Folded] = ()
     numbers: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    findings: Sequence[str] = ()
+    card: Card | None = None
+    top: Picture | None = None
+    claims: Sequence[Claim] = ()
 
 
 def picture(
-    id: str, figure: Figure, alt: str, caption: str | Markup, frame: pd.DataFrame
+    id: str, figure: Figure, alt: str, caption: str | Markup, *, dense: bool = False
 ) -> Picture:
-    """Return a figure with its DataFrame as its table."""
-    return Picture(id, data_uri(figure), alt, caption, frame_table(frame))
+    """Return a figure as a picture of the page.
+
+    Args:
+        id: unique in the page.
+        figure: drawn by matplotlib.
+        alt: what it shows.
+        caption: how to read it.
+        dense: it has thousands of marks, which are smaller as pixels than as drawing.
+    """
+    return Picture(id, compact_uri(figure, dense), alt, caption)
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,12 +1,14 @@
-"""Numbers as the report prints them: tables with rows of text."""
+"""Numbers as the report prints them: tables with rows of text, one number of digits a column."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
+Spread = Mapping[str, float | None]
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -17,48 +19,117 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def frame_table(frame: pd.DataFrame, digits: int = 3) -> Table:
-    """Return a DataFrame as text, numbers to `digits` significant digits."""
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
 
-    def cell(value: Any) -> str:
-        if isinstance(value, float):
-            return "" if pd.isna(value) else f"{value:.{digits}g}"
-        return str(value)
+    Attributes:
+        heading: in words, with the unit.
+        key: of the rows.
+        text: writes a value, the same way in all rows.
+    """
 
-    header = tuple(str(c) for c in frame.columns)
-    rows = frame.astype(object).itertuples(index=False, name=None)
-    return Table(header, tuple(tuple(cell(v) for v in row) for row in rows))
-
-
-def percent(x: float) -> str:
-    """Return a share in percent; a share near 0 or 100 % is never rounded to it."""
-    if 0 < x < 0.0005 or 0.9995 <= x < 1:
-        return f"{100 * x:.3f}"
-    return f"{100 * x:.1f}"
+    heading: str
+    key: str
+    text: Callable[[Any], str] = str
 
 
-def share(spread: Mapping[str, float | None]) -> str:
+def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> Table:
+    """Return rows as a table; a missing value is an empty cell.
+
+    Args:
+        rows: plain values or spreads, by key.
+        columns: what to show of them.
+    """
+
+    def cell(row: Mapping[str, Any], column: Column) -> str:
+        value = row.get(column.key)
+        return "" if value is None or value != value else column.text(value)
+
+    return Table(
+        tuple(column.heading for column in columns),
+        tuple(tuple(cell(row, column) for column in columns) for row in rows),
+    )
+
+
+def decimals(digits: int) -> Callable[[float], str]:
+    """Return what writes a number with as many decimals.
+
+    Args:
+        digits: how many.
+    """
+    nothing = f"-{0:.{digits}f}"
+
+    def text(x: float | int) -> str:
+        written = f"{x:,.{digits}f}"
+        return written.removeprefix("-") if written == nothing else written.replace("-", "−")
+
+    return text
+
+
+def whole(x: float | int) -> str:
+    """Return a whole number."""
+    return f"{x:,.0f}"
+
+
+def power(x: float | int, digits: int = 1) -> str:
+    """Return a number times its power of ten with raised digits; one near 1 without a power.
+
+    Args:
+        x: any number.
+        digits: decimals of what stands before the power.
+    """
+    number, exponent = f"{x:.{digits}e}".split("e")
+    if int(exponent) in (-1, 0):
+        return decimals(digits + 1)(x)
+    raised = f"10{str(int(exponent)).translate(_RAISED)}"
+    return raised if number == "1" else f"{number}\u00a0×\u00a0{raised}"
+
+
+def percent(x: float | int) -> str:
+    """Return a share in percent with one decimal; one near 0 or 100 % is not rounded to it."""
+    if 0 < x < 0.0005:
+        return "< 0.1"
+    if 0.9995 <= x < 1:
+        return "> 99.9"
+    return decimals(1)(100 * x)
+
+
+def share(spread: Spread) -> str:
     """Return a share over seeds in percent: mean ± sd [95% interval]."""
-    low, high = percent(spread["low"] or 0.0), percent(spread["high"] or 0.0)
     if spread["sd"] is None:
         return percent(spread["mean"] or 0.0)
-    small = 0 < spread["sd"] < 0.0005
-    sd = f"{100 * spread['sd']:.1g}" if small else f"{100 * spread['sd']:.1f}"
-    return f"{percent(spread['mean'] or 0.0)} ± {sd}\n[{low}, {high}]"
+    sd = f"{100 * spread['sd']:.1f}"
+    return f"{percent(spread['mean'] or 0.0)} ± {sd}\n[{_ends(spread)}]"
 
 
-def mean_and_sd(spread: Mapping[str, float | None]) -> str:
+def mean_share(spread: Spread) -> str:
+    """Return the mean of a share over seeds in percent with its interval, on one line."""
+    return f"{percent(spread['mean'] or 0.0)} ({_ends(spread, ' to ')})"
+
+
+def _ends(spread: Spread, between: str = ", ") -> str:
+    return between.join(percent(spread[end] or 0.0) for end in ("low", "high"))
+
+
+def mean_and_sd(spread: Spread) -> str:
     """Return a share over seeds in percent: mean ± sd, for the README."""
     mean, sd = (100 * (spread[key] or 0.0) for key in ("mean", "sd"))
     return f"{mean:.1f} ± {sd:.1f}"
 
 
-def loss(spread: Mapping[str, float | None]) -> str:
-    """Return a loss over seeds: mean ± sd [95% interval]."""
-    sd = "" if spread["sd"] is None else (
-        f" ± {spread['sd']:.2g}\n[{spread['low']:.3g}, {spread['high']:.3g}]"
-    )  # fmt: skip
-    return f"{spread['mean']:.3g}{sd}"
+def mean_of(digits: int) -> Callable[[Spread], str]:
+    """Return what writes the mean of a spread and its interval with as many decimals.
+
+    Args:
+        digits: how many.
+    """
+
+    def text(spread: Spread) -> str:
+        mean, low, high = (decimals(digits)(spread[k] or 0.0) for k in ("mean", "low", "high"))
+        return f"{mean} ({low} to {high})"
+
+    return text
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:

@@ -15,6 +15,7 @@ from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.results import Result
 from prefix_interp.seeds import derive_seed
 from prefix_interp.tasks import list_tasks
+from prefix_interp.tasks.words import task_words
 from prefix_interp.views.style import COLOURS, legend_below, look
 
 _COMPARISONS = {
@@ -154,7 +155,7 @@ def removal_figure(
             for ax, task in zip(axes, names, strict=True):
                 own = [r for r in rows if (r["parameterization"], r["n_slots"]) == kind]
                 _bars(ax, [r for r in own if r["task"] == task], removals, metric, level)
-                ax.set_title(f"{task.replace('_', ' ')}, {kind[0]}")
+                ax.set_title(f"{task_words(task)}, {kind[0]}")
                 if metric != "loss":
                     ax.set_ylim(0, 1.04)
         figure.supylabel(_METRICS[metric], fontsize=10)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from analyses.report.evidence import Evidence
-from analyses.report.tables import Table, loss, markdown, mean_and_sd, percent, share
+from analyses.report.tables import Table, markdown, mean_and_sd, mean_of, percent, share
 from analyses.summaries import spread
 from analyses.table1.measure import NEW, OLD
 from prefix_interp.results import Result
@@ -129,9 +129,9 @@ def main_table(rows: Rows) -> Table:
         rows: from `table1_rows`.
     """
     header = (
-        "Model", "Prefix", "Baseline", "Exact match, ascending (%)", "Paper (%)",
-        "Exact match, descending (%)", "Paper (%)", "Token accuracy, descending (%)",
-        "Test loss, descending (nats)",
+        "Model", "Prefix", "Baseline", "Exact match, sort ascending (%)", "Paper (%)",
+        "Exact match, sort descending (%)", "Paper (%)", "Token accuracy, sort descending (%)",
+        "Test loss, sort descending (nats)",
     )  # fmt: skip
     lines = []
     for row in rows:
@@ -141,7 +141,7 @@ def main_table(rows: Rows) -> Table:
             cells.append(share(row[task]["exact_match"]))
             paper = row["paper"]
             cells.append("–" if paper is None else f"{paper[task][0]} ± {paper[task][1]}")
-        cells += [share(row[NEW]["token_accuracy"]), loss(row[NEW]["loss"])]
+        cells += [share(row[NEW]["token_accuracy"]), mean_of(2)(row[NEW]["loss"])]
         lines.append(tuple(cells))
     return Table(header, tuple(lines))
 
@@ -154,8 +154,8 @@ def more_table(rows: Rows) -> Table:
     """
     header = (
         "Model", "Prefix", "Seeds", "Learning rates chosen (seeds)",
-        "Exact match, descending: smallest and largest seed (%)",
-        "Token accuracy, ascending (%)", "Test loss, ascending (nats)",
+        "Exact match, sort descending: smallest and largest seed (%)",
+        "Token accuracy, sort ascending (%)", "Test loss, sort ascending (nats)",
     )  # fmt: skip
     lines = []
     for row in rows:
@@ -169,7 +169,7 @@ def more_table(rows: Rows) -> Table:
                 rates or "–",
                 f"{percent(exact['min'])} to {percent(exact['max'])}",
                 share(row[OLD]["token_accuracy"]),
-                loss(row[OLD]["loss"]),
+                mean_of(2)(row[OLD]["loss"]),
             )
         )
     return Table(header, tuple(lines))
@@ -188,13 +188,13 @@ def sweep_table(rows: Rows) -> Table:
     lines = [
         (
             variant_label(row["parameterization"], row["n_slots"]),
-            f"{row['lr']:g}",
+            f"{row['lr']:.3f}",
             f"{row['chosen']} of {row['n_seeds']}",
-            f"{row['train_loss']:.3g}",
+            f"{row['train_loss']:.3f}",
             share(row["exact_match"]),
             percent(row["exact_match"]["max"]),
             share(row["token_accuracy"]),
-            loss(row["loss"]),
+            mean_of(2)(row["loss"]),
         )
         for row in rows
     ]

@@ -14,14 +14,10 @@ from prefix_interp.models.host import Model
 from prefix_interp.models.zoo import list_toys, load_toy
 from prefix_interp.prefixes.prefix import Prefix, load_prefixes
 from prefix_interp.tasks import FOUR_SKILLS, Batch, get_task
+from prefix_interp.tasks.words import task_words
 
 N_SEQUENCES = 256
-SKILL_WORDS = {
-    "sort_ascending": "ascending",
-    "sort_descending": "descending",
-    "add_one": "+1",
-    "add_two": "+2",
-}
+SKILL_WORDS = {task: task_words(task) for task in FOUR_SKILLS}
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
 
 from analyses.report.evidence import Evidence
-from analyses.report.sections import Section, picture, records
+from analyses.report.sections import Cell, Claim, Picture, Section, Words, picture
+from analyses.report.tables import Column, decimals, power, rows_table, whole
+from analyses.study import Tables
 from analyses.universality.figure import universality_figure
+
+Rows = Sequence[Mapping[str, Any]]
 
 
 def section(evidence: Evidence) -> Section:
@@ -17,43 +24,70 @@ def section(evidence: Evidence) -> Section:
     """
     result, tables = evidence.result("universality"), evidence.tables("universality")
     assert result is not None
-    fits = pd.DataFrame(tables["fits"])
-    parts = [
-        picture(
-            f"universality-{dim}",
-            universality_figure(tables, dim),
-            f"Error against the number of slots on the sphere S{dim}, falling lines for fitted "
-            "values and flat lines for random values; also the violations of eq. 6 and 7 and "
-            "the bias's rank.",
-            f"One head with fixed weights, functions on S^{dim} with variance 1, held-out points, "
-            f"{len(result.seeds)} seeds (bands: all seeds). Layer 0, head 0, masked baseline. Only "
-            "the prefix differs from line to line: its values, or the length of its keys "
-            "(κ). With more slots the masses resolve finer detail; the rank of the bias does not "
-            "exceed the number of outputs, and eq. 6 always holds.",
-            fits[fits["sphere"] == dim],
-        )
-        for dim in sorted(set(fits["sphere"].tolist()))
-    ]
+    fits = tables["fits"]
+    shown = _SHOWN if _SHOWN in {r["sphere"] for r in fits} else fits[0]["sphere"]
+    own = [r for r in fits if (r["sphere"], r["function"]) == (shown, "harmonic")]
+    few, many = _ends(own, "quadrature")
+    eq6 = max(r["eq. 6"] for r in fits if "eq. 6" in r)
+    _, random = _ends(own, "random values")
+    others = [dim for dim in sorted({r["sphere"] for r in fits}) if dim != shown]
     return Section(
-        "universality", "Universality", "One head, many slots: any function on a sphere",
-        "Relative attention is fixed and the bias has bounded rank, yet enough slots fit any "
-        "continuous function of the query (Petrov et al. 2024): each slot's share of the mass is "
-        "a kernel around its key.",
-        parts, {"fits": records(fits)}, _findings(fits),
+        "universality", "One head, many slots",
+        f"One fixed head fits functions on a sphere ever better with more slots: error {_two(few)} "
+        f"with {few['slots']}, {_two(many)} with {many['slots']:,}",
+        "reaches",
+        f"Relative attention stays fixed (equation 6 holds within {power(eq6, 0)}), and the bias "
+        "never has more directions than outputs: each slot's share of the attention is a "
+        "kernel around its key (Petrov et al. 2024). With random values in place of the right ones "
+        f"the error is {_two(random)}.",
+        _picture(tables, shown, len(result.seeds)),
+        [*(_picture(tables, dim, len(result.seeds)) for dim in others), *_tables(own, shown)],
+        {"fits": fits},
+        claims=[
+            Claim(
+                "One head fits a function on a sphere ever better: error with "
+                f"{few['slots']} / {many['slots']:,} slots",
+                {"other": Cell(f"{_two(few)} / {_two(many)}")},
+            )
+        ],
     )  # fmt: skip
 
 
-def _findings(fits: pd.DataFrame) -> list[str]:
-    own = fits[(fits["sphere"] == 2) & (fits["function"] == "harmonic")]
-    words = []
-    for method in ("quadrature", "least squares, flat", "random values"):
-        here = own[own["method"] == method].sort_values("slots")
-        first, last = here.iloc[0], here.iloc[-1]
-        words.append(
-            f"{method} {first['rmse']:.2g} with {int(first['slots'])} slots and {last['rmse']:.2g} "
-            f"with {int(last['slots'])}"
-        )
+_SHOWN = 2  # the sphere in the open
+
+
+def _two(row: Mapping[str, Any]) -> str:
+    return f"{row['rmse']:.3f}"
+
+
+def _ends(rows: Rows, method: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the fits with the fewest and the most slots."""
+    own = sorted((r for r in rows if r["method"] == method), key=lambda r: r["slots"])
+    return own[0], own[-1]
+
+
+def _picture(tables: Tables, dim: int, n_seeds: int) -> Picture:
+    return picture(
+        f"universality-{dim}",
+        universality_figure(tables, dim),
+        f"Error against the number of slots on the sphere S{dim}, falling lines for fitted values "
+        "and flat lines for random values; also the violations of equations 6 and 7 and the "
+        "bias's rank.",
+        Markup(
+            "One head with fixed weights, functions on S<sup>{}</sup> with variance 1, held-out "
+            "points, {} seeds (bands: all). Layer 0, head 0, masked baseline. Only the prefix "
+            "differs from line to line: its values, or the length of its keys (κ)."
+        ).format(dim, n_seeds),
+    )
+
+
+def _tables(rows: Rows, dim: int) -> list[Words]:
     return [
-        f"Universality, a harmonic on S^2, root mean square error: {'; '.join(words)}; eq. 6 "
-        f"within {fits['eq. 6'].max():.0e}."
-    ]
+        Words(f"A harmonic on S^{dim}", "Root mean square and largest error, mean over seeds.",
+              rows_table(rows, [
+                  Column("Values", "method"), Column("Slots", "slots", whole),
+                  Column("Error", "rmse", decimals(4)),
+                  Column("Largest error", "largest error", decimals(4)),
+                  Column("Equation 6", "eq. 6", power), Column("Rank", "rank", whole),
+                  Column("Bound", "bound", whole), Column("Gate", "gate", decimals(3))]))
+    ]  # fmt: skip

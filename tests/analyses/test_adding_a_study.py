@@ -42,8 +42,8 @@ def tables(result):
 def section(evidence):
     rows = evidence.tables("gates")["gates"]
     mean = rows[0]["gate"]["mean"]
-    return Section("gates", "Gates", "How much attention a random prefix takes", "Not none.", [],
-                   {"gates": rows}, [f"A random prefix takes {mean:.3f} of the attention."])
+    return Section("gates", "Gates", f"A random prefix takes {mean:.3f} of the attention", "does",
+                   "That is not none.", numbers={"gates": rows})
 
 
 STUDY = Study(
@@ -76,8 +76,8 @@ def test_the_commands_the_report_and_the_readme_know_it(added, capsys):
     evidence = evidence_of(added / "results")
     mean = evidence.tables("gates")["gates"][0]["gate"]["mean"]
     page = write_report(added / "page", progress=False, results=added / "results").read_text()
-    assert f"A random prefix takes {mean:.3f} of the attention." in page
-    assert 'href="#gates"' in page and '<section id="gates">' in page
+    assert f"A random prefix takes {mean:.3f} of the attention" in page
+    assert 'href="#gates"' in page and '<section id="gates"' in page
     record = json.loads((added / "page" / "report.json").read_text())
     assert record["sections"]["gates"]["gates"][0]["gate"]["mean"] == mean
 
@@ -90,4 +90,4 @@ def test_the_commands_the_report_and_the_readme_know_it(added, capsys):
 def test_without_its_result_the_report_says_how_to_make_it(added):
     page = write_report(added / "page", progress=False, results=[]).read_text()
     assert "python -m analyses gates --preset fast makes it" in page
-    assert '<section id="gates">' not in page
+    assert '<section id="gates"' not in page

@@ -1,3 +1,6 @@
+import json
+import re
+
 import pytest
 import torch
 
@@ -44,10 +47,10 @@ def test_the_section_shows_the_shipped_prefixes_on_the_chosen_sequences(evidence
     assert torch.equal(batch.tokens[:, :10], inputs)
     with torch.no_grad(), pi.attach(skills.model, skills.prefixes["add_two"]):
         _, cache = skills.model.run_with_cache(batch.tokens)
-    (row,) = [r for r in shown.numbers["gates"] if (r["model"], r["head"]) == ("+2", 2)]
+    (row,) = [r for r in shown.numbers["gates"] if (r["model"], r["head"]) == ("add two", 2)]
     mass = cache[Site.PATTERN.at(0)][0, 2, 10, 0].item()
     assert row["output 0"] == pytest.approx(mass, abs=1e-6)
-    points = [r for r in shown.numbers["outputs"] if r["prefix"] == "+2"]
+    points = [r for r in shown.numbers["outputs"] if r["prefix"] == "add two"]
     name = next(key for key in points[0] if key.startswith("on dim "))
     written = cache[Site.ATTN_OUT.at(0)][:, 10, int(name.removeprefix("on dim "))].tolist()
     assert [r[name] for r in points] == pytest.approx(written, abs=1e-5)
@@ -56,8 +59,33 @@ def test_the_section_shows_the_shipped_prefixes_on_the_chosen_sequences(evidence
 def test_every_view_keeps_the_names_of_its_own_keys(shown):
     rows = shown.numbers["attention"]
     assert len(rows) == 5 * 4 * 19
-    for model in ("no prefix", "ascending", "+1"):
+    for model in ("no prefix", "sort ascending", "add one"):
         own = [r for r in rows if r["model"] == model]
         keys = [k for k in own[0] if k.startswith("key ")]
         assert len(keys) == 19
         assert all(sum(r[k] for k in keys) == pytest.approx(1, abs=1e-5) for r in own)
+
+
+def test_the_explorer_holds_the_attention_of_every_head_with_and_without(evidence, shown):
+    data = json.loads(re.search(r'id="explorer-data">(.*?)</script>', shown.figure.markup)[1])
+    names = [(c["model"], c["prefix"], c["slots"]) for c in data["choices"]]
+    assert names[2] == ("four skills, four heads", "tuned for add one", 1)
+    assert names[-1] == ("sorting, one head", "no prefix, fine-tuned weights", 0)
+    assert len(names) == 4 + 4 + 1 and data["nInput"] == 10
+    skills = evidence.once(load_skills)
+    tokens = skills.batches["add_one"].tokens[1:2]
+    with torch.no_grad(), pi.attach(skills.model, skills.prefixes["add_one"]):
+        _, cache = skills.model.run_with_cache(tokens)
+    row = cache[Site.PATTERN.at(0)][0, 3, 13].double()  # content 12, after the slot
+    run = data["choices"][2]["inputs"][1]
+    first = 12 * 13 // 2  # of the keys of query 12
+    content = [x / data["steps"] for x in run["on"][3][first : first + 13]]
+    assert content == pytest.approx((row[1:14] / row[1:].sum()).tolist(), abs=6e-4)
+    assert run["gate"][3][12] / data["steps"] == pytest.approx(row[0].item(), abs=6e-4)
+    assert largest(run) <= 1 < 100 < largest(data["choices"][-1]["inputs"][0])  # equation 6
+
+
+def largest(run):
+    """The largest difference of attention with and without, in the steps of the explorer."""
+    heads = zip(run["off"], run["on"], strict=True)
+    return max(abs(a - b) for off, on in heads for a, b in zip(off, on, strict=True))

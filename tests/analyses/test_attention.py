@@ -1,10 +1,13 @@
 import pandas as pd
 import pytest
+import torch
 
 import prefix_interp as pi
 from analyses.attention import N_SHOWN, attention_views, sections
+from analyses.channels import channel_rows, mean_of_like
 from analyses.claims.zoo import load_zoo
 from analyses.registry import evidence_of
+from analyses.table1.measure import NEW
 
 
 @pytest.fixture(scope="session")
@@ -45,12 +48,33 @@ def test_parts_and_spectra_are_those_of_the_library(attention, rows):
     assert own["of_first"].tolist()[10] < 1e-12 < own["plain_of_first"].tolist()[10]
 
 
-def test_sections_show_every_model_to_explore(attention):
-    own, inside = sections(attention)
-    shown = own.parts[-1].items
-    assert [item.title for item in shown] == [
-        view.name for view in attention.once(attention_views)[0]
-    ]
-    assert "No prefix" in shown[0].caption and "P1 to P10 hold" in shown[-1].caption
-    assert [part.id for part in inside.parts] == ["parts", "spectrum"]
-    assert own.findings and any("Accuracies are missing" in line for line in own.findings)
+def test_sections_tell_what_stays_and_what_moves(attention, rows):
+    own, rank, inside = sections(attention)
+    assert [s.part for s in (own, rank, inside)] == ["cannot", "cannot", "does"]
+    assert own.card.holds and own.card.number.endswith("10⁻¹⁶")
+    assert own.figure.id == "query" and own.top.id == "query-first"
+    (parts,) = [p for p in inside.folded if getattr(p, "title", "").startswith("Attention that")]
+    last = rows["parts"][(rows["parts"]["prefix"] == "kv, 10 slots") & (rows["parts"]["pos"] == 18)]
+    (row,) = [r for r in parts.table.rows if r[0] == "kv, 10 slots"]
+    assert row[2] == f"{100 * last['gate'].iloc[0]:.1f}" and row[2] in inside.text
+
+
+def test_the_content_passes_through_the_scaled_output_and_the_gate_is_the_minor_way(rows):
+    content = rows["content"].set_index("prefix").loc["kv, 10 slots"]
+    assert content["both"] > content["scaled_base"] > content["gate_and_bias"] > content["neither"]
+
+
+def test_means_of_like_values_keep_what_is_alike_apart():
+    values = torch.tensor([[[1.0], [5.0]], [[3.0], [9.0]]])
+    alike = torch.tensor([[0, 1], [0, 2]])
+    assert mean_of_like(values, alike).tolist() == [[[2.0], [5.0]], [[2.0], [9.0]]]
+
+
+def test_with_nothing_held_the_answers_are_those_of_the_prefixed_model(attention):
+    zoo = attention.once(load_zoo)
+    prefix = zoo.prefixes["sort_descending-kv-10"]
+    (row,) = channel_rows(zoo.pretrained, {"kv": prefix}, NEW, 128, seed=5)
+    batch = pi.get_task(NEW).sample(128, split="test", seed=5)
+    with torch.no_grad(), pi.attach(zoo.pretrained, prefix):
+        right = zoo.pretrained(batch.tokens)[:, -10:].argmax(-1) == batch.answers
+    assert row["both"] == pytest.approx(right.double().mean().item(), abs=1e-6)

@@ -109,14 +109,12 @@ def test_the_figure_draws_the_summaries(made_up):
 def test_section_and_readme_say_what_was_counted(made_up):
     evidence = evidence_of([made_up])
     section = STUDY.section(evidence)
-    assert section.findings == [
-        "One token, 2 layers: 8.5 different continuations from 11 hard tokens, 3.5 from 4 searched "
-        "soft ones; half of the random targets are emitted up to 1.5 tokens (mean over seeds)."
-    ]
+    assert section.title.startswith("One soft token can name 2 random tokens, and 4 of 4 searched")
+    assert "The 11 hard tokens, which are all that a user can write, call up 8.5." in section.text
     assert {name: len(rows) for name, rows in section.numbers.items()} == {
         "distinct": 6, "lengths": 6, "longest": 2
     }  # fmt: skip
-    assert "2 seeds. Left: different continuations of 7 tokens" in section.parts[0].caption
+    assert "2 seeds. Left: different continuations of 7 tokens" in section.figure.caption
     *_, untrained, trained = STUDY.readme["one token"](evidence).splitlines()
     assert trained == "| 2 layers | 8.5 of 11 | 3.5 of 4 | 1.5 tokens | 4 tokens |"
     assert untrained.endswith("| 0.5 tokens | 1 token |")

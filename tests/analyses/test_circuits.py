@@ -1,4 +1,6 @@
+import re
 from importlib import import_module
+from urllib.parse import unquote
 
 import pytest
 
@@ -28,9 +30,11 @@ def test_the_section_has_every_prefix_of_the_shipped_model(small):
         progress=False,
     )  # fmt: skip
     assert circuit.nodes == alone.nodes
-    named = {r["name"] for r in shown.numbers["nodes"] if r["prefix"] == "+2" and r["in_circuit"]}
+    named = {
+        r["name"] for r in shown.numbers["nodes"] if r["prefix"] == "add two" and r["in_circuit"]
+    }
     assert named == {node.name for node in alone.nodes}
-    sizes = [r["size"] for r in shown.numbers["curves"] if r["prefix"] == "+2"]
+    sizes = [r["size"] for r in shown.numbers["curves"] if r["prefix"] == "add two"]
     assert sizes == list(range(len(alone.all_nodes) + 1))
     assert shown.numbers["sizes"] == find_study("heads").tables(heads)["circuit"]
 
@@ -38,6 +42,22 @@ def test_the_section_has_every_prefix_of_the_shipped_model(small):
 def test_without_the_heads_of_all_seeds_the_shipped_model_is_left(small):
     shown = section(evidence_of([]))
     assert set(shown.numbers) == {"nodes", "curves", "edges"}
-    assert [part.id for part in shown.parts if part.kind == "drawing"] == [
+    assert [picture.id for picture in shown.figure.pictures] == [
         f"circuit-{task}" for task in ("sort_ascending", "sort_descending", "add_one", "add_two")
     ]
+
+
+def test_every_edge_of_a_circuit_is_drawn_and_heads_stand_in_common_places(small):
+    evidence = evidence_of([])
+    shown = section(evidence)
+    places = set()
+    for circuit, picture in zip(
+        evidence.once(find_circuits).values(), shown.figure.pictures, strict=True
+    ):
+        drawn = unquote(picture.src)
+        assert drawn.count("class='edge'") == len(circuit.edges) > 0
+        for node in circuit.nodes:
+            assert any(node.name in (edge.source, edge.target) for edge in circuit.edges)
+        heads = r"data-name='([^']+)'><title>[^<]*</title><circle cx='([\d.]+)'"
+        places.add(tuple(re.findall(heads, drawn)))
+    assert len(places) == 1 and len(*places) == 4

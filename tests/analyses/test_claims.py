@@ -6,11 +6,17 @@ import torch
 
 import prefix_interp as pi
 from analyses.claims.claim import FAILS, HOLDS, MEASURED, claim_record
-from analyses.claims.headlines import headlines
 from analyses.claims.measure import plain_difference_spectrum, total_variation
-from analyses.claims.section import provenance, sections, verdicts
+from analyses.claims.section import (
+    _STATEMENTS,
+    claim_rows,
+    measurements,
+    provenance,
+    section,
+)
 from analyses.claims.zoo import load_zoo, zoo_runs
 from analyses.registry import evidence_of
+from analyses.report.sections import Cell
 from tests.analyses.made_up import made_up_table1
 
 ABOUT = {
@@ -112,37 +118,34 @@ def test_total_variation_of_disjoint_rows_is_one():
     assert total_variation(a, b).item() == 1 and total_variation(a, a).item() == 0
 
 
-def test_headlines_count_verdicts_and_name_what_fails(evidence, claims):
-    judged = [r for r in claims if r["tolerance"] is not None and "no-prefix" not in r["claim"]]
-    found = headlines(evidence)
-    assert found[0].startswith(f"{len(judged)} of {len(judged)} measurements")
-    assert any("kv, 10 slots, 3 seeds, exact match 20.0 %" in line for line in found)
-    assert "fast protocol, 3 seeds" in found[-1] and "fine-tuned 0.0 and 85.0 %" in found[-1]
-
-
-def test_verdicts_are_grouped_by_statement_and_printed_exactly():
+def test_the_table_has_the_worst_case_of_each_claim_by_kind_of_prefix():
     about = ABOUT | {"n_slots": 10}
     rows = [
         claim_record(ABOUT, "gate-max", "How much?", "g", "largest gate", 0.99999),
         claim_record(about, "eq6", "Nothing else.", "A", "largest", 2e-16, "at most", 1e-10),
-        claim_record(ABOUT, "gate-max", "How much?", "g", "largest gate", 0.25),
+        claim_record(about, "eq6", "Nothing else.", "A", "largest", 3e-16, "at most", 1e-10),
         claim_record(ABOUT | {"level": "model", "layer": None}, "no-prefix-learns", "None.", "e",
                      "mean", 0.5, "at most", 0.0, low=0.25, high=0.75),
     ]  # fmt: skip
-    groups = verdicts(rows)
-    assert [g.statement for g in groups] == ["How much?", "Nothing else.", "None."]
-    assert [row.value for row in groups[0].rows] == ["1 − 1.0e-05", "0.25"]
-    exact, fails = groups[1].rows[0], groups[2].rows[0]
-    assert (exact.subject, exact.tolerance, exact.css) == ("kv, 10 slots", "≤ 1e-10", "holds")
-    assert exact.level == "head 0, layer 0" and fails.level == "whole model"
-    assert (fails.value, fails.css) == ("50.0 % [25.0, 75.0]", "fails")
+    exact, learned = claim_rows(rows)
+    assert exact.cells == {"kv, 10 slots": Cell("3.0\u00a0×\u00a010⁻¹⁶", True)}
+    assert (exact.threshold, exact.section) == ("≤ 10⁻¹⁰", "attention")
+    (cell,) = learned.cells.values()
+    assert cell == Cell("50.0 %", False) and learned.section == "table1"
+    table = measurements(rows)
+    assert table.rows[0][3] == "1 − 1.0\u00a0×\u00a010⁻⁵" and table.rows[3][2] == "whole model"
 
 
 def test_the_section_has_every_claim_and_where_it_comes_from(evidence, claims, zoo):
-    own, whence = sections(evidence)
-    assert sum(len(part.rows) for part in own.parts) == len(claims) == len(own.numbers["claims"])
-    versions, settings, recipes = (part.table for part in whence.parts)
+    own = section(evidence)
+    judged = [r for r in claims if r["tolerance"] is not None]
+    held = sum(r["verdict"] == "holds" for r in judged)
+    assert own.title == f"{held} of {len(judged)} measurements of the claims hold"
+    assert "kv, 10 slots, 3 seeds" in own.text and held < len(judged)
+    assert {claim for claim in (r["claim"] for r in judged)} <= set(_STATEMENTS)
+    all_rows, versions, settings, recipes = (part.table for part in own.folded)
+    assert len(all_rows.rows) == len(claims) == len(own.numbers["claims"])
     assert dict(versions.rows)["torch"] == torch.__version__
     assert dict(settings.rows)["prefixes"] == ", ".join(zoo.prefixes)
     assert len(recipes.rows) == 2 + len(zoo.prefixes)
-    assert provenance(evidence, evidence.result("claims"))[1] == settings
+    assert provenance(evidence, evidence.result("claims"))["Settings"] == settings

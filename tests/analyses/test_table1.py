@@ -7,10 +7,10 @@ from analyses.runs import finished_seed
 from analyses.study import committed_result
 from analyses.table1 import STUDY
 from analyses.table1.measure import FINE_TUNED, NEW, OLD, PRETRAINED, PROTOCOLS
-from analyses.table1.section import sections, sweep_figure
+from analyses.table1.section import section, sweep_figure
 from analyses.table1.tables import main_table, more_table, readme_block, sweep_rows, table1_rows
 from prefix_interp.prefixes.prefix import load_prefixes
-from prefix_interp.views.style import data_uri, svg
+from prefix_interp.views.style import svg
 from tests.analyses.made_up import made_up_table1
 
 SWEEPS = PROTOCOLS["smoke"].sweeps
@@ -95,8 +95,8 @@ def test_text_tables_put_each_number_in_its_column(made_up):
     table = main_table(rows)
     row = dict(zip(table.header, table.rows[0], strict=True))
     assert row["Model"] == "pretrained" and row["Paper (%)"] == "0 ± 0"  # the later of two
-    assert row["Exact match, ascending (%)"].startswith("92.0 ± 2.0\n[")
-    assert row["Test loss, descending (nats)"].startswith("2 ± 0")
+    assert row["Exact match, sort ascending (%)"].startswith("92.0 ± 2.0\n[")
+    assert row["Test loss, sort descending (nats)"] == "2.00 (2.00 to 2.00)"
     more = more_table(rows)
     kv = next(r for r in more.rows if r[:2] == ("prefix", "kv, 10 slots"))
     assert kv[2:5] == ("3", "0.1 (3)", "20.0 to 20.0")
@@ -128,14 +128,30 @@ def test_a_sweep_of_nothing_is_refused():
         sweep_figure([])
 
 
-def test_sections_show_the_table_the_rates_and_what_is_missing(made_up):
-    table, rates = sections(evidence_of([made_up]))
-    assert table.parts[0].table == main_table(table1_rows(made_up))
-    assert "3 seeds" in table.parts[0].text and "3200 unseen" in table.parts[0].text
-    assert "about 0.12 %" in table.parts[1].text
-    assert "table1 --preset paper makes it" in table.parts[2].text
-    assert list(table.numbers) == ["fast rows", "fast sweep"]
-    assert rates.parts[0].src == data_uri(sweep_figure(sweep_rows(made_up)))
+def test_the_section_shows_what_was_learned_the_table_and_what_is_missing(made_up):
+    shown = section(evidence_of([made_up]))
+    fast, _, missing, sweep, rates = shown.folded
+    rows = table1_rows(made_up)
+    assert fast.table == main_table(rows)
+    assert "3 seeds" in fast.text and "the same 3,200" in fast.text and "0.12 %" in fast.text
+    assert "table1 --preset paper makes it" in missing.text
+    assert list(shown.numbers) == ["fast rows", "fast sweep"]
+    assert (sweep.id, shown.figure.id) == ("sweep", "learned")
+    assert len(rates.table.rows) == len(sweep_rows(made_up))
+    assert shown.title.startswith("0 % of sequences") and "20.0 % with kv, 10 slots" in shown.title
+    assert not shown.card.holds and shown.card.verdict.endswith("not for kv, 10 slots")
+
+
+def test_intervals_cover_the_error_of_the_test_set_too(made_up):
+    table = main_table(table1_rows(made_up))
+    column = table.header.index("Exact match, sort descending (%)")
+    (row,) = [r for r in table.rows if r[:2] == ("prefix", "residual, 1 slot")]
+    assert row[column] == "0.0 ± 0.0\n[0.0, 0.1]"  # all seeds agree, on the same 3,200 sequences
+
+
+def test_no_prefix_that_learns_is_a_claim_that_holds():
+    card = section(evidence_of([made_up_table1()])).card
+    assert card.holds and card.verdict == "holds: no prefix learns it"
 
 
 def test_the_zoo_is_seed_0_of_the_committed_table():

@@ -175,7 +175,7 @@ def test_the_matrix_shows_means_and_the_papers():
 def test_tables_have_one_row_per_prefix():
     summary = tables(made_up())
     table = table2_table(summary["rows"])
-    assert len(table.rows) == 5 and table.rows[1][2] == "ascending"
+    assert len(table.rows) == 5 and table.rows[1][2] == "sort ascending"
     assert "paper 95 ± 2" in table.rows[1][3] and "90.0" in table.rows[1][3]
     starts = restarts_table(summary["restarts"])
     assert [row[3] for row in starts.rows] == ["2 of 4"] * 4
@@ -184,8 +184,8 @@ def test_tables_have_one_row_per_prefix():
 
 def test_the_section_says_what_was_found_and_has_its_numbers():
     shown = section(evidence_of([made_up(own=0.5)]))
-    (finding,) = shown.findings
-    assert "50.0 / 50.0 / 50.0 / 50.0 %" in finding and "at most 1.0 %" in finding
+    assert "at least 50.0 % right on its own task, at most 1.0 % on another" in shown.title
+    assert not shown.card.holds and shown.claims[0].cells["residual, 1 slot"].holds is False
     assert len(shown.numbers["table2"]) == 5 and len(shown.numbers["restarts"]) == 4
 
 

@@ -62,12 +62,12 @@ def test_fits_are_means_over_seeds_of_each_function(result, tables):
 def test_the_section_says_what_the_rows_hold(result, tables):
     section = STUDY.section(evidence_of([result]))
     assert len(section.numbers["fits"]) == len(tables["fits"])
-    assert [part.id for part in section.parts] == ["universality-2"]
-    (finding,) = section.findings
-    for method in ("quadrature", "random values"):
-        first, last = (np.mean(own(result, method, n)) for n in (4, 64))
-        assert f"{method} {first:.2g} with 4 slots and {last:.2g} with 64" in finding
-    assert finding.endswith("eq. 6 within 3e-16.")
+    assert section.figure.id == "universality-2"
+    first, last = (np.mean(own(result, "quadrature", n)) for n in (4, 64))
+    assert section.title.endswith(f"error {first:.3f} with 4, {last:.3f} with 64")
+    random = np.mean(own(result, "random values", 64))
+    assert f"the error is {random:.3f}" in section.text
+    assert "within 3\u00a0×\u00a010⁻¹⁶" in section.text
 
 
 def panel(figure, title):

@@ -59,7 +59,7 @@ def tensors(context):
 
 def section(evidence):
     rows = evidence.tables("source")["sizes"]
-    return Section("tiny", "Tiny", "A tiny study", "Words.", [], {"sizes": rows}, ["It is tiny."])
+    return Section("tiny", "Tiny", "A tiny study", "about", "Words.", numbers={"sizes": rows})
 
 
 SOURCE = Study(
