@@ -138,7 +138,7 @@ def suffix_figure(rows: Rows, metric: str = "exact_match") -> Figure:
 def tuning_length_figure(rows: Rows, metric: str = "loss") -> Figure:
     """Plot each tuned context by the steps of its tuning, one panel per depth and task.
 
-    Only depths and tasks with more than one length of tuning are shown. Bars are 95% t intervals
+    Only depths and tasks with more than one length of tuning are shown. Bars are 95% intervals
     over seeds, dotted lines the blind rule.
 
     Args:

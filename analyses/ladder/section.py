@@ -168,7 +168,7 @@ def _pictures(result: Result, rows: Rows) -> list[Folded]:
             "Exact match of prefixes and suffixes against depth, one panel per task, with "
             "intervals.",
             "Contexts before and after the input, all with the largest number of slots that was "
-            f"tuned, {sizes['steps']:,} steps each; bars are 95% t intervals over {seeds}, dotted "
+            f"tuned, {sizes['steps']:,} steps each; bars are 95% intervals for new seeds, dotted "
             "lines the blind rule. A soft suffix is inserted at the embedding, so its rows in "
             "deeper layers depend on the input; a suffix at every layer is overwritten at each.",
         ),
@@ -193,7 +193,7 @@ def _pictures(result: Result, rows: Rows) -> list[Folded]:
             "Loss of each tuned context after a shorter and a longer tuning, one panel per depth "
             "and task.",
             f"Tuned for {sizes['steps']:,} and, from the same start, {sizes['long_steps']:,} "
-            "steps: mean cross-entropy on unseen inputs, 95% t intervals over seeds. If a line "
+            "steps: mean cross-entropy on unseen inputs, 95% intervals for new seeds. If a line "
             "still falls, the shorter tuning had not converged.",
         ),
     ]

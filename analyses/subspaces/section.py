@@ -68,7 +68,7 @@ def section(evidence: Evidence) -> Section:
             "projected out: the gate stays.",
         ),
         [
-            Words("Every removal", f"Exact match in percent with 95% t intervals, mean over tasks "
+            Words("Every removal", f"Exact match in percent with 95% intervals, mean over tasks "
                   f"and {n} seeds, with the prefix; heads all at once.",
                   _removals([r for r in pooled if r["run"] == "on"])),
             picture(

@@ -83,7 +83,7 @@ def section(evidence: Evidence) -> Section:
             "One dot with its interval per model: fine-tuned is high, residual prefixes and those "
             "with one slot are at 0, and so are all controls.",
             f"Sequences of {task_words(NEW)} with all ten outputs right, mean over "
-            f"{len(result.seeds)} seeds with 95% t intervals; the paper's numbers as crosses. "
+            f"{len(result.seeds)} seeds with 95% intervals; the paper's numbers as crosses. "
             "Whole model (one layer, one head); each prefix counts at the learning rate with the "
             "lowest training loss.",
         ),
