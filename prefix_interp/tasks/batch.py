@@ -71,6 +71,12 @@ class Batch(NamedTuple):
         at = at.where(self.given, 0).long().to(rows.device)[..., None]
         return rows.gather(-2, at.expand(*rows.shape[:-2], -1, rows.shape[-1]))
 
+    def behind(self, tokens: Int[Tensor, "batch all_pos"]) -> Batch:
+        """Return the batch with `tokens` fed in place of its own, which they end with."""
+        added = tokens.shape[1] - self.tokens.shape[1]
+        positions = None if self.positions is None else self.positions + added
+        return self._replace(tokens=tokens, positions=positions)
+
     def part(self, which: slice | Tensor) -> Batch:
         """Return some of the sequences: a slice, their numbers, or which."""
         return self.mapped(lambda x: x[which])

@@ -195,7 +195,7 @@ def _train_weights(
         hooks = dropout_hooks(model, recipe.dropout, rng)
         n_slots = host_of(model).n_reserved or 0
         tokens, placing = fast_baseline(model, n_slots, batch.tokens, recipe.baseline)
-        fed = batch._replace(tokens=tokens).to(host_of(model).device)
+        fed = batch.behind(tokens).to(host_of(model).device)
         return sequence_losses(model, fed, recipe, [*placing, *hooks]).mean()[None]
 
     model.train()

@@ -84,6 +84,15 @@ def test_reading_against_a_loop():
                 assert torch.equal(read[stack, row, place], logits[stack, row, at])
 
 
+def test_tokens_in_front_move_the_places_along():
+    batch = ragged()
+    logits = torch.randn(3, 8, 11, generator=torch.Generator().manual_seed(0))
+    longer = batch.behind(torch.cat([torch.zeros(3, 3).long(), batch.tokens], dim=1)).check()
+    assert longer.n_rows == batch.n_rows
+    given = batch.given
+    assert torch.equal(longer.read(logits)[given], batch.read(logits[:, 3:])[given])
+
+
 def test_the_mean_is_over_the_answers_there_are():
     values = torch.tensor([[1.0, 3.0], [5.0, torch.nan], [7.0, torch.inf]])
     assert mean_over_answers(values, ragged().answers).tolist() == [2.0, 5.0, 7.0]
