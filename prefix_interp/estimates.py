@@ -23,7 +23,8 @@ class Estimate(float):
     """A measured number with its 95% interval; it computes and compares like a float.
 
     Example:
-        >>> score = pi.Estimate(0.9, low=0.8, high=0.95)
+        >>> from prefix_interp.estimates import Estimate
+        >>> score = Estimate(0.9, low=0.8, high=0.95)
         >>> score > 0.5, score.low
         (True, 0.8)
     """

@@ -160,7 +160,6 @@ def _method(result: Result, suffixes: Rows) -> list[Folded]:
 
 def _pictures(result: Result, rows: Rows) -> list[Folded]:
     sizes = result.settings["protocol"]
-    seeds = counted(len(result.seeds), "seed")
     return [
         picture(
             "suffixes",

@@ -127,9 +127,9 @@ def removal_figure(
 ) -> Figure:
     """Plot the scores of prefixes with a subspace removed, one panel per task.
 
-    Bars are means over seeds. Their lines are 95% intervals for new seeds; for random subspaces they
-    go from the worst draw of any seed to the best. Dashed lines are the unchanged runs with and
-    without the prefix.
+    Bars are means over seeds. Their lines are 95% intervals for new seeds; for random subspaces
+    they go from the worst draw of any seed to the best. Dashed lines are the unchanged runs with
+    and without the prefix.
 
     Args:
         summary: summary of the removals, from `tables`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping
 
@@ -33,7 +34,13 @@ def check_metrics(metrics: Mapping[str, Metric], target: Target) -> None:
     """Raise unless each metric gives one value per run of a stack and example."""
     expected = (2, len(target.answers))
     for name, metric in metrics.items():
-        shape = tuple(metric(target.logits_on.expand(2, *target.logits_on.shape), target).shape)
+        found = metric(target.logits_on.expand(2, *target.logits_on.shape), target)
+        if not isinstance(found, Tensor) or not found.is_floating_point():
+            kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
+            raise PrefixInterpError(
+                f"metrics[{name!r}] gives {kind}; return a tensor of floats, e.g. with .float()"
+            )
+        shape = tuple(found.shape)
         if shape != expected:
             raise PrefixInterpError(
                 f"metrics[{name!r}] gives shape {shape} for a stack of 2 runs on {expected[1]} "
@@ -57,6 +64,7 @@ def check_same(runs: RunPair, runs_id: str, model: Model, prefix: Prefix) -> Non
         )
     ours, theirs = prefix.tensors, runs.prefix.tensors
     same = ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+    same = same and prefix.settings == runs.prefix.settings
     if not same:
         raise PrefixInterpError(
             "task is a contrast of another prefix than the one given; give the contrast's own "
@@ -65,10 +73,9 @@ def check_same(runs: RunPair, runs_id: str, model: Model, prefix: Prefix) -> Non
 
 
 def differs(a: Tensor, b: Tensor) -> bool:
-    """Return whether two metrics differ in their mean, one value per example, beyond rounding."""
-    noise = 1e3 * torch.finfo(a.dtype).eps if a.is_floating_point() else 0.0
-    a, b = a.double().mean(), b.double().mean()
-    return bool((a - b).abs() > noise * max(1.0, float(a.abs())))
+    """Return whether two metrics differ beyond rounding in any example."""
+    noise = 1e3 * torch.finfo(a.dtype).eps
+    return bool((a - b).abs().max() > noise * max(1.0, float(a.abs().max())))
 
 
 def warn_if_moved(off: Mapping[str, Tensor], plain: Mapping[str, Tensor], n_slots: int) -> None:
@@ -86,5 +93,17 @@ def warn_if_moved(off: Mapping[str, Tensor], plain: Mapping[str, Tensor], n_slot
                 f"that alone changes {name} from {plain[name].double().mean():.4g} (plain) to "
                 f"{off[name].double().mean():.4g} (off, what the prefix is compared with); give "
                 "the prefix positions='keep' to leave the content where it is",
-                stacklevel=4,
+                stacklevel=_level_of_caller(),
             )
+
+
+def _level_of_caller() -> int:
+    """Return how many calls up the first line outside this package stands."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _is_ours(module: str) -> bool:
+    return module.split(".")[0] in ("prefix_interp", "jaxtyping", "beartype")

@@ -68,11 +68,13 @@ def contrast(
     with torch.inference_mode(False):
         if isinstance(task, Contrast):
             check_same(task.runs, task.model_id, model, prefix)
-            return _measured(task, chosen)
-        check_positive("n", n)
-        name, batch = as_batch(task, n, seed)
-        pair = _measured(_run(model, prefix, batch, name), chosen)
-        warn_if_moved(pair.off, pair.plain, prefix.n_slots)
+            pair, told = _measured(task, chosen), task.metrics
+        else:
+            check_positive("n", n)
+            name, batch = as_batch(task, n, seed)
+            pair, told = _measured(_run(model, prefix, batch, name), chosen), {}
+        off = {k: x for k, x in pair.off.items() if k not in told}
+        warn_if_moved(off, pair.plain, prefix.n_slots)
         return pair
 
 

@@ -170,7 +170,9 @@ def random_prefixes(model: Model, prefix: Prefix, n: int, seed: int) -> dict[str
     return {name: [make(i) for i in range(n)] for name, make in makers.items()}
 
 
-def check_controls(model: Model, controls: Mapping[str, Prefix] | None) -> dict[str, Prefix]:
+def check_controls(
+    model: Model, prefix: Prefix, controls: Mapping[str, Prefix] | None
+) -> dict[str, Prefix]:
     """Return named controls.
 
     Raises:
@@ -183,4 +185,10 @@ def check_controls(model: Model, controls: Mapping[str, Prefix] | None) -> dict[
                 f"controls={name!r} is the name of a random control; give yours another name"
             )
         control.check_fits(model)
+        host = host_of(model)
+        if control.positions != prefix.positions and host.learned_positions:
+            raise PrefixInterpError(
+                f"controls={name!r} has positions={control.positions!r} but the prefix "
+                f"{prefix.positions!r}, so each has another run without it; give both the same"
+            )
     return named

@@ -32,7 +32,7 @@ from prefix_interp.attribution.pair import Contrast
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import NORM_SCALE
-from prefix_interp.prefixes.given import ContextLike
+from prefix_interp.prefixes.given import ContextLike, as_prefix
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.tasks import Batch, Task, mean_over_answers
 from prefix_interp.theory.decompose import Decomposition, decompose_attention
@@ -83,9 +83,9 @@ def head_elicitation(
     check_positive("n_random", n_random)
     if n_random < 2:
         raise PrefixInterpError("n_random=1 makes an interval of level 0; give at least 2")
-    named = check_controls(model, controls)
+    prefix = as_prefix(prefix)
+    named = check_controls(model, prefix, controls)
     pair = contrast(model, prefix, task, n=n, seed=seed, metrics=chosen)
-    prefix = pair.prefix
     if pair.n_batch < 2:
         raise PrefixInterpError("n=1 example has no interval; give at least 2")
     drawn = random_prefixes(model, prefix, n_random, seed)

@@ -49,7 +49,7 @@ class Elicitation(ResultObject):
 
     Example:
         >>> found = pi.head_elicitation(model, prefix, task, n=8, n_random=2, progress=False)
-        >>> found.to_dataframe()["head"].tolist()
+        >>> sorted(found.to_dataframe()["head"])
         [0, 1, 2, 3]
     """
 

@@ -87,6 +87,11 @@ def choose_metrics(chosen: Metrics) -> dict[str, Metric]:
     """
     if isinstance(chosen, str):
         chosen = (chosen,)
+    if callable(chosen):
+        name = getattr(chosen, "__name__", "mine")
+        raise PrefixInterpError(
+            f"metrics={name} is a function without a name; give {{{name!r}: {name}}}"
+        )
     if isinstance(chosen, Mapping):
         found = dict(chosen)
     else:

@@ -186,7 +186,7 @@ class Host:
 
     def slot_positions(self, n_slots: int) -> Float[Tensor, "slot d_model"]:
         """Return position embeddings of slots in front; past the reserved, the last repeats."""
-        last = max(self.content_start(n_slots) - 1, 0)
+        last = min(max(self.content_start(n_slots), 1), self.n_ctx) - 1
         return self.W_pos[torch.arange(n_slots).clamp(max=last)]
 
     def content_positions(

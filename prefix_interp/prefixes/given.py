@@ -39,7 +39,7 @@ def as_context(given: ContextLike) -> Context:
     found = given if isinstance(given, Context) else getattr(given, "context", None)
     if not isinstance(found, Context):
         raise PrefixInterpError(
-            f"context={type(given).__name__} is none; give a Prefix or a SoftPrompt, a fit of one, "
+            f"context is a {type(given).__name__}; give a Prefix or a SoftPrompt, a fit of one, "
             "or the folder it was saved to"
         )
     return found

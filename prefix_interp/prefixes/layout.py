@@ -31,6 +31,11 @@ def check_tokens(
     may_be_empty: bool = False,
 ) -> None:
     """Raise unless `tokens` are in the vocabulary and fit the context after `n_slots` slots."""
+    if not isinstance(tokens, Tensor):
+        raise PrefixInterpError(
+            f"tokens are a {type(tokens).__name__}; give a tensor with axes batch, pos, e.g. "
+            "batch.tokens"
+        )
     whole = not tokens.is_floating_point() and tokens.dtype != torch.bool
     empty = 0 in tokens.shape[: 1 if may_be_empty else 2]
     if not whole or tokens.ndim != 2 or empty:

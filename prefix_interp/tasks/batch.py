@@ -96,7 +96,7 @@ class Batch(NamedTuple):
         return Batch(change(self.tokens), change(self.answers), skill, positions)
 
     def check(self) -> Batch:
-        """Return the batch itself if its parts belong together.
+        """Return the batch, its numbers as int64, if its parts belong together.
 
         Raises:
             PrefixInterpError: shapes that do not fit, numbers that are not whole, a row without an
@@ -104,7 +104,8 @@ class Batch(NamedTuple):
         """
         tokens, answers, _, positions = self
         for name, x in zip(self._fields, self, strict=True):
-            if x is not None and not (isinstance(x, Tensor) and _is_whole(x)):
+            needed = name in ("tokens", "answers")
+            if (needed or x is not None) and not (isinstance(x, Tensor) and _is_whole(x)):
                 kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
                 raise PrefixInterpError(f"{name} is {kind}; give a tensor of whole numbers")
         shape = tuple(tokens.shape)
@@ -137,7 +138,54 @@ class Batch(NamedTuple):
             raise PrefixInterpError(
                 f"skill has shape {tuple(self.skill.shape)}; give one number per sequence, or None"
             )
-        return self
+        return self.mapped(lambda x: x.long())
+
+    def seen(self) -> Int[Tensor, "batch pos"]:
+        """Return the tokens with -1 for padding: what follows the last place that is read."""
+        if self.positions is None:
+            return self.tokens
+        last = self.positions.where(self.given, -1).amax(dim=-1, keepdim=True)
+        places = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        return self.tokens.where(places <= last, -1)
+
+
+def as_given(what: str, given: object) -> Batch:
+    """Return what a user gave as a batch, checked: tokens, answers and perhaps answer positions.
+
+    Args:
+        what: names it in messages.
+        given: a `Batch`, or two or three tensors or nested lists; answers may lack the axis over
+            answers, and positions may be one for all, one an answer, or one a sequence.
+
+    Raises:
+        PrefixInterpError: anything else, or parts that do not belong together.
+    """
+    if isinstance(given, Batch):
+        return given.check()
+    if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
+        raise PrefixInterpError(
+            f"{what} gives a {type(given).__name__}; give a Batch, or tokens and answers and, if "
+            "they are not the last, answer positions"
+        )
+    tokens, answers = (_as_tensor(x) for x in given[:2])
+    answers = answers[:, None] if answers.ndim == 1 else answers
+    if len(given) == 2 or given[2] is None:
+        return Batch(tokens, answers).check()
+    positions = _as_tensor(given[2])
+    if positions.ndim == 1 and positions.shape == answers.shape[:1] and answers.shape[1] == 1:
+        positions = positions[:, None]
+    elif positions.ndim == 0 or (positions.ndim == 1 and positions.shape == answers.shape[1:]):
+        positions = positions.expand(answers.shape)
+    return Batch(tokens, answers, positions=positions).check()
+
+
+def _as_tensor(x: object) -> Tensor:
+    try:
+        return torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError):
+        raise PrefixInterpError(
+            f"{type(x).__name__} is no table of whole numbers; give a tensor, or rows of one length"
+        ) from None
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

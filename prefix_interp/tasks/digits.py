@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
-from prefix_interp.tasks.batch import Batch
+from prefix_interp.tasks.batch import Batch, as_given
 from prefix_interp.tasks.split import mixed
 from prefix_interp.tasks.task import Split, Task
 
@@ -217,7 +217,8 @@ def as_batch(task: Task | Batch | str, n: int, seed: int) -> tuple[str, Batch]:
     """Return the name and a batch of a task's test split, or a batch of one's own as it is.
 
     Args:
-        task: a task, the name of one of the paper's, a batch, or its tokens and answers.
+        task: a task, the name of one of the paper's, a batch, or its tokens, answers and perhaps
+            answer positions.
         n: sequences of a task; a batch is used whole.
         seed: chooses the sequences of a task.
 
@@ -225,10 +226,6 @@ def as_batch(task: Task | Batch | str, n: int, seed: int) -> tuple[str, Batch]:
         PrefixInterpError: an unknown name, `n` below 1, or a batch whose parts do not fit.
     """
     if isinstance(task, tuple):
-        if not 2 <= len(task) <= len(Batch._fields):
-            raise PrefixInterpError(
-                f"task is a tuple of {len(task)}; give Batch(tokens, answers), or a task"
-            )
-        return "a batch", Batch(*task).check()
+        return "a batch", as_given("task", task)
     task = as_task(task)
     return task.name, task.sample(n, split="test", seed=seed)

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_number
 from prefix_interp.seeds import derive_generator
-from prefix_interp.tasks.batch import Batch, joined
+from prefix_interp.tasks.batch import Batch, as_given, joined
 from prefix_interp.tasks.split import row_codes
 from prefix_interp.tasks.task import Split, Task, check_sample
+from prefix_interp.words import counted
 
 Draw = Callable[[int, torch.Generator], "Batch | Sequence[Tensor]"]
 _ROUNDS = 200  # of draws without a single sequence of the wanted split
@@ -39,7 +40,7 @@ class TensorTask(Task):
     @cached_property
     def rows(self) -> dict[str, Int[Tensor, " row"]]:
         """Return the numbers of the sequences of each split."""
-        codes, kinds = row_codes(self.data.tokens).unique(return_inverse=True)
+        codes, kinds = row_codes(self.data.seen()).unique(return_inverse=True)
         # Codes are hashes, so the smallest ones are a random choice, and equal rows stay together.
         in_test = kinds < round(self.test_share * len(codes))
         sides = {"test": in_test, "train": ~in_test, "all": torch.ones_like(in_test)}
@@ -47,7 +48,8 @@ class TensorTask(Task):
 
     def __repr__(self) -> str:
         n_train, n_test = (len(self.rows[name]) for name in ("train", "test"))
-        return f"TensorTask({self.name!r}; {n_train} sequences to train on, {n_test} to test)"
+        train = counted(n_train, "sequence")
+        return f"TensorTask({self.name!r}; {train} to train on, {n_test} to test)"
 
     def identity(self) -> dict[str, Any]:
         """Return the name, a checksum of the tensors, and the share of the test."""
@@ -108,7 +110,7 @@ class FunctionTask(Task):
         while n_found < n:
             drawn = self._drawn(int((n - n_found) / max(share, 0.01) * 1.1) + 16, rng)
             if split != "all":
-                codes = row_codes(drawn.tokens)
+                codes = row_codes(drawn.seen())
                 in_test = codes.double() / (1 << 63) < self.test_share
                 drawn = drawn.part(in_test == (split == "test"))
             n_empty = 0 if len(drawn.tokens) else n_empty + 1
@@ -117,17 +119,17 @@ class FunctionTask(Task):
                     f"task={self.name!r} drew no sequence of split={split!r}; choose another "
                     f"test_share than {self.test_share}, or let sample draw more different ones"
                 )
-            if found and drawn.tokens.shape[1] != found[0].tokens.shape[1]:
+            if found and _kind(drawn) != _kind(found[0]):
                 raise PrefixInterpError(
-                    f"sample drew {drawn.tokens.shape[1]} and {found[0].tokens.shape[1]} "
-                    "positions; pad all sequences to one length on the right"
+                    f"sample drew batches of different kinds, {_kind(found[0])} and "
+                    f"{_kind(drawn)}; pad all sequences to one length, and give the same parts"
                 )
             found.append(drawn)
             n_found += len(drawn.tokens)
         return joined(found).part(slice(n))
 
     def _drawn(self, n: int, rng: torch.Generator) -> Batch:
-        return _as_drawn(self.function(n, rng)).check()
+        return as_given("sample", self.function(n, rng))
 
 
 def task_from_tensors(
@@ -139,8 +141,9 @@ def task_from_tensors(
 ) -> TensorTask:
     """Return a task made of sequences that you have.
 
-    A share of the different sequences is kept for the test, chosen by a hash of their tokens: equal
-    rows never stand on both sides. Training draws with replacement; a test has each row once.
+    A share of the different sequences is kept for the test, chosen by a hash of what the model sees
+    of them (not of the padding): equal sequences never stand on both sides. Training draws rows
+    with replacement, a test without; rows that you give twice are there twice.
 
     Args:
         tokens: one sequence a row, padded on the right with any token of the vocabulary if they
@@ -163,8 +166,8 @@ def task_from_tensors(
         (TensorTask('sum of two'; 19 sequences to train on, 6 to test), torch.Size([3, 1]))
     """
     check_number("test_share", test_share, 0.0, 1.0)
-    given = [x for x in (tokens, answers, answer_positions) if x is not None]
-    return TensorTask(name, _as_drawn(given).check().to(torch.device("cpu")), test_share)
+    batch = as_given("task", (tokens, answers, answer_positions))
+    return TensorTask(checked_name(name), batch.to(torch.device("cpu")), test_share)
 
 
 def task_from_function(
@@ -174,8 +177,9 @@ def task_from_function(
 
     ``sample(n, rng)`` returns `n` sequences drawn with the generator `rng` and nothing else, as a
     `Batch`, or as tokens, answers and, if they are not the last, answer positions (see
-    `task_from_tensors`), always of one length. A hash of its tokens puts each sequence on one side
-    of the split, so that no test sequence is ever trained on.
+    `task_from_tensors`), always of one length. A hash of what the model sees of it (not of the
+    padding) puts each sequence on one side of the split, so that no test sequence is ever trained
+    on. If few sequences are possible, a test draws some several times: its interval is too narrow.
 
     Args:
         sample: the function.
@@ -198,7 +202,8 @@ def task_from_function(
             f"sample is a {type(sample).__name__}; give a function of n and a generator, or use "
             "task_from_tensors"
         )
-    task = FunctionTask(name or getattr(sample, "__name__", "own"), sample, test_share)
+    name = getattr(sample, "__name__", "own") if name is None else name
+    task = FunctionTask(checked_name(name), sample, test_share)
     if task.identity() != task.identity():
         raise PrefixInterpError(
             "sample drew other sequences from a generator with the same seed; draw all random "
@@ -207,24 +212,20 @@ def task_from_function(
     return task
 
 
-def _as_drawn(drawn: Batch | Sequence[Tensor]) -> Batch:
-    """Return what a user gave as a batch, with an axis over answers."""
-    if isinstance(drawn, Batch):
-        return drawn
-    if not isinstance(drawn, (tuple, list)) or len(drawn) not in (2, 3):
-        raise PrefixInterpError(
-            f"sample returned a {type(drawn).__name__}; return a Batch, or tokens and answers and, "
-            "if they are not the last, answer positions"
-        )
-    tokens, answers, *rest = (torch.as_tensor(x) for x in drawn)
-    answers = answers[:, None] if answers.ndim == 1 else answers
-    if not rest:
-        return Batch(tokens, answers)
-    positions = rest[0]
-    if positions.ndim == 1 and answers.ndim == 2:
-        each = len(positions) == len(answers) and answers.shape[1] == 1
-        positions = positions[:, None] if each else positions.expand(answers.shape)
-    return Batch(tokens, answers, positions=positions)
+def checked_name(name: object) -> str:
+    """Return the name of a task.
+
+    Raises:
+        PrefixInterpError: it is no text.
+    """
+    if not isinstance(name, str) or not name:
+        raise PrefixInterpError(f"name={name!r} must be a text of at least one letter")
+    return name
+
+
+def _kind(batch: Batch) -> dict[str, tuple[int, ...]]:
+    named = zip(batch._fields, batch, strict=True)
+    return {name: tuple(x.shape[1:]) for name, x in named if x is not None}
 
 
 def _checksum(batch: Batch) -> str:

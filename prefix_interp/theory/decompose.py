@@ -11,6 +11,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from prefix_interp.errors import PrefixInterpError
 from prefix_interp.figure_files import Size, Width
 from prefix_interp.models.host import host_of
 from prefix_interp.models.sites import Site
@@ -149,6 +150,11 @@ def decompose_attention(pair: RunPair) -> Decomposition:
         >>> max(parts.max_errors().values()) < 1e-4  # in float32
         True
     """
+    if not isinstance(pair, RunPair):
+        raise PrefixInterpError(
+            f"pair is a {type(pair).__name__}; give run_pair(model, prefix, tokens), or the runs "
+            "of a contrast"
+        )
     host = host_of(pair.model)
     layers = range(host.n_layers)
     n = pair.prefix.n_slots

@@ -20,6 +20,7 @@ from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.model import model_id
 from prefix_interp.prefixes.attach import stack_hooks
 from prefix_interp.prefixes.context import Context
+from prefix_interp.prefixes.given import ContextLike, as_context
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.prefix import Parameterization, Positions, Prefix
 from prefix_interp.prefixes.soft_prompt import Layers, SoftPrompt
@@ -198,7 +199,7 @@ def tune_soft_prompt(
 def sweep(
     model: Model,
     task: Task | str,
-    starts: Sequence[Context],
+    starts: Sequence[ContextLike],
     lrs: Sequence[float],
     *,
     preset: str = "fast",
@@ -240,6 +241,7 @@ def sweep(
     task, recipe = as_task(task), recipe or Recipe.from_preset(preset, "prefix")
     _check_rates(lrs)
     check_free(model)
+    starts = [as_context(start) for start in starts]
     first = _check_starts(model, starts)
     recipes = [replace(recipe, lr=lr) for lr in lrs]
     grid = [(i, each) for i in range(len(starts)) for each in recipes]

@@ -67,11 +67,17 @@ def test_controls_are_of_another_task_start_and_seed(kept):
     assert set(alone) == {"another task", "another start"}
 
 
+def by_head(rows):
+    """Rows of one kind follow each other by effect; controls by head."""
+    order = ("seed", "tuned_on", "parameterization", "direction", "layer", "head")
+    return sorted(rows, key=lambda row: [row[key] for key in order])
+
+
 def test_another_seed_does_what_it_does_on_its_own_model(result):
     # Both seeds have the zoo's model here, so that the control is the other seed's measurement.
     def effects(table, seed, **chosen):
         return [
-            r["effect"] for r in result.rows(table)
+            r["effect"] for r in by_head(result.rows(table))
             if r["seed"] == seed and all(r[key] == value for key, value in chosen.items())
         ]  # fmt: skip
 
@@ -162,7 +168,7 @@ def test_the_command_draws_the_first_seed_and_all(result):
     assert set(drawn) == {"", "-copying"}
     diamonds = drawn[""].axes[0].lines[0].get_ydata()  # totals of the first task's heads
     own = [
-        r["effect"] for r in result.rows("head")
+        r["effect"] for r in by_head(result.rows("head"))
         if (r["seed"], r["direction"], r["parameterization"]) == (0, "noise", "residual")
         and r["tuned_on"] == "sort_descending"
     ]  # fmt: skip

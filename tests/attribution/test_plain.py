@@ -4,6 +4,7 @@ import warnings
 from copy import deepcopy
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -147,3 +148,43 @@ def test_results_of_older_versions_have_no_plain_value(tmp_path):
     assert type(grid)(**fields).plain is None
     with pytest.raises(TypeError, match="site"):
         check_fields(type(grid), {k: v for k, v in fields.items() if k != "site"})
+
+
+def test_a_contrast_at_hand_is_of_these_positions_and_warns_of_each_new_metric():
+    model = learned()
+    batch, prefix = batch_for(model), pi.Prefix.random(model, 3)
+    pair = contrast(model, prefix, batch, metrics=("exact_match",))
+    with pytest.warns(UserWarning, match=f"{MOVED}.* log_prob"):
+        pi.patch_heads(model, prefix, pair, metrics=("log_prob",), progress=False)
+    kept = replace(prefix, positions="keep")
+    with pytest.raises(pi.PrefixInterpError, match="contrast of another prefix"):
+        pi.patch_heads(model, kept, pair, progress=False)
+    with pytest.raises(pi.PrefixInterpError, match="give both the same"):
+        pi.head_elicitation(
+            model, prefix, batch, controls={"kept": kept}, n_random=2, progress=False
+        )
+
+
+def test_the_warning_names_the_line_that_asked():
+    model = learned()
+    with pytest.warns(UserWarning, match=MOVED) as told:
+        pi.contrast(model, pi.Prefix.random(model, 3), batch_for(model))
+    assert {Path(x.filename).name for x in told if MOVED in str(x.message)} == {"test_plain.py"}
+
+
+def test_more_slots_than_the_context_holds():
+    model = learned()
+    prefix = pi.Prefix.random(model, 9, positions="keep")
+    assert pi.evaluate(model, batch_for(model), prefix).n == 5
+
+
+def test_metrics_without_a_name_or_without_floats_are_one_line(unchecked):
+    model = learned()
+    batch, prefix = batch_for(model), pi.Prefix.random(model, 1, positions="keep")
+
+    def hit(logits, target):
+        return (logits.argmax(-1) == target.answers).any(-1)
+
+    for metrics, message in ((hit, "without a name"), ({"hit": hit}, "return a tensor of floats")):
+        with pytest.raises(pi.PrefixInterpError, match=message):
+            contrast(model, prefix, batch, metrics=metrics)

@@ -183,3 +183,51 @@ def pi_logits(model, tokens):
     from prefix_interp.prefixes.layout import offset_hooks
 
     return model.run_with_hooks(tokens[None], fwd_hooks=offset_hooks(model, 1))[0, -1]
+
+
+def test_padding_does_not_decide_the_side():
+    def padded(n, rng):
+        x = torch.randint(0, 4, (n, 6), generator=rng)  # only the first two are ever seen
+        return x, x[:, :2].sum(-1), torch.full((n,), 1)
+
+    task = pi.task_from_function(padded)
+    sides = [rows(task.sample(500, split).tokens[:, :2]) for split in ("train", "test")]
+    assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 16
+    tokens, answers, positions = padded(300, torch.Generator().manual_seed(0))
+    task = pi.task_from_tensors(tokens, answers, positions)
+    sides = [rows(task.sample(500, split).tokens[:, :2]) for split in ("train", "test")]
+    assert not sides[0] & sides[1] and len(sides[1]) == 4
+
+
+def test_a_tuple_means_the_same_everywhere(unchecked):
+    given = (PAIRS, SUMS, torch.tensor([0]))
+    assert as_batch(given, 5, 0)[1].positions.tolist() == [[0]] * 49
+    short = as_batch((PAIRS.int(), SUMS.short()), 5, 0)[1]
+    assert short.tokens.dtype == short.answers.dtype == torch.int64
+    assert pi.task_from_tensors([[1, 2], [3, 4]], [1, 2], 1).data.positions.tolist() == [[1], [1]]
+
+
+def two_kinds(n, rng):
+    x = torch.randint(9, (n, 3), generator=rng)
+    return (x, x[:, :1]) if len(x) % 2 else (x, x[:, :1], torch.zeros(n, 1).long())
+
+
+WRONG = {
+    "NoneType is no table of whole numbers": lambda: pi.task_from_tensors(PAIRS, None),
+    "rows of one length": lambda: pi.task_from_tensors([[1, 2], [3]], [1, 2]),
+    "name=3 must be a text": lambda: pi.task_from_tensors(PAIRS, SUMS, name=3),
+    "one position for each answer": lambda: pi.task_from_tensors(
+        PAIRS, PAIRS, torch.tensor([1, 1, 1])
+    ),
+    "answers is NoneType": lambda: pi.Batch(PAIRS, None).check(),
+    "batches of different kinds": lambda: [
+        pi.task_from_function(two_kinds).sample(n, "test") for n in range(50, 70)
+    ],
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_other_wrong_parts_are_one_line(message, unchecked):
+    with pytest.raises(pi.PrefixInterpError) as error:
+        WRONG[message]()
+    assert message in str(error.value) and "\n" not in str(error.value)
