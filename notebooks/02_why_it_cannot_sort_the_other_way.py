@@ -4,7 +4,9 @@
 # The paper's Table 1: can a one-layer, one-head model that sorts ascending learn to descend? Full
 # fine-tuning learns it. A prefix does not, because it cannot change what the head attends to
 # *relative to the rest of the content*. This notebook shows the argument on trained models, and how
-# far a prefix with more freedom than the paper's still gets. Takes about 30 seconds on one core.
+# far a prefix with more freedom than the paper's still gets.
+#
+# Takes about 30 seconds on one core.
 
 # %%
 # %matplotlib inline

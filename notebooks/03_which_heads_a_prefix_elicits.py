@@ -4,6 +4,8 @@
 # The model has one layer and four heads, and is pretrained on four tasks without a label for the
 # task. One tuned vector makes it sort ascending, sort descending, add one or add two. Through which
 # heads does the vector act, and by which part of its effect on them?
+#
+# Takes about 20 seconds on one core.
 
 # %%
 # %matplotlib inline
