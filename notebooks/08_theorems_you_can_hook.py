@@ -60,7 +60,8 @@ def draw(made, behaviour, inputs=()):
     virtual = made.encode(behaviour).vectors[0][:, list(made.coordinates["token"])]
     panels = {"virtual token": virtual.T}
     panels |= {f"head {i}: {name}": pattern[i] for i, name in enumerate(made.heads)}
-    panels["logits"] = logits - logits.amin(-1, keepdim=True)
+    low, high = logits.amin(-1, keepdim=True), logits.amax(-1, keepdim=True)
+    panels["logits, each row from 0 to 1"] = (logits - low) / (high - low)
     _, axes = plt.subplots(1, len(panels), figsize=(11, 3), layout="constrained")
     for ax, (title, values) in zip(axes, panels.items(), strict=True):
         ax.imshow(values, cmap="Blues", vmin=0, aspect="auto")
@@ -69,7 +70,7 @@ def draw(made, behaviour, inputs=()):
             ax.set_xticks(range(len(rows)), rows, rotation=90)
             ax.set_yticks(range(len(rows)), rows)
     axes[0].set(ylabel="coordinate", xticks=[0], xticklabels=["s1"])
-    axes[-1].set(xlabel="token", ylabel="output")
+    axes[-1].set(xlabel="token", ylabel="output", yticks=range(len(logits)))
     return table.round(4)
 
 
