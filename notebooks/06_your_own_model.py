@@ -69,12 +69,17 @@ print("without a prefix:", pi.evaluate(adder, add))
 # %%
 fit = pi.tune_prefix(adder, add, positions="keep", recipe=recipe, progress=False)
 print("with the prefix:", pi.evaluate(adder, add, fit))
-print("loss on the sums it was tuned on:", round(fit.train_loss, 3))
+tuned_on = add.sample(1000, split="train")
+for name, context in {"without": None, "with": fit}.items():
+    print(
+        f"loss {name} it on the sums it was tuned on: {pi.evaluate(adder, tuned_on, context).loss}"
+    )
 
 # %% [markdown]
-# This prefix does not pick the sum. Even where it was tuned it ends worse than no prefix: its slot
-# takes attention from `a` and `b`, and there is no MLP that could read its bias. The table says
-# which head does the harm.
+# This prefix does not pick the sum. Compare the losses on the sums that it was tuned on: even there
+# it does not help. Its slot takes attention from `a` and `b`, and there is no MLP that could read its
+# bias. No head stands out: the harm is spread over heads of both layers, and random prefixes (grey)
+# do more of it at nearly every head.
 
 # %%
 pi.head_elicitation(adder, fit.prefix, add, n_random=9, progress=False)

@@ -1,11 +1,14 @@
 """Each notebook runs from top to bottom, and its .ipynb holds its .py source and small outputs."""
 
 import ast
+import base64
+import io
 import re
 
 import jupytext
 import nbformat
 import pytest
+from PIL import Image
 
 from notebooks.make import LARGEST, faults, restate_time, run, sources, tidy
 
@@ -52,7 +55,13 @@ def book_of(*outputs):
     return nbformat.v4.new_notebook(cells=cells)
 
 
-PICTURE = output("display_data", data={"image/png": "iVBORw0KGgo="})
+def picture_of(mode):
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").convert(mode).save(buffer, format="png")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+PICTURE = output("display_data", data={"image/png": picture_of("RGB")})
 
 
 def test_tidying_leaves_text_and_pictures_alone():
@@ -118,3 +127,13 @@ def test_it_runs_and_shows_what_is_stored(source):
     book = tidy(run(source)[0])
     assert not faults(book)
     assert list(shape_of(book)) == list(shape_of(stored(source))), "run: make notebooks"
+
+
+def test_a_picture_keeps_its_looks_in_fewer_colours():
+    (stored_output,) = tidy(book_of(PICTURE)).cells[1].outputs
+    before, after = (
+        Image.open(io.BytesIO(base64.b64decode(o.data["image/png"])))
+        for o in (PICTURE, stored_output)
+    )
+    assert after.mode == "P" and after.size == before.size
+    assert after.convert("RGB").tobytes() == before.tobytes()  # 256 greys
