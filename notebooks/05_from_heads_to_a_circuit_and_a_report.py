@@ -68,7 +68,7 @@ print(circuit.to_dot().splitlines()[0])
 # %%
 batch = pi.get_task("sort_descending").sample(64, seed=0)
 results = {
-    "What the prefix does to each head": pi.decompose_attention(
+    "Gate, base and bias; the picture shows head 0": pi.decompose_attention(
         pi.run_pair(model, prefix, batch.tokens)
     ),
     "Which heads it elicits": pi.head_elicitation(
@@ -92,7 +92,7 @@ def section(title, result):
 score = html.escape(str(pi.evaluate(model, "sort_descending", prefix)))
 head = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>sort descending</title>'
-    "<style>body { font-family: sans-serif; max-width: 60rem; margin: 2rem auto } "
+    "<style>body { font-family: sans-serif; max-width: 60rem; margin: auto; padding: 2rem } "
     "img { max-width: 100% } td, th { padding: 0 .5rem; text-align: right }</style>"
     f"<h1>A prefix that sorts descending</h1><p>{score}</p>"
 )

@@ -77,9 +77,9 @@ for name, context in {"without": None, "with": fit}.items():
 
 # %% [markdown]
 # This prefix does not pick the sum. Compare the losses on the sums that it was tuned on: even there
-# it does not help. Its slot takes attention from `a` and `b`, and there is no MLP that could read its
-# bias. No head stands out: the harm is spread over heads of both layers, and random prefixes (grey)
-# do more of it at nearly every head.
+# it does not help. Its slot takes attention from `a` and `b`, and there is no MLP that could read
+# its bias. No head stands out: the harm is spread over heads of both layers, and random prefixes
+# (grey) do more of it at nearly every head.
 
 # %%
 pi.head_elicitation(adder, fit.prefix, add, n_random=9, progress=False)
