@@ -150,15 +150,15 @@ def test_every_figure_is_drawn_and_no_error_shown(name, server, browser):
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(f"{server}/lab/tree/notebooks/{name}.ipynb?token={TOKEN}&reset")
-    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=30_000)
+    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=90_000)
     run = name.startswith(RUN)
     if run:
-        page.wait_for_function(f"() => ({STATE})().idle", timeout=30_000)
+        page.wait_for_function(f"() => ({STATE})().idle", timeout=90_000)
         page.evaluate("window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
         assert not page.evaluate(f"({STATE})().ran")
         page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
         page.wait_for_function(
-            f"() => {{ const s = ({STATE})(); return s.idle && s.ran; }}", timeout=60_000
+            f"() => {{ const s = ({STATE})(); return s.idle && s.ran; }}", timeout=240_000
         )
     page.wait_for_timeout(1500)  # outputs are drawn after the kernel is done
     shown = page.evaluate(SHOWN)
