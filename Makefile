@@ -36,8 +36,8 @@ check: install  ## lint and types
 hooks: install  ## the same before each commit
 	$(BIN)/pre-commit install
 
-notebooks: install  ## write the .ipynb files from their .py sources
-	$(BIN)/jupytext --to ipynb notebooks/*.py
+notebooks: install  ## run the .py sources and write the .ipynb files, with small outputs (NAMES="01 06" for some)
+	OMP_NUM_THREADS=1 $(BIN)/python -m notebooks.make $(NAMES)
 
 readme: install  ## rewrite the README's outputs, table and picture, and the tables of docs/findings.md
 	$(BIN)/python -m docs.update_readme

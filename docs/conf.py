@@ -41,10 +41,8 @@ python_maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
 nitpicky = True
 
-# The tutorials: outputs that are stored in a notebook are shown, others are made once and kept.
-nb_execution_mode = "auto"
-nb_execution_timeout = 300
-nb_execution_raise_on_error = True
+# The tutorials, with the outputs that `make notebooks` stored in them.
+nb_execution_mode = "off"
 nb_merge_streams = True
 nb_ipywidgets_js = {}
 

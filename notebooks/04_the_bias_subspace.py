@@ -3,16 +3,17 @@
 #
 # A prefix of $n_s$ slots adds to each head a bias of rank at most $n_s$. Which subspace is that, do
 # two tasks share it, does the skill need it, and do longer prefixes use all their directions?
+#
+# Takes about 20 seconds on one core.
 
 # %%
 # %matplotlib inline
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 import prefix_interp as pi
-from analyses.long_prefixes import STUDY as LONG_PREFIXES
-from analyses.study import committed_result
-from analyses.subspaces import STUDY as SUBSPACES
+from prefix_interp.results import Result
 from prefix_interp.theory.projection import projection_hooks, random_subspace_like
 
 model = pi.load_toy("four-skills-1l4h")
@@ -46,7 +47,7 @@ for task in skills:
 # %%
 rows = [
     {"a": a, "b": b, "head": h,
-     "degrees": float(np.degrees(spaces[a][h].principal_angles(spaces[b][h])[0]))}
+     "degrees": spaces[a][h].principal_angles(spaces[b][h])[0].rad2deg().item()}
     for i, a in enumerate(skills) for b in skills[i + 1 :] for h in range(4)
 ]  # fmt: skip
 print(pd.DataFrame(rows).pivot_table(index=["a", "b"], columns="head", values="degrees").round(0))
@@ -77,27 +78,45 @@ for task in skills:
     )
 
 # %% [markdown]
-# The same over all seeds, with more controls, from the committed result. For your own toy with its
-# saved prefixes, `analyses.subspaces.measure.toy_subspaces(folder)` measures a result with the same
-# tables.
+# The same over ten models, each with prefixes of its own, from the result that the study left in
+# `results/`. Bars are means over models, lines go from the lowest to the highest. Random directions
+# are drawn 20 times for each.
 
 # %%
-result = committed_result("subspaces")
-figures = SUBSPACES.figures(result)
-figures["-removal"]
+result = Result.load("../results/subspaces-fast.json.gz")
+removal = result.to_dataframe("removal").query("run == 'on' and parameterization == 'residual'")
+out = removal[(removal.remove == "output") & (removal.level == "head")]
+out = pd.concat([removal[removal.space == "none"], out])
+score = out.groupby(["space", "task"])["exact_match.value"]
+shown = {"none": "intact", "own": "its own", "other": "another task's", "random": "random"}
+_, axes = plt.subplots(1, 4, figsize=(11, 3), sharey=True, layout="constrained")
+for ax, task in zip(axes, skills, strict=True):
+    middle, low, high = (score.agg(end).unstack()[task] for end in ("mean", "min", "max"))
+    for space, label in shown.items():
+        ends = [[middle[space] - low[space]], [high[space] - middle[space]]]
+        ax.bar(label, middle[space], yerr=ends)
+    ax.set_title(task.replace("_", " "))
+    ax.tick_params(axis="x", rotation=45)
+_ = axes[0].set_ylabel("exact match, direction taken out")
+
+# %% [markdown]
+# Angles between the directions of two tasks, at each head of each model. The grey band holds 95 %
+# of pairs of random lines.
 
 # %%
-figures["-angles"]
+angles = result.to_dataframe("angle").query("comparison == 'tasks' and level == 'head'")
+_, ax = plt.subplots(figsize=(7, 3), layout="constrained")
+for (kind,), own in angles.groupby(["parameterization"]):
+    ax.hist(np.degrees(own["mean_angle"]), bins=np.arange(0, 91, 3), alpha=0.6, label=kind)
+ends = np.degrees(angles[["chance_angle.low", "chance_angle.high"]].mean())
+ax.axvspan(*ends, color="grey", alpha=0.3, label="random lines")
+ax.set(xlabel="angle (degrees)", ylabel="pairs of tasks")
+_ = ax.legend()
 
 # %%
-table = [r for r in SUBSPACES.tables(result)["spectrum"] if r["task"] is None]
-print(
-    pd.json_normalize(table)[
-        ["method", "parameterization", "level", "rank.mean", "effective_rank.mean"]
-    ]
-    .round(2)
-    .to_string(index=False)
-)
+spectrum = result.to_dataframe("spectrum").query("level == 'layer'")
+kinds = ["method", "parameterization"]
+spectrum.groupby(kinds)[["rank", "bound", "effective_rank"]].mean().round(2)
 
 # %% [markdown]
 # ## Longer prefixes
@@ -105,13 +124,21 @@ print(
 # The bound grows with the slots; the number of directions in use grows more slowly.
 
 # %%
-longer = committed_result("long-prefixes")
-LONG_PREFIXES.figures(longer)[""]
+longer = Result.load("../results/long-prefixes-fast.json.gz")
+bias = longer.to_dataframe("bias").query("level == 'head'")
+counts = [1, 2, 4, 8, 16, 32]
+_, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
+for ax, (parameterization, own) in zip(axes, bias.groupby("parameterization"), strict=True):
+    for method, rows in own.groupby("method"):
+        ax.plot(rows.groupby("n_slots")["effective_rank"].mean(), marker="o", label=method)
+    ax.plot(own.groupby("n_slots")["bound"].mean(), "k--", label="bound")
+    ax.set(title=parameterization, xlabel="slots", xscale="log", yscale="log")
+    ax.set_xticks(counts, counts)
+    ax.set_yticks(counts, counts)
+axes[0].set_ylabel("effective rank of a head's bias")
+_ = axes[0].legend()
 
 # %%
-table = [r for r in LONG_PREFIXES.tables(longer)["tuning"] if r["task"] is None]
-print(
-    pd.json_normalize(table)[["parameterization", "n_slots", "exact_match.mean", "loss.mean"]]
-    .round(3)
-    .to_string(index=False)
-)
+tuned = longer.to_dataframe("tuning").rename(columns=lambda name: name.removeprefix("evaluation."))
+by_slots = tuned.groupby(["parameterization", "n_slots"])
+by_slots[["exact_match.value", "loss.value"]].mean().round(3)

@@ -101,8 +101,7 @@ def site(tmp_path_factory):
     """The built site, with the outputs that the notebooks have; a warning is an error."""
     folder = tmp_path_factory.mktemp("site")
     python("-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-b", "html",
-           "-D", "nb_execution_mode=off", "-d", folder / "doctrees",
-           DOCS, folder / "html")  # fmt: skip
+           "-d", folder / "doctrees", DOCS, folder / "html")  # fmt: skip
     return folder / "html"
 
 
