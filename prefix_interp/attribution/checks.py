@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping
+from types import FrameType
 
 import torch
 from torch import Tensor
@@ -93,13 +94,13 @@ def warn_if_moved(off: Mapping[str, Tensor], plain: Mapping[str, Tensor], n_slot
                 f"that alone changes {name} from {plain[name].double().mean():.4g} (plain) to "
                 f"{off[name].double().mean():.4g} (off, what the prefix is compared with); give "
                 "the prefix positions='keep' to leave the content where it is",
-                stacklevel=_level_of_caller(),
+                stacklevel=_levels_up(sys._getframe()),
             )
 
 
-def _level_of_caller() -> int:
-    """Return how many calls up the first line outside this package stands."""
-    level, frame = 1, sys._getframe(1)
+def _levels_up(frame: FrameType) -> int:
+    """Return how many calls above this one the first line outside this package stands."""
+    level = 1
     while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
         level, frame = level + 1, frame.f_back
     return level

@@ -143,7 +143,7 @@ bad = {
         PAIRS, SUMS
     ).sample(1, "tst"),
     "sample is a int": lambda: pi.task_from_function(3),
-    "sample returned a NoneType": lambda: pi.task_from_function(lambda n, rng: None),
+    "sample gives a NoneType": lambda: pi.task_from_function(lambda n, rng: None),
     "sample drew other sequences": lambda: pi.task_from_function(
         lambda n, rng: (torch.randint(9, (n, 2)), torch.zeros(n).long())
     ),
