@@ -254,7 +254,7 @@ def test_html_without_anything_to_draw_is_the_table():
 
 def test_a_table_that_cannot_be_made_is_said_in_words(results):
     grid = results["PatchGrid"]
-    held = {name: getattr(grid, name)["log_prob"] for name in ("values", "on", "off")}
+    held = {name: getattr(grid, name)["log_prob"] for name in ("values", "on", "off", "plain")}
     first = {name: {"log_prob": x[..., :1]} for name, x in held.items()}
     single = dataclasses.replace(grid, **first)
     page = Page.of(single)

@@ -523,7 +523,7 @@ def test_bad_arguments_are_refused(unchecked):
     wide = pi.Prefix.random(model, 9)
     with pytest.raises(PrefixInterpError, match="search='exhaustive' would run all 2\\*\\*24"):
         find_circuit(model, wide, batch, search="exhaustive", progress=False)
-    one = pi.Batch(*(x[:1] for x in batch))
+    one = batch.part(slice(1))
     with pytest.raises(PrefixInterpError, match="n=1 is too few"):
         find_circuit(model, prefix, one, progress=False)
     pair = contrast(model, prefix, batch)
