@@ -400,7 +400,7 @@ def test_the_interval_is_that_of_a_ratio_of_means():
     off = torch.randn(n, generator=rng).double()
     total = 1 + 0.5 * torch.randn(n, generator=rng).double()
     done = 0.6 * total + 0.3 * torch.randn(n, generator=rng).double()
-    made = dataclasses.replace(pair, on={"x": off + total}, off={"x": off})
+    made = dataclasses.replace(pair, on={"x": off + total}, off={"x": off}, plain={"x": off})
     found = share_interval(made, "x", off + done)
     ratio = float(done.mean() / total.mean())
     sd = float((done - ratio * total).std() / total.mean()) / n**0.5
