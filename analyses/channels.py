@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from analyses.study import Rows
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.baselines import run_pair
@@ -38,9 +38,10 @@ def channel_rows(
         seed: chooses them.
     """
     batch = get_task(task).sample(n, split="test", seed=seed)
-    tokens, answers = batch.tokens.to(model.cfg.device), batch.answers.to(model.cfg.device)
+    host = host_of(model)
+    tokens, answers = batch.tokens.to(host.device), batch.answers.to(host.device)
     n_out = answers.shape[1]
-    alike = torch.arange(n_out, device=tokens.device) * model.cfg.d_vocab + tokens[:, -n_out:]
+    alike = torch.arange(n_out, device=tokens.device) * host.d_vocab + tokens[:, -n_out:]
     rows = []
     for name, prefix in prefixes.items():
         parts = decompose_attention(run_pair(model, prefix, tokens))

@@ -20,7 +20,7 @@ PREFIX, PROMPT = pi.Prefix.random, pi.SoftPrompt.random
         (PREFIX, {"method": "slot"}, "method='slot' is unknown .did you mean 'slots'"),
         (PROMPT, {"method": "slot"}, "method='slot' is unknown .did you mean 'slots'"),
         (PREFIX, {"gates": torch.ones(3)}, "gates have shape"),
-        (lambda model, n: "add_one", {}, "context=str cannot be attached"),
+        (lambda model, n: "add_one", {}, "context='add_one' holds no saved context"),
         (lambda model, n: PROMPT(model, n, position=1), {"predict_first": True}, "position=1"),
     ],
 )

@@ -89,7 +89,8 @@ def test_a_folder_without_permission_is_refused_before_any_step(kind, tmp_path, 
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
     # A superuser may write anywhere: answer as for anyone else.
-    monkeypatch.setattr("os.access", lambda path, mode: bool(path.stat().st_mode & 0o200))
+    asked = "prefix_interp.files._takes_files"
+    monkeypatch.setattr(asked, lambda path: bool(path.stat().st_mode & 0o200))
     monkeypatch.setattr(DigitTask, "sample_from", lambda *_: pytest.fail("a batch was drawn"))
     with pytest.raises(pi.PrefixInterpError, match="is not writable"):
         run(closed / "c")
