@@ -88,7 +88,7 @@ def check_batch(
         kept = "" if n_content > host.room(0) else ", or a prefix with positions='keep'"
         raise PrefixInterpError(
             f"task={name!r} needs {n_content} content positions but the model has {room}; give "
-            f"shorter sequences, a model with {n_content - room} more{kept}"
+            f"shorter sequences, or a model with {n_content - room} more{kept}"
         )
     if not host.causal and not bool(given.all()):
         raise PrefixInterpError(
