@@ -128,8 +128,9 @@ def _cut_hooks(pair: Contrast, seen: dict[str, Tensor], links: Sequence[Link]) -
         # The change is added where the target reads and removed again after it.
         if not host.has_resid_mid:
             added = {Site.RESID_PRE: heads + mlp, Site.RESID_POST: -heads - mlp}
-        else:
-            added = {Site.RESID_PRE: heads, Site.RESID_MID: mlp - heads, Site.RESID_POST: -mlp}
+        else:  # in a language model a write in between reaches the MLP and not the stream
+            left = mlp if host.is_live(Site.RESID_MID) else heads
+            added = {Site.RESID_PRE: heads, Site.RESID_MID: mlp - heads, Site.RESID_POST: -left}
         if layer == last:
             added[Site.RESID_POST] = added[Site.RESID_POST] + logits
         for site, weight in added.items():

@@ -120,7 +120,7 @@ def _answers(
 ) -> Float[Tensor, "*stack batch n_out d_vocab"]:
     """Return the logits at the outputs of tokens, or of residual streams before `layer`."""
     hooks = [*hooks, *answer_rows_hooks(pair.model, pair.batch.n_rows)]
-    with checked_run(pair.model), pair.model.hooks(fwd_hooks=hooks):
+    with checked_run(pair.model), host_of(pair.model).hooked(hooks):
         logits = pair.model(rows) if layer is None else host_of(pair.model).run_from(layer, rows)
     return pair.batch.read(logits.unflatten(0, stack))
 

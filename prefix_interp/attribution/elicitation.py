@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from einops import einsum
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from prefix_interp.attribution.coalitions import (
@@ -31,7 +31,8 @@ from prefix_interp.attribution.metrics import Metric, choose_metric
 from prefix_interp.attribution.pair import Contrast
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.host import Model, host_of
-from prefix_interp.models.sites import NORM_SCALE
+from prefix_interp.models.norms import read_before
+from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.given import ContextLike, as_prefix
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.tasks import Batch, Task, mean_over_answers
@@ -135,11 +136,13 @@ def bias_logit_attribution(
     answers = batch.answers.clamp(min=0)
     with torch.no_grad():
         read = host.W_U.T[answers] - host.W_U.mean(dim=-1)  # batch n_out d_model
-        read = _through_frozen(pair, host.final_norm, read)
+        last = pair.activation("on", Site.RESID_POST, host.n_layers - 1)
+        read = read_before(host.final_norm, batch.read(last), read)
         found = []
         for layer, bias in enumerate(parts.bias):
             attn = host.attention(layer)
-            own = _through_frozen(pair, attn.norm_behind, read)
+            out = attn.written(pair.activation("on", Site.Z, layer)) + attn.b_O
+            own = read_before(attn.norm_behind, batch.read(out), read)
             written = einsum(
                 batch.read(bias.transpose(0, 1)),
                 attn.W_O,
@@ -150,16 +153,3 @@ def bias_logit_attribution(
             )
             found.append(mean_over_answers(raised, batch.answers))
         return torch.stack(found).double()
-
-
-def _through_frozen(
-    pair: Contrast, norm: nn.Module | None, read: Float[Tensor, "batch n_out d_model"]
-) -> Float[Tensor, "batch n_out d_model"]:
-    """Return the directions that `read` reads before `norm`, its scale that of the prefixed run."""
-    point = getattr(norm, NORM_SCALE, None)
-    if norm is None or point is None:
-        return read
-    scale = pair.batch.read(pair.runs.on[point.name])
-    with torch.enable_grad(), pair.model.hooks(fwd_hooks=[(point.name, lambda _, hook: scale)]):
-        x = torch.zeros_like(read, requires_grad=True)
-        return torch.autograd.grad(norm(x), x, read)[0]

@@ -116,8 +116,9 @@ def attribution_patch(
 
 
 def _keeper(seen: dict[int, Tensor], layer: int):
-    def keep(x: Float[Tensor, "batch *rest"], hook: object) -> None:
+    def keep(x: Float[Tensor, "batch *rest"], hook: object) -> Tensor:
         seen[layer] = x if x.requires_grad else x.requires_grad_()
+        return x  # a language model's hooks see a view, which must be what goes on
 
     return keep
 

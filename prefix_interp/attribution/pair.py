@@ -207,6 +207,7 @@ class Contrast:
         check_choice("base", base, ("on", "off"))
         check_free(self.model)
         check_bare(self.model)
+        host = host_of(self.model)
         first_pos = self.resume(first_pos)
         resid = self.activation(base, Site.RESID_PRE, layer)
         n_rows = self.batch.n_rows
@@ -223,8 +224,8 @@ class Contrast:
         if after_attention:
             z = self.activation(base, Site.Z, layer)[:, first_pos:]
             hooks.insert(0, (Site.Z.at(layer), lambda *_, **__: z.repeat(n_stack, 1, 1, 1)))
-        with checked_run(self.model), self.model.hooks(fwd_hooks=hooks):
-            logits = host_of(self.model).run_from(layer, rows, skip_attention=after_attention)
+        with checked_run(self.model), host.hooked(hooks):
+            logits = host.run_from(layer, rows, skip_attention=after_attention)
         logits = logits[:, -n_late:]
         logits = rearrange(logits, "(stack batch) ... -> stack batch ...", stack=n_stack)
         known = self.runs.logits_on if base == "on" else self.runs.logits_off
@@ -243,14 +244,17 @@ class Contrast:
         with_prefix = base == "on" or gates is not None
         if not with_prefix and first_pos == 0:
             return []
-        slots = self.slots if with_prefix else None
+        slots, host = self.slots if with_prefix else None, host_of(self.model)
+        behind = host.content_start(self.n_slots, keep=self.prefix.keeps_positions)
         found: KeysValues = []
-        for layer in range(host_of(self.model).n_layers):
+        for layer in range(host.n_layers):
             parts = []
-            for which, site in enumerate((Site.K, Site.V)):
+            attn = host.attention(layer)
+            for which, site in enumerate((attn.key_site, Site.V)):
                 own = [] if slots is None else [slots[layer][which][None]]
                 if first_pos:
                     seen = self.activation(base, site, layer)[:, :first_pos]
+                    seen = attn.seen_keys(seen, behind) if which == 0 else seen
                     # If the model ungroups them, there is one key and one value per head.
                     own = [expand_heads(x, seen.shape[2]) for x in own]
                     own = [x.expand(len(seen), -1, -1, -1) for x in own] + [seen]

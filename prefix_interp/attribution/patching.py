@@ -158,7 +158,9 @@ def patch_sites(
     prefix = pair.prefix
     if sites is None:
         cache = pair.runs.on.cache_dict
-        sites = [name for name, place in STREAM_SITES.items() if place.at(0) in cache]
+        host = host_of(model)
+        found = [name for name, place in STREAM_SITES.items() if place.at(0) in cache]
+        sites = [name for name in found if host.is_live(STREAM_SITES[name])]
     n_layers = host_of(model).n_layers
     positions = range(pair.tokens.shape[1]) if by_position else [None]
     cells = [
@@ -253,6 +255,8 @@ def patch_cells(
         progress: show a bar.
     """
     base, donor = ("off", "on") if direction == "denoise" else ("on", "off")
+    for site in {cell.site for cell in cells} - {Site.PATTERN}:  # which is written at `Site.Z`
+        host_of(pair.model).check_live(site)
     groups: dict[tuple[int, int | None, bool], list[int]] = {}
     for i, cell in enumerate(cells):
         behind = cell.site not in (Site.RESID_PRE, Site.Q, Site.K, Site.V)

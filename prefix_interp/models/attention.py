@@ -19,6 +19,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.activation_functions import apply_softcap
 
 from prefix_interp.models.model import Model
+from prefix_interp.models.sites import Site
 
 Projection = Literal["Q", "K", "V"]
 
@@ -64,6 +65,39 @@ class Attention:
     def b_O(self) -> Float[Tensor, " d_model"]:
         """Return the constant that is added to what the heads write."""
         return self.module.b_O
+
+    @property
+    def key_site(self) -> Site:
+        """Return where keys of slots are written."""
+        return Site.K
+
+    @property
+    def query_site(self) -> Site:
+        """Return where queries are read."""
+        return Site.Q
+
+    @property
+    def shows_scores(self) -> bool:
+        """Return whether a hook shows the scores that the softmax takes."""
+        return True
+
+    @property
+    def scale(self) -> float:
+        """Return what scores are divided by."""
+        return self.module.attn_scale
+
+    @property
+    def soft_cap(self) -> float:
+        """Return at which size scores are capped; below 0 for never."""
+        return self.model.cfg.attn_scores_soft_cap
+
+    def slot_keys(self, keys: Tensor) -> Tensor:
+        """Return what to write at `key_site` for slots in front: the keys as they are."""
+        return keys
+
+    def seen_keys(self, k: Tensor, start: int) -> Tensor:
+        """Return keys read at `key_site`, from position `start` on, as `scored_keys` takes them."""
+        return k
 
     def project(
         self, x: Float[Tensor, "*stack slot d_model"], what: Projection | str
@@ -148,9 +182,9 @@ class Attention:
             q: from `scored_queries`.
             k: from `scored_keys`.
         """
-        scores = torch.einsum("tbqhd,tshd->tbhqs", q, k) / self.module.attn_scale
+        scores = torch.einsum("tbqhd,tshd->tbhqs", q, k) / self.scale
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        return apply_softcap(scores, self.model.cfg.attn_scores_soft_cap)
+        return apply_softcap(scores, self.soft_cap)
 
     def written(
         self, z: Float[Tensor, "batch pos head d_head"]

@@ -38,13 +38,14 @@ class FiniteCheck:
 
     def arm(self) -> list[Any]:
         """Put torch-level hooks on the scores, the layers and the logits; return their handles."""
-        host, points = host_of(self.model), self.model.hook_dict
+        host = host_of(self.model)
+        points = host.points
         handles = [host.unembedding.register_forward_hook(self._watch(self.note, "logits"))]
         for layer in range(host.n_layers):
             scores = self._watch(self.note_scores, layer)
             output = self._watch(self._note_output, f"the output of layer {layer}")
             handles.append(points[Site.RESID_POST.at(layer)].register_forward_hook(output))
-            if self.scores:
+            if self.scores and host.attention(layer).shows_scores:
                 handles.append(points[Site.ATTN_SCORES.at(layer)].register_forward_hook(scores))
         return handles
 
@@ -135,7 +136,9 @@ def finite_hooks(model: Model, unread: int) -> list[tuple[str, Callable[..., Non
 
         return ask
 
-    return [(Site.ATTN_SCORES.at(i), at(i)) for i in range(host_of(model).n_layers)]
+    host = host_of(model)
+    shown = [i for i in range(host.n_layers) if host.attention(i).shows_scores]
+    return [(Site.ATTN_SCORES.at(i), at(i)) for i in shown]
 
 
 def _total(values: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens.model_bridge import TransformerBridge
 
-Model = HookedTransformer
+Model = HookedTransformer | TransformerBridge
 
 
 @contextmanager
@@ -79,7 +80,10 @@ def to_dtype(model: Model, dtype: torch.dtype) -> Model:
         torch.float64
     """
     model.cfg.dtype = dtype  # TransformerLens casts to this dtype, not to that of the weights
-    model.to(dtype, print_details=False)
+    if isinstance(model, HookedTransformer):
+        model.to(dtype, print_details=False)
+    else:
+        model.to(dtype)
     return model
 
 
@@ -135,6 +139,12 @@ _NOT_ITS_FUNCTION = {
     "use_attn_in", "use_hook_tokens", "ungroup_grouped_query_attention",
     "decoder_start_token_id", "layer_norm_folding", "tie_word_embeddings",
 }  # fmt: skip
+# The same of a configuration of Hugging Face.
+NOT_OF_HUB = {
+    "_name_or_path", "dtype", "torch_dtype", "use_cache", "transformers_version",
+    "_attn_implementation_autoset", "output_attentions", "output_hidden_states", "return_dict",
+    "problem_type", "architectures", "id2label", "label2id", "chunk_size_feed_forward",
+}  # fmt: skip
 _OLD_DIGITS = 16
 _KNOWN: WeakKeyDictionary[Model, tuple[Any, str]] = WeakKeyDictionary()
 
@@ -144,6 +154,8 @@ def _settings(model: Model) -> str:
 
     Settings at their default are left out: a newer TransformerLens may add some.
     """
+    if isinstance(model, TransformerBridge):
+        return _hub_settings(model)
     defaults = {f.name: f.default for f in fields(model.cfg)}
     said = [
         f"{name}={float(value) if type(value) is int else value}"
@@ -155,6 +167,16 @@ def _settings(model: Model) -> str:
         said += [f"{name}={float(own[name])}" for name in ("attn_scale", "eps") if name in own]
         if "Norm" in type(module).__name__:  # those with folded weights have none that tell
             said.append(type(module).__name__)
+    return "; ".join(said)
+
+
+def _hub_settings(model: TransformerBridge) -> str:
+    """Return a language model's configuration as text; its weights are Hugging Face's own."""
+    found = model.original_model.config.to_dict()
+    said = [f"{name}={value}" for name, value in sorted(found.items()) if name not in NOT_OF_HUB]
+    for module in model.original_model.modules():
+        own = vars(module)
+        said += [f"{name}={own[name]}" for name in ("scaling", "eps") if name in own]
     return "; ".join(said)
 
 

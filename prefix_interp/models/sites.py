@@ -7,7 +7,7 @@ from enum import Enum
 from prefix_interp.errors import PrefixInterpError
 
 _BLOCKS = "blocks"
-NORM_SCALE = "hook_scale"  # in a norm, what it divides by: batch pos 1
+UNEMBED_IN = "unembed.hook_in"  # batch pos d_model; language models only
 
 
 class Site(str, Enum):
@@ -27,6 +27,8 @@ class Site(str, Enum):
     Q = "blocks.{}.attn.hook_q"  # batch pos head d_head, before rotation
     K = "blocks.{}.attn.hook_k"  # batch pos kv_head d_head, before rotation
     V = "blocks.{}.attn.hook_v"  # batch pos kv_head d_head
+    ROT_Q = "blocks.{}.attn.hook_rot_q"  # batch pos head d_head, after rotation, if any
+    ROT_K = "blocks.{}.attn.hook_rot_k"  # batch pos kv_head d_head, after rotation, if any
     ATTN_SCORES = "blocks.{}.attn.hook_attn_scores"  # batch head query key, masked with -inf
     PATTERN = "blocks.{}.attn.hook_pattern"  # batch head query key, rows sum to 1
     Z = "blocks.{}.attn.hook_z"  # batch pos head d_head
@@ -51,6 +53,11 @@ class Site(str, Enum):
             need = "a layer of 0 or more" if self.per_layer else "no layer"
             raise PrefixInterpError(f"layer={layer!r} does not fit site {self.name}; give {need}")
         return self.value.format(layer)
+
+
+def rotation_sites(layer: int) -> tuple[str, str]:
+    """Return where a language model's layer shows cosine and sine: each ``1 pos rotated``."""
+    return f"blocks.{layer}.attn.hook_cos", f"blocks.{layer}.attn.hook_sin"
 
 
 def layer_of(name: str) -> int | None:

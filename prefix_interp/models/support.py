@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from transformer_lens import HookedTransformer
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedModel
 
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.model import Model
@@ -30,6 +32,9 @@ def check_supported(model: Model) -> None:
         PrefixInterpError: not a HookedTransformer, or an attention that breaks the layout.
     """
     check_kind(model)
+    if isinstance(model, TransformerBridge):
+        _check_hub(model)
+        return
     cfg = model.cfg
     for name, reason in _REFUSED.items():
         if getattr(cfg, name, False):
@@ -57,10 +62,53 @@ def check_kind(model: object) -> None:
     """Raise unless `model` is of a kind that the library knows.
 
     Raises:
-        PrefixInterpError: not a HookedTransformer.
+        PrefixInterpError: neither a HookedTransformer nor a TransformerBridge.
     """
-    if not isinstance(model, HookedTransformer):
+    if not isinstance(model, (HookedTransformer, TransformerBridge)):
+        what = ""
+        if isinstance(model, PreTrainedModel) or type(model).__module__.startswith("peft"):
+            what = "; a Hugging Face model goes in through load_pretrained(model)"
         raise PrefixInterpError(
             f"model={type(model).__name__} is not supported; give a transformer_lens "
-            "HookedTransformer (build_toy, load_toy)"
+            f"HookedTransformer (build_toy, load_toy) or a language model from load_pretrained{what}"
         )
+
+
+def _check_hub(model: TransformerBridge) -> None:
+    """Raise unless a Hugging Face model is of a kind whose slots are plain keys and values.
+
+    What cannot be told from a configuration is found out by `prefixes.exact`.
+    """
+    config = model.original_model.config
+    kind = type(model.original_model).__name__
+    rope = getattr(config, "rope_parameters", None) or {}
+    first = (
+        getattr(model.blocks[0].attn, "original_component", None)
+        if hasattr(model, "blocks")
+        else None
+    )
+    reasons = {
+        "it has an encoder and a decoder": bool(getattr(config, "is_encoder_decoder", False)),
+        "its softmax has a learned sink beside the keys": getattr(first, "sinks", None) is not None,
+        "its positions are biases on the scores (ALiBi)": bool(getattr(config, "alibi", False))
+        or model.cfg.positional_embedding_type == "alibi",
+        "its last layers reuse the keys and values of others": bool(
+            getattr(config, "num_kv_shared_layers", 0)
+        ),
+        "it clips keys and values after the hook that shows them": getattr(config, "clip_qkv", None)
+        is not None,
+        "its rotation depends on the length of the sequence": rope.get("rope_type", "default")
+        in ("dynamic", "longrope"),
+        "it is no causal language model": not hasattr(model, "unembed") or first is None,
+        "its attention is not eager, so that hooks do not see it; load it with load_pretrained, "
+        "or call set_attn_implementation('eager') before it is wrapped": getattr(
+            config, "_attn_implementation", "eager"
+        )
+        != "eager",
+        "its weights were processed (enable_compatibility_mode); wrap it again": bool(
+            getattr(model, "compatibility_mode", False)
+        ),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise PrefixInterpError(f"model={kind} is not supported: {reason}")

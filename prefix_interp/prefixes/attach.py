@@ -11,6 +11,7 @@ from torch import Tensor
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.context import Context
+from prefix_interp.prefixes.exact import check_exact
 from prefix_interp.prefixes.gates import check_gates
 from prefix_interp.prefixes.given import ContextLike, as_context
 from prefix_interp.prefixes.guard import Guard, check_free
@@ -98,6 +99,7 @@ def attach(
                 "leave it out, or attach a SoftPrompt"
             )
         context.check_fits(model)
+        check_exact(model, context.parameterization)
         n_slots, tensors, host = context.n_slots, context.tensors, host_of(model)
         gates, keep = check_gates(model, n_slots, gates), context.keeps_positions
         added = n_slots if method == "slots" else 0  # nobody reads what these rows compute

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
 from einops import rearrange
@@ -103,23 +103,24 @@ def run_pair(
         False
     """
     check_choice("baseline", baseline, get_args(Baseline))  # before the first run
-    prefix = as_prefix(prefix)
+    prefix, host = as_prefix(prefix), host_of(model)
     n, keep = prefix.n_slots, prefix.keeps_positions
     check_tokens(model, tokens, n, keep=keep)
     with torch.no_grad():
         with attach(model, prefix):
-            logits_on, cache = model.run_with_cache(tokens, return_cache_object=False)
+            logits_on, cache = host.run_with_cache(tokens)
         on = _content(model, cache, tokens.shape[1])
         off_tokens, off_hooks = baseline_run(model, n, tokens, baseline, keep=keep)
-        with checked_run(model), model.hooks(fwd_hooks=off_hooks):
-            logits_off, cache = model.run_with_cache(off_tokens, return_cache_object=False)
+        with checked_run(model), host.hooked(off_hooks):
+            logits_off, cache = host.run_with_cache(off_tokens)
         off = _content(model, cache, tokens.shape[1])
-        held_hooks = [*masked_hooks(model, n, keep=keep), *_hold_inputs(model, on, n)]
-        with checked_run(model), model.hooks(fwd_hooks=held_hooks):
-            _, cache = model.run_with_cache(tokens, return_cache_object=False)
+        n_rows = n if _masks_rows(model) else 0
+        held_hooks = [*masked_hooks(model, n, keep=keep), *_hold_inputs(model, on, n_rows)]
+        with checked_run(model), host.hooked(held_hooks):
+            _, cache = host.run_with_cache(tokens)
         held = _content(model, cache, tokens.shape[1])
-    _check_masked(held, host_of(model).n_layers, n)
-    logits_on, logits_off = cast(Tensor, logits_on), cast(Tensor, logits_off)
+    if n_rows:
+        _check_masked(held, host.n_layers, n)
     logits_off = logits_off[:, -tokens.shape[1] :]
     return RunPair(model, prefix, tokens, baseline, on, off, held, logits_on, logits_off)
 
@@ -172,8 +173,9 @@ def baseline_pattern(
     slots = host_of(model).n_reserved or 0
     fed, hooks = baseline_run(model, slots, tokens, "masked")
     site, length = Site.PATTERN.at(layer), tokens.shape[1]
-    with torch.no_grad(), checked_run(model), model.hooks(fwd_hooks=hooks):
-        _, cache = model.run_with_cache(fed, names_filter=site, return_cache_object=False)
+    host = host_of(model)
+    with torch.no_grad(), checked_run(model), host.hooked(hooks):
+        _, cache = host.run_with_cache(fed, [site])
     return cache[site][..., -length:, -length:]
 
 
@@ -192,8 +194,11 @@ def fast_baseline(
 def masked_hooks(model: Model, n_slots: int, *, keep: bool = False) -> list[Hook]:
     """Return hooks that reserve `n_slots` slots that no content attends to.
 
-    With `keep` the content keeps its positions (see `Prefix`).
+    With `keep` the content keeps its positions (see `Prefix`). A model whose scores no hook writes
+    gets no rows for the slots.
     """
+    if not _masks_rows(model):
+        return offset_hooks(model, n_slots, keep=keep)
 
     def mask(scores: Float[Tensor, "batch head query key"], hook: object) -> Tensor:
         scores = scores.clone()
@@ -206,6 +211,10 @@ def masked_hooks(model: Model, n_slots: int, *, keep: bool = False) -> list[Hook
         *layout_hooks(model, n_slots, keep=keep),
         *((Site.ATTN_SCORES.at(i), mask) for i in layers),
     ]
+
+
+def _masks_rows(model: Model) -> bool:
+    return host_of(model).is_live(Site.ATTN_SCORES)
 
 
 def _hold_inputs(model: Model, on: ActivationCache, n_slots: int) -> list[Hook]:

@@ -80,7 +80,8 @@ class Context(ABC):
         """Return one line that leaves out the values in the tensors."""
         sizes = {key: getattr(self, key) for key in ("n_layers", "n_slots", "n_parameters")}
         origin = {"model_id": self.model_id, "task": self.metadata.get("task")}
-        settings = {k: v for k, v in self.settings.items() if (k, v) != ("positions", "shift")}
+        usual = (("positions", "shift"), ("key_form", "projected"))
+        settings = {k: v for k, v in self.settings.items() if (k, v) not in usual}
         shown = {**settings, **sizes, **{k: v for k, v in origin.items() if v is not None}}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 

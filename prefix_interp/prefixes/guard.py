@@ -56,7 +56,8 @@ def check_bare(model: Model) -> None:
     Raises:
         PrefixInterpError: the user has added forward or backward hooks.
     """
-    standing = [name for name, p in model.hook_dict.items() if p.fwd_hooks or p.bwd_hooks]
+    points = host_of(model).points
+    standing = [name for name, p in points.items() if p.fwd_hooks or p.bwd_hooks]
     if standing:
         raise PrefixInterpError(
             f"model has a hook at {standing[0]!r}, which attribution would apply twice; take it "
@@ -118,6 +119,7 @@ class Guard:
     ) -> None:
         self.model, self.context, self.extra_rows = model, context, extra_rows
         self.host = host_of(model)
+        self.points = self.host.points
         self.may_be_empty, self.needs_tokens = may_be_empty, needs_tokens
         self.like = next(iter(context.tensors.values()))
         self.owner, self.live = threading.get_ident(), True
@@ -149,7 +151,7 @@ class Guard:
             with eager(), _watched_forward(self):
                 self._arm()
                 watched = [self._watched(i, str(name), f) for i, (name, f) in enumerate(hooks)]
-                with self.model.hooks(fwd_hooks=watched):
+                with self.host.hooked(watched):
                     self._watch_ends()
                     yield
                     self._check_left()
@@ -181,7 +183,7 @@ class Guard:
     # What stands on the model
 
     def _arm(self) -> None:
-        host, points = self.host, self.model.hook_dict
+        host, points = self.host, self.points
         self.handles += self.finite.arm()
         self.handles += [
             self.model.register_forward_pre_hook(self._check_model),
@@ -197,14 +199,14 @@ class Guard:
     def _watch_ends(self) -> None:
         """Watch the end of the embedding and of each layer, after the block's hooks there."""
         if self.host.learned_positions:
-            point = self.model.hook_dict[Site.POS_EMBED.at()]
+            point = self.points[Site.POS_EMBED.at()]
             self.handles.append(point.register_forward_hook(self._check_outer))
         for layer in range(self.host.n_layers):
-            point = self.model.hook_dict[Site.RESID_POST.at(layer)]
+            point = self.points[Site.RESID_POST.at(layer)]
             self.handles.append(point.register_forward_hook(self._end_layer(layer, point)))
 
     def _watched(self, number: int, name: str, function: Callable[..., Any]) -> Hook:
-        layer, point = layer_of(name), self.model.hook_dict[name]
+        layer, point = layer_of(name), self.points[name]
         ran = self.ran[layer]
         self.hooks[layer].add(number)
 
@@ -238,6 +240,7 @@ class Guard:
         """Begin a call of the model with these arguments."""
         self._check_own(self.live)
         self.finite.clear()  # left over if the last call ended in an error
+        self.host.check_call(kwargs, self.context.n_slots)
         start, self.todo = self.host.layers_of_call(args, kwargs)
         if start != 0:  # model.generate embeds by itself, and then starts at layer 0
             self.n_content = None
@@ -270,7 +273,7 @@ class Guard:
     def _check_arguments(self, block: nn.Module) -> Callable[..., None]:
         def check(module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._check_own(module is block)
-            for name in ("attention_mask", "past_kv_cache_entry"):
+            for name in self.host.masks_of_layers:
                 if kwargs.get(name) is not None:
                     raise PrefixInterpError(
                         f"{name} is given but does not cover the {self.context.n_slots} prefix "

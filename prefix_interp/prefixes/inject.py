@@ -32,7 +32,8 @@ from prefix_interp.prefixes.layout import Hook, layout_hooks, offset_hooks
 Method = Literal["slots", "mixture"]
 Gates = Float[Tensor, "layer head"] | Float[Tensor, "layer head slot"] | None
 _READ_BY_MIXTURE = tuple(
-    site.value.rsplit("}", 1)[-1] for site in (Site.RESID_PRE, Site.Q, Site.K, Site.V)
+    site.value.rsplit("}", 1)[-1]
+    for site in (Site.RESID_PRE, Site.Q, Site.K, Site.V, Site.ROT_Q, Site.ROT_K)
 )
 
 
@@ -55,10 +56,15 @@ def slot_hooks(
     """
     values: dict[int, Tensor] = {}  # from the hook of the keys to that of the values
 
+    host = host_of(model)
+
     def overwrite(layer: int, which: int) -> Callable[..., Tensor]:
+        attn = host.attention(layer)
+
         def write(x: Float[Tensor, "batch pos kv_head d_head"], hook: object) -> Tensor:
             if which == 0:
                 rows, values[layer] = slots(layer)
+                rows = attn.slot_keys(rows)
             else:
                 rows = values.pop(layer) if layer in values else slots(layer)[1]
             rows = expand_heads(rows, x.shape[2])
@@ -68,10 +74,11 @@ def slot_hooks(
         return write
 
     hooks = layout_hooks(model, n_slots, keep=keep)
-    for layer in range(host_of(model).n_layers):
-        hooks.append((Site.K.at(layer), overwrite(layer, 0)))
+    for layer in range(host.n_layers):
+        hooks.append((host.attention(layer).key_site.at(layer), overwrite(layer, 0)))
         hooks.append((Site.V.at(layer), overwrite(layer, 1)))
         if gates is not None:
+            host.check_live(Site.ATTN_SCORES)
             hooks.append((Site.ATTN_SCORES.at(layer), gate_scores(gates[layer])))
     return hooks
 
@@ -135,18 +142,23 @@ def _mixture_at(
         return x.expand(n_stack, *x.shape[1:])
 
     def read_q(q: Tensor, hook: object) -> None:
-        seen["q"] = q
+        seen["q"] = attn.scored_queries(q, start=n_slots)
+
+    def read_k(k: Tensor, hook: object) -> None:  # where no hook shows the scores
+        seen["k"] = attn.seen_keys(k, n_slots)
 
     def read_scores(scores: Tensor, hook: object) -> None:
         seen["content"] = scores.logsumexp(dim=-1)  # batch head query
 
     def mix(z: Float[Tensor, "batch pos head d_head"], hook: object) -> Tensor:
+        if "k" in seen and "q" in seen:
+            seen["content"] = attn.content_scores(seen["q"], seen.pop("k")).logsumexp(dim=-1)
         if len(seen) < 2:
             raise PrefixInterpError(
                 f"prefix had no effect in layer {layer}: its hooks were removed "
                 "(model.reset_hooks?); add all of them, or none"
             )
-        q = attn.scored_queries(seen.pop("q"), start=n_slots)
+        q = seen.pop("q")
         keys, values = slots(layer)
         n_stack = max(1 if keys.ndim == 3 else len(keys), 1 if gates is None else len(gates))
         k = attn.scored_keys(head_form(keys, n_stack))
@@ -159,9 +171,10 @@ def _mixture_at(
         bias = torch.einsum("tbhqs,tshd->tbqhd", mass.to(v.dtype), v).flatten(0, 1)
         return keep.to(z.dtype).flatten(0, 1).transpose(1, 2)[..., None] * z + bias
 
+    content = (Site.ATTN_SCORES, read_scores) if attn.shows_scores else (attn.key_site, read_k)
     return [
-        (Site.Q.at(layer), read_q),
-        (Site.ATTN_SCORES.at(layer), read_scores),
+        (attn.query_site.at(layer), read_q),
+        (content[0].at(layer), content[1]),
         (Site.Z.at(layer), mix),
     ]
 

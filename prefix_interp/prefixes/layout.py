@@ -72,13 +72,12 @@ def offset_hooks(model: Model, n_slots: int, *, keep: bool = False) -> list[Hook
     hook, since only differences of positions matter. With `keep` positions stay (see `Prefix`).
     """
     host = host_of(model)
-    if not host.learned_positions:
-        return []
 
     def move(pos: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
         return host.content_positions(n_slots, pos.shape[1], keep=keep).expand(len(pos), -1, -1)
 
-    return [(Site.POS_EMBED.at(), move)]
+    moved: list[Hook] = [(Site.POS_EMBED.at(), move)] if host.learned_positions else []
+    return [*moved, *host.offset_hooks(n_slots, keep=keep)]
 
 
 def layout_hooks(model: Model, n_slots: int, *, keep: bool = False) -> list[Hook]:
@@ -99,7 +98,8 @@ def layout_hooks(model: Model, n_slots: int, *, keep: bool = False) -> list[Hook
         if not grown:
             raise PrefixInterpError(NOT_EMBEDDED)
         grown.clear()
-        return host.position_rows(n_slots, pos.shape[1], keep=keep).expand(len(pos), -1, -1)
+        n_content = pos.shape[1] - n_slots if host.places_rows else pos.shape[1]
+        return host.position_rows(n_slots, n_content, keep=keep).expand(len(pos), -1, -1)
 
     def drop(resid: Float[Tensor, "batch all_pos d_model"], hook: object) -> Tensor:
         return resid[:, n_slots:]
@@ -114,14 +114,14 @@ def answer_rows_hooks(model: Model, n_out: int) -> list[Hook]:
     """Return hooks that run the last MLP only on the last `n_out` positions.
 
     Then `hook_mlp_out`, `hook_resid_post` and the logits have `n_out` rows. Models without a hook
-    between attention and MLP get no hooks.
+    between attention and MLP get no hooks; in a language model only the unembedding is cut.
     """
-    host = host_of(model)
-    if not host.has_resid_mid:
+    site = host_of(model).rows_site
+    if site is None:
         return []
 
     def cut(resid: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
         # TransformerLens views the rows as a matrix; without a norm they would not be contiguous.
         return resid[:, -n_out:].contiguous()
 
-    return [(Site.RESID_MID.at(host.n_layers - 1), cut)]
+    return [(site, cut)]

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
-from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.host import KeyForm, Model, host_of
 from prefix_interp.models.support import check_supported
 from prefix_interp.models.toy import STEM as TOY_STEM
 from prefix_interp.models.zoo import list_toys, toy_folder
@@ -21,6 +21,7 @@ from prefix_interp.seeds import derive_generator
 
 Parameterization = Literal["residual", "kv"]
 Positions = Literal["shift", "keep"]
+_FORMS = {"projected": "a HookedTransformer", "scored": "a language model"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,8 +32,9 @@ class Prefix(Context):
 
     - ``"residual"`` (the paper): `vectors` replace the attention input of each layer at the slots,
       before the block's norm. The model's own weights turn them into keys and values.
-    - ``"kv"`` (PEFT): `keys` and `values` are free. Keys are stored as at `hook_k`: before
-      rotation and before any query-key norm.
+    - ``"kv"`` (PEFT): `keys` and `values` are free. Keys are stored as at `hook_k`, before
+      rotation and before any query-key norm (`key_form` ``"projected"``), or, in a language model,
+      as PEFT does: as they are multiplied with queries (``"scored"``), slot p at position p.
 
     Where positions are learned, the content stands behind the slots and so at other positions than
     without a prefix (``"shift"``, what PEFT does), or keeps its positions (``"keep"``), for models
@@ -45,6 +47,7 @@ class Prefix(Context):
         keys: kv only.
         values: kv only.
         positions: ``"shift"`` or ``"keep"``.
+        key_form: ``"projected"`` or ``"scored"``, kv only.
         model_id: see `Context`.
         metadata: see `Context`.
 
@@ -60,17 +63,22 @@ class Prefix(Context):
     SCHEMAS: ClassVar[Schemas] = {
         **{number: context_schema(number, parameterization=Parameterization) for number in (1, 2)},
         3: context_schema(3, parameterization=Parameterization, positions=Positions),
+        4: context_schema(
+            4, parameterization=Parameterization, positions=Positions, key_form=KeyForm
+        ),
     }
     TENSORS: ClassVar[tuple[str, ...]] = ("vectors", "keys", "values")
-    SETTINGS: ClassVar[tuple[str, ...]] = ("parameterization", "positions")
+    SETTINGS: ClassVar[tuple[str, ...]] = ("parameterization", "positions", "key_form")
 
     parameterization: Parameterization | str
     vectors: Float[Tensor, "layer slot d_model"] | None = None
     keys: Float[Tensor, "layer slot kv_head d_head"] | None = None
     values: Float[Tensor, "layer slot kv_head d_head"] | None = None
     positions: Positions | str = "shift"
+    key_form: KeyForm | str = "projected"
 
     def __post_init__(self) -> None:
+        check_choice("key_form", self.key_form, get_args(KeyForm))
         check_choice("parameterization", self.parameterization, get_args(Parameterization))
         check_choice("positions", self.positions, get_args(Positions))
         wanted = ("vectors",) if self.parameterization == "residual" else ("keys", "values")
@@ -129,7 +137,8 @@ class Prefix(Context):
         draws: dict[str, Any] = {
             k: host.cast(torch.randn(s, generator=rng)) * std for k, s in shapes.items()
         }
-        return cls(parameterization, positions=positions, **draws)
+        form = host.key_form if parameterization == "kv" else "projected"
+        return cls(parameterization, positions=positions, key_form=form, **draws)
 
     @classmethod
     def random_starts(
@@ -168,7 +177,22 @@ class Prefix(Context):
 
     @classmethod
     def _as_written_today(cls, record: dict[str, Any]) -> dict[str, Any]:
-        return {"positions": "shift", **record}
+        return {"positions": "shift", "key_form": "projected", **record}
+
+    def check_fits(self, model: Model) -> None:
+        """Raise unless this prefix fits `model`.
+
+        Raises:
+            PrefixInterpError: as in `Context.check_fits`, or keys in the form of another kind of
+                model.
+        """
+        super().check_fits(model)
+        wanted = host_of(model).key_form
+        if self.parameterization == "kv" and self.key_form != wanted:
+            raise PrefixInterpError(
+                f"prefix.key_form={self.key_form!r} is how {_FORMS[self.key_form]} stores keys, but "
+                f"this is {_FORMS[wanted]}; use the model it was tuned for"
+            )
 
     def keys_values(
         self, model: Model

@@ -177,7 +177,7 @@ def decompose_attention(pair: RunPair) -> Decomposition:
         by_head = "layer batch query head d_head -> layer batch head query d_head"
         base = rearrange(heads("held", Site.Z), by_head)
         output = rearrange(heads("on", Site.Z), by_head)
-        base_pattern = heads("held", Site.PATTERN)[..., n:]
+        base_pattern = heads("held", Site.PATTERN)[..., -content.shape[-1] :]
         left = content.sum(-1, keepdim=True)
         return Decomposition(
             gate=gate,

@@ -202,7 +202,7 @@ def _logits(
             check_tokens(model, tokens, n_slots)
             tokens, hooks = fast_baseline(model, n_slots, tokens, baseline)
             stack.enter_context(checked_run(model))
-            stack.enter_context(model.hooks(fwd_hooks=hooks))
+            stack.enter_context(host_of(model).hooked(hooks))
         else:
             stack.enter_context(attach(model, context))
         return model(tokens)

@@ -32,7 +32,7 @@ def sequence_losses(
     device = host_of(model).device.type
     half = recipe.precision == "bfloat16" and (device != "cpu" or has_fast_bfloat16())
     # A compiled model would leave out the hooks.
-    with eager(), model.hooks(fwd_hooks=[*hooks, *answer_rows_hooks(model, batch.n_rows)]):
+    with eager(), host_of(model).hooked([*hooks, *answer_rows_hooks(model, batch.n_rows)]):
         with torch.autocast(device, torch.bfloat16, enabled=half):
             logits = batch.read(model(batch.tokens))
     losses = F.cross_entropy(logits.float().transpose(1, 2), batch.answers, reduction="none")

@@ -1,0 +1,43 @@
+"""What a norm does with its scale held: a linear map, found by asking the norm itself."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from prefix_interp.models.attention import without_hooks
+
+
+def read_before(
+    norm: nn.Module | None,
+    inputs: Float[Tensor, "*any d_model"],
+    read: Float[Tensor, "*any d_model"],
+) -> Float[Tensor, "*any d_model"]:
+    """Return the directions that `read` reads before a norm whose scale is held.
+
+    A LayerNorm or RMSNorm is x W / s(x) + b, after taking off the mean or not. With s held at its
+    value for `inputs` it is linear, and what it computes for probes of +1 and -1 tells W.
+
+    Args:
+        norm: LayerNorm or RMSNorm of any library; None reads the same.
+        inputs: what the norm got.
+        read: directions behind the norm.
+    """
+    if norm is None:
+        return read
+    width = inputs.shape[-1]
+    probe = inputs.new_ones(width)
+    probe[1::2] = -1
+    if width % 2:
+        probe[-1] = 0  # an even number of both signs has no mean to take off
+    with torch.no_grad(), without_hooks(norm):
+        shift = norm(torch.zeros_like(probe))
+        gain = (norm(probe) - shift) * probe
+        if width % 2:
+            gain[-1] = (norm(probe.flip(0)) - shift)[-1] * probe[0]
+        centred = torch.allclose(norm(probe + 1), norm(probe), atol=1e-4)
+        seen = inputs - inputs.mean(dim=-1, keepdim=True) if centred else inputs
+        size = (seen * gain).norm(dim=-1) / (norm(inputs) - shift).norm(dim=-1)
+    before = read * gain / size[..., None]
+    return before - before.mean(dim=-1, keepdim=True) if centred else before

@@ -1,0 +1,121 @@
+"""Whether hooks put a prefix into a language model exactly: asked of the model itself, once.
+
+Hugging Face's architectures differ in what they do to keys, and in ways that no list keeps up with.
+So a random prefix is put in by each of the library's ways and by Hugging Face's own cache, which is
+what PEFT fills, and a model on which they differ is refused.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from prefix_interp.errors import PrefixInterpError
+from prefix_interp.models.bridge import BridgeHost
+from prefix_interp.models.bridge_facts import cached_logits
+from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.sites import Site
+from prefix_interp.prefixes.inject import mixture_hooks, slot_hooks
+from prefix_interp.prefixes.layout import Hook
+from prefix_interp.prefixes.prefix import Parameterization, prefix_shapes
+from prefix_interp.seeds import derive_generator
+
+_SLOTS, _TOKENS = 2, 3
+_KNOWN: WeakKeyDictionary[nn.Module, dict[str, str | None]] = WeakKeyDictionary()
+
+
+def check_exact(model: Model, parameterization: Parameterization | str) -> None:
+    """Raise unless a prefix of this kind can be put into `model` exactly; it runs once per model.
+
+    Args:
+        model: a HookedTransformer, whose code is known and tested, or a language model.
+        parameterization: ``"kv"`` or ``"residual"``.
+
+    Raises:
+        PrefixInterpError: the ways differ; it says which.
+    """
+    host = host_of(model)
+    if not isinstance(host, BridgeHost):
+        return
+    known = _KNOWN.setdefault(host.bridge, {})
+    if parameterization not in known:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            known[parameterization] = _fault(host, parameterization)
+    if known[parameterization] is not None:
+        raise PrefixInterpError(
+            f"model={type(host.bridge.original_model).__name__} cannot take a "
+            f"{parameterization} prefix: {known[parameterization]}; use another model"
+        )
+
+
+def _fault(host: BridgeHost, parameterization: Parameterization | str) -> str | None:
+    """Return in what way hooks are not exact; None if they are."""
+    tensors = _random(host, parameterization)
+    tokens = torch.arange(_TOKENS, device=host.device)[None].expand(2, -1) % host.d_vocab
+    try:
+        slots = host.keys_values(tensors)
+        if parameterization == "residual":
+            for layer, (ours, theirs) in enumerate(zip(slots, _run(host, tensors), strict=True)):
+                if not all(_close(a, b) for a, b in zip(ours, theirs, strict=True)):
+                    return f"layer {layer} makes other keys or values of its input than its weights"
+        want = cached_logits(host, slots, tokens)
+        ways = {
+            "slots": slot_hooks(host.model, _SLOTS, slots.__getitem__),
+            "mixture": mixture_hooks(host.model, _SLOTS, slots.__getitem__),
+        }
+        for name, hooks in ways.items():
+            with host.hooked(hooks):
+                found = host.model(tokens)
+            if not _close(found, want):
+                off = float((found - want).abs().max() / want.abs().max())
+                return (
+                    f"put in by hooks ({name}) it gives logits {off:.1g} of the largest away from "
+                    "Hugging Face's own cache"
+                )
+    except (RuntimeError, AttributeError, TypeError, KeyError, IndexError) as error:
+        return f"its code does not run with slots in front ({str(error).splitlines()[0][:90]})"
+    return None
+
+
+def _random(host: BridgeHost, parameterization: Parameterization | str) -> dict[str, Tensor]:
+    rng = derive_generator(0, "exact", parameterization)
+    shapes = prefix_shapes(host.model, _SLOTS, parameterization)
+    return {name: host.cast(torch.randn(shape, generator=rng)) for name, shape in shapes.items()}
+
+
+def _run(host: BridgeHost, tensors: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Return the keys and values that the model itself computes if the vectors are its rows."""
+    found: dict[tuple[int, bool], Tensor] = {}
+
+    def hold(layer: int) -> list[Hook]:
+        attn = host.attention(layer)
+
+        def write(resid: Tensor, hook: object) -> Tensor:
+            return tensors["vectors"][None, layer].clone()
+
+        def see_keys(k: Tensor, hook: object) -> None:
+            found[layer, True] = attn.seen_keys(k, 0)[0]
+
+        def see_values(v: Tensor, hook: object) -> None:
+            found[layer, False] = v[0]
+
+        return [
+            (Site.RESID_PRE.at(layer), write),
+            (attn.key_site.at(layer), see_keys),
+            (Site.V.at(layer), see_values),
+        ]
+
+    with host.hooked([hook for layer in range(host.n_layers) for hook in hold(layer)]):
+        host.model(torch.zeros(1, _SLOTS, dtype=torch.long, device=host.device))
+    return [(found[i, True], found[i, False]) for i in range(host.n_layers)]
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors agree to the rounding of their type, or of float32."""
+    tolerance = 1e2 * max(torch.finfo(a.dtype).eps, torch.finfo(torch.float32).eps)
+    return bool((a - b).abs().max() <= tolerance * b.abs().max().clamp_min(1e-6))
