@@ -1,0 +1,223 @@
+"""Any Hugging Face causal language model, with hooks, from a folder or from memory; never a hub."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from prefix_interp.errors import PrefixInterpError
+from prefix_interp.models.device import check_device
+from prefix_interp.models.host import host_of
+from prefix_interp.models.support import check_supported
+
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def load_pretrained(
+    model: PreTrainedModel | str | Path,
+    tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> TransformerBridge:
+    """Return a Hugging Face causal language model as a TransformerBridge: the same model, hooked.
+
+    Every function that takes a model takes it. Nothing is ever asked of a hub, pickled weights are
+    not read, and no code that came with the weights runs. The attention becomes eager, since hooks
+    see no other.
+
+    Args:
+        model: the folder of a saved model, a ``.gguf`` file, or a model in memory, which is wrapped
+            and not copied: it has hooks from then on, and computes what it computed before.
+        tokenizer: a tokenizer, or its folder; None for the one in the model's folder, if any. Only
+            texts need it.
+        dtype: of the weights; None for those of the model in memory, float32 for a folder.
+        device: where it runs; None for where it is, the CPU for a folder.
+        device_map: places the layers of a folder's model on several devices, as in Hugging Face.
+
+    Raises:
+        PrefixInterpError: no such folder, pickled weights, no causal language model, or an
+            architecture whose attention no prefix fits exactly; the message says why.
+
+    Example:
+        >>> lm = pi.load_pretrained(tiny_llama())
+        >>> tuple(lm(tokens).shape)
+        (4, 19, 11)
+    """
+    if device is not None and device_map is not None:
+        raise PrefixInterpError(
+            f"device={device!r} and device_map are both given; name one of them"
+        )
+    if device is not None:
+        check_device(str(device))
+    if isinstance(model, PreTrainedModel):
+        found, place = model, None
+        if device_map is not None:
+            raise PrefixInterpError(
+                "device_map goes with a folder; place a model in memory before you give it"
+            )
+        found = found if dtype is None else found.to(dtype)
+    elif isinstance(model, (str, Path)):
+        place = _existing(Path(model))
+        found = _read(place, dtype or torch.float32, device_map)
+    else:
+        what = type(model).__name__
+        peft = type(model).__module__.startswith("peft")
+        raise PrefixInterpError(
+            f"model={what} is no Hugging Face model; give one, or its folder"
+            + (
+                "; of a PeftModel give model.get_base_model(), or merge_and_unload()"
+                if peft
+                else ""
+            )
+        )
+    if device is not None:
+        found = cast(PreTrainedModel, found.to(torch.device(device)))
+    _check_plain(found)
+    found.eval()
+    found.set_attn_implementation("eager")
+    found.config.use_cache = False  # every forward would fill one
+    if not found.config.architectures:
+        found.config.architectures = [type(found).__name__]
+    bridge = _wrapped(found, _tokenizer(tokenizer, place))
+    check_supported(bridge)
+    _ = host_of(bridge).settings
+    return bridge
+
+
+def _existing(place: Path) -> Path:
+    if not place.exists():
+        raise PrefixInterpError(
+            f"model={str(place)!r} is no folder on this machine, and no hub is asked; download the "
+            "model first and give its folder"
+        )
+    if place.is_dir() and not (place / "config.json").exists():
+        raise PrefixInterpError(
+            f"model={str(place)!r} holds no config.json; give the folder that save_pretrained wrote"
+        )
+    if place.is_file() and place.suffix != ".gguf":
+        raise PrefixInterpError(
+            f"model={str(place)!r} is a file; give the model's folder, or a .gguf file"
+        )
+    return place
+
+
+def _read(place: Path, dtype: torch.dtype, device_map: Any) -> PreTrainedModel:
+    """Return the model of a folder or of a .gguf file."""
+    more: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
+    if place.is_dir():
+        if not list(place.glob("*.safetensors")):
+            pickled = [file.name for ending in _PICKLED for file in place.glob(ending)]
+            why = f"only pickled weights ({pickled[0]}), which may run code" if pickled else "none"
+            raise PrefixInterpError(
+                f"model={str(place)!r} must hold weights as .safetensors, and there are {why}; "
+                "save the model again with save_pretrained"
+            )
+        config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+        if getattr(config, "auto_map", None) and type(config).__module__.startswith(
+            "transformers_"
+        ):
+            raise PrefixInterpError(f"model={str(place)!r} needs code that came with it; refused")
+        more |= {"use_safetensors": True}
+    else:
+        more |= {"gguf_file": place.name}
+    try:
+        found = AutoModelForCausalLM.from_pretrained(
+            place if place.is_dir() else place.parent,
+            dtype=dtype, local_files_only=True, trust_remote_code=False,
+            attn_implementation="eager", **more,
+        )  # fmt: skip
+    except (ValueError, OSError, KeyError, ImportError) as error:
+        raise PrefixInterpError(
+            f"model={str(place)!r} cannot be read as a causal language model: "
+            f"{str(error).strip().splitlines()[0][:200]}"
+        ) from error
+    if place.is_file():  # the weights are plain now
+        vars(found.config).pop("quantization_config", None)
+        vars(found).update(hf_quantizer=None, is_quantized=False)
+        found = cast(PreTrainedModel, found.to(dtype))
+    return found
+
+
+def _check_plain(model: PreTrainedModel) -> None:
+    """Raise if layers of the model are adapters: what they add is not in the weights that we read.
+
+    Raises:
+        PrefixInterpError: an adapter of PEFT inside the layers.
+    """
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith("peft."):
+            raise PrefixInterpError(
+                f"model has an adapter of PEFT at {name!r}; give it merged "
+                "(peft_model.merge_and_unload())"
+            )
+
+
+def _tokenizer(
+    given: PreTrainedTokenizerBase | str | Path | None, place: Path | None
+) -> PreTrainedTokenizerBase | None:
+    if given is not None and not isinstance(given, (str, Path)):
+        return given
+    folder = place if given is None else Path(given)
+    if folder is None:
+        return None
+    more = {"gguf_file": folder.name} if folder.is_file() else {}
+    names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+    if not more and not any((folder / name).exists() for name in names):
+        if given is None:
+            return None
+        raise PrefixInterpError(
+            f"tokenizer={str(given)!r} holds no tokenizer; give the folder of a saved one"
+        )
+    return AutoTokenizer.from_pretrained(
+        folder.parent if more else folder, local_files_only=True, trust_remote_code=False, **more
+    )
+
+
+def _wrapped(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+) -> TransformerBridge:
+    """Return the model under a bridge, which needs some tokenizer to be made."""
+    if getattr(model, "_prefix_interp_bridge", None) is not None:
+        raise PrefixInterpError("model is wrapped already; use what load_pretrained returned")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            placed = getattr(model, "hf_device_map", None)
+            bridge = TransformerBridge.boot_transformers(
+                "local", hf_model=model, tokenizer=tokenizer or _stand_in(), dtype=model.dtype,
+                device=None if placed else str(model.device),
+            )  # fmt: skip
+        except (ValueError, NotImplementedError, RuntimeError, AttributeError) as error:
+            raise PrefixInterpError(
+                f"model={type(model).__name__} cannot be wrapped by TransformerLens: "
+                f"{str(error).strip().splitlines()[0][:120]}"
+            ) from error
+    if tokenizer is None:
+        bridge.tokenizer = None
+    return bridge
+
+
+def _stand_in() -> PreTrainedTokenizerBase:
+    """Return a tokenizer of one word: without any, TransformerLens would ask a hub for one."""
+    words = Tokenizer(WordLevel({"a": 0}, unk_token="a"))
+    made = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="a", eos_token="a")
+    with TemporaryDirectory() as folder:  # a saved one knows its own place, which is asked for
+        made.save_pretrained(folder)
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
