@@ -27,8 +27,8 @@ class Site(str, Enum):
     Q = "blocks.{}.attn.hook_q"  # batch pos head d_head, before rotation
     K = "blocks.{}.attn.hook_k"  # batch pos kv_head d_head, before rotation
     V = "blocks.{}.attn.hook_v"  # batch pos kv_head d_head
-    ROT_Q = "blocks.{}.attn.hook_rot_q"  # batch pos head d_head, after rotation, if any
-    ROT_K = "blocks.{}.attn.hook_rot_k"  # batch pos kv_head d_head, after rotation, if any
+    ROT_Q = "blocks.{}.attn.hook_rot_q"  # batch pos head d_head, after rotation; rotary only
+    ROT_K = "blocks.{}.attn.hook_rot_k"  # batch pos kv_head d_head, after rotation; rotary only
     ATTN_SCORES = "blocks.{}.attn.hook_attn_scores"  # batch head query key, masked with -inf
     PATTERN = "blocks.{}.attn.hook_pattern"  # batch head query key, rows sum to 1
     Z = "blocks.{}.attn.hook_z"  # batch pos head d_head
