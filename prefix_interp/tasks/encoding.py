@@ -9,6 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from prefix_interp.errors import PrefixInterpError
 
+_FIRST = 32  # texts that show which tokens the tokenizer puts around every text
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -40,14 +42,14 @@ class Encoder:
             PrefixInterpError: a text without tokens, or a tokenizer whose special tokens depend on
                 the text.
         """
-        bare, dressed = (self._rows(texts, special) for special in (False, True))
+        bare, dressed = self._rows(texts, False), self._rows(texts[:_FIRST], True)
         for i, row in enumerate(bare):
             if not row:
                 raise PrefixInterpError(
                     f"{what}[{i}]={texts[i][-20:]!r} has no tokens in this tokenizer; give other "
                     "text"
                 )
-        front = _front(bare, dressed)
+        front = _front(bare[:_FIRST], dressed)
         # A text from a chat template begins with BOS itself.
         return [row if row[: len(front)] == front else front + row for row in bare]
 
@@ -86,7 +88,7 @@ def _front(bare: Sequence[list[int]], dressed: Sequence[list[int]]) -> list[int]
         fits &= {n for n in fits if whole[n : n + len(row)] == row}
     if not fits:
         raise PrefixInterpError(
-            "tokenizer puts other special tokens around each text; give one that puts the same, "
-            "or none (add_bos_token=False)"
+            "tokenizer does not put the same special tokens around each text; give one that does, "
+            "or that puts none (add_bos_token=False)"
         )
     return dressed[0][: max(fits)]

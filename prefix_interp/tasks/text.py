@@ -59,7 +59,7 @@ def text_task(
         >>> prompts = ["the film is", "the long film is"]
         >>> films = text_task(tokenizer, prompts, [" good", " bad"], foils=[" good", " bad"])
         >>> films.data.positions.tolist(), films.data.answers.tolist(), films.data.foils.tolist()
-        ([[3], [4]], [[8], [9]], [[[9]], [[8]]])
+        ([[2], [3]], [[7], [8]], [[[8]], [[7]]])
     """
     check_number("test_share", test_share, 0.0, 1.0)
     encoder, asked, wanted = encoder_of(tokenizer), _texts("prompts", prompts), [*_list(answers)]
@@ -98,7 +98,7 @@ def texts_batch(tokenizer: Any, texts: Texts, *, max_length: int | None = None) 
     Example:
         >>> batch = texts_batch(tokenizer, ["the film is good", "a film"])
         >>> batch.answers.tolist()
-        [[5, 7, 8], [5, -100, -100]]
+        [[5, 6, 7], [5, -100, -100]]
     """
     encoder, rows = _encoded(tokenizer, texts, max_length)
     for i, row in enumerate(rows):
@@ -131,7 +131,7 @@ def as_tokens(
 
     Example:
         >>> as_tokens(tokenizer, ["the film is good", "a film"]).tolist()
-        [[3, 5, 7, 8], [4, 5, 1, 1]]
+        [[2, 5, 6, 7], [3, 5, 1, 1]]
     """
     encoder, rows = _encoded(tokenizer, texts, max_length)
     return _padded(rows, encoder.pad)
@@ -200,9 +200,9 @@ def _behind(
         n = len(starts[i])
         if whole[:n] != starts[i]:
             remedy = (
-                "begin the answer with the space that the prompt ends with"
+                "let the answer begin with the space that the prompt ends with"
                 if asked[i][-1].isspace()
-                else "let the prompt end, and the answer begin, where a word does"
+                else "begin the answer with a space if it is a word of its own"
             )
             raise PrefixInterpError(
                 f"prompts[{i}], which ends with {asked[i][-20:]!r}, has other tokens when {text!r} "
