@@ -193,7 +193,11 @@ def _tokenizer(
 def _wrapped(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
 ) -> TransformerBridge:
-    """Return the model under a bridge, which needs some tokenizer to be made."""
+    """Return the model under a bridge, which needs some tokenizer to be made.
+
+    It gets a stand-in: TransformerLens gives a tokenizer that lacks special tokens new ones, beyond
+    the model's vocabulary, and asks the tokenizer's old place, or a hub, for another one.
+    """
     if getattr(model, "_prefix_interp_bridge", None) is not None:
         raise PrefixInterpError("model is wrapped already; use what load_pretrained returned")
     with warnings.catch_warnings():
@@ -201,7 +205,7 @@ def _wrapped(
         try:
             placed = getattr(model, "hf_device_map", None)
             bridge = TransformerBridge.boot_transformers(
-                "local", hf_model=model, tokenizer=tokenizer or _stand_in(), dtype=model.dtype,
+                "local", hf_model=model, tokenizer=_stand_in(), dtype=model.dtype,
                 device=None if placed else str(model.device),
             )  # fmt: skip
         except (ValueError, NotImplementedError, RuntimeError, AttributeError) as error:
@@ -209,9 +213,19 @@ def _wrapped(
                 f"model={type(model).__name__} cannot be wrapped by TransformerLens: "
                 f"{str(error).strip().splitlines()[0][:120]}"
             ) from error
-    if tokenizer is None:
-        bridge.tokenizer = None
+    bridge.tokenizer = None  # one that replaces another would be changed, too
+    bridge.tokenizer = tokenizer
+    first, last = _ends(tokenizer)
+    bridge.cfg.tokenizer_prepends_bos, bridge.cfg.tokenizer_appends_eos = first, last
     return bridge
+
+
+def _ends(tokenizer: PreTrainedTokenizerBase | None) -> tuple[bool, bool]:
+    """Return whether a tokenizer puts its own tokens in front of a text, and behind it."""
+    ids = [] if tokenizer is None else tokenizer.encode("a")
+    if tokenizer is None or not ids:
+        return False, False
+    return ids[0] == tokenizer.bos_token_id, ids[-1] == tokenizer.eos_token_id
 
 
 def _stand_in() -> PreTrainedTokenizerBase:
