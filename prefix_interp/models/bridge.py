@@ -181,6 +181,10 @@ class BridgeHost(Host):
 
     # Hooks
 
+    def prepare(self) -> None:
+        """Find out, before anything is put into the model, what is to be known by running it."""
+        facts_of(self)
+
     def is_live(self, site: Site) -> bool:
         """Return whether a write to `site` has the effect that its name promises."""
         return site in self.facts.live
@@ -302,18 +306,10 @@ class BridgeHost(Host):
             stack.callback(handle.remove)
             return self.model(ids)
 
-    def check_call(self, kwargs: Mapping[str, Any], n_slots: int) -> None:
-        """Raise if the model is called with what would not cover the slots.
-
-        Raises:
-            PrefixInterpError: a mask, a cache, positions or labels.
-        """
-        for name in _REFUSED:
-            if kwargs.get(name) is not None and kwargs[name] is not False:
-                raise PrefixInterpError(
-                    f"{name} is given but does not cover the {n_slots} slots; call the model under "
-                    "attach with tokens alone (to generate, use prefix_interp's generate)"
-                )
+    def uncovered(self, kwargs: Mapping[str, Any]) -> str | None:
+        """Return the argument of a call that would not cover slots: a mask, a cache, positions."""
+        given = (n for n in _REFUSED if kwargs.get(n) is not None and kwargs[n] is not False)
+        return next(given, None)
 
     def layers_of_call(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]

@@ -208,6 +208,9 @@ class Host(Positions):
 
     # Hooks
 
+    def prepare(self) -> None:
+        """Find out, before anything is put into the model, what is to be known by running it."""
+
     @property
     def points(self) -> Mapping[str, Any]:
         """Return the hook points by name."""
@@ -239,8 +242,9 @@ class Host(Positions):
         """Return hooks that rotate content as if it stood behind slots: only distances count."""
         return []
 
-    def check_call(self, kwargs: Mapping[str, Any], n_slots: int) -> None:
-        """Raise if the model is called with what would not cover the slots; layers see it here."""
+    def uncovered(self, kwargs: Mapping[str, Any]) -> str | None:
+        """Return the argument of a call that would not cover slots; here the layers are asked."""
+        return None
 
     # Runs
 

@@ -94,6 +94,7 @@ class Context(ABC):
         """
         check_supported(model)
         host, expected = host_of(model), self.shapes(model)
+        host.prepare()
         for name, tensor in self.tensors.items():
             check_finite(name, tensor)  # checked again, since tensors are mutable
             if tuple(tensor.shape) != expected[name]:

@@ -240,7 +240,11 @@ class Guard:
         """Begin a call of the model with these arguments."""
         self._check_own(self.live)
         self.finite.clear()  # left over if the last call ended in an error
-        self.host.check_call(kwargs, self.context.n_slots)
+        if given := self.host.uncovered(kwargs):
+            raise PrefixInterpError(
+                f"{given} is given but does not cover the {self.context.n_slots} slots; call the "
+                "model under attach with tokens alone (to generate, use generate)"
+            )
         start, self.todo = self.host.layers_of_call(args, kwargs)
         if start != 0:  # model.generate embeds by itself, and then starts at layer 0
             self.n_content = None

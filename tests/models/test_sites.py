@@ -4,7 +4,6 @@ import torch
 import prefix_interp as pi
 from tests.helpers import assert_far, raw_model, tokens_for, toy
 
-
 ROTATED = {pi.Site.ROT_Q, pi.Site.ROT_K}
 
 
