@@ -47,7 +47,7 @@ def score_rows(
     test_seed = int(about.get("seed", 0))
     for task in map(get_task, tasks):
         batch = task.sample(n, split="test", seed=test_seed)
-        right, loss = answer_scores(model, batch, context, baseline)
+        right, loss, _ = answer_scores(model, batch, context, baseline)
         row = {
             **about,
             **{key: value for key, value in _shape(context).items() if key not in about},

@@ -8,6 +8,7 @@ import pytest
 
 import prefix_interp as pi
 from tests.structure import PACKAGE, ROOT, files, module_name, tree
+from tests.tiny_tokenizers import word_level
 
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 EXAMPLES = {
@@ -20,12 +21,16 @@ EXAMPLES = {
 
 @pytest.fixture
 def given():
-    """What the examples take as given: a toy, its prefix, the prefix's task, and some content."""
+    """What the examples take as given: a toy, its prefix, the prefix's task, content, a tokenizer.
+
+    Its words are "the a long film is good bad", from token 2 on.
+    """
     model = pi.load_toy("four-skills-1l4h")
     prefix = pi.load_prefixes("four-skills-1l4h")["sort_descending"]
     task = pi.get_task("sort_descending")
     tokens = task.sample(4, seed=0).tokens
-    return {"pi": pi, "model": model, "prefix": prefix, "task": task, "tokens": tokens}
+    toy = {"pi": pi, "model": model, "prefix": prefix, "task": task, "tokens": tokens}
+    return {**toy, "tokenizer": word_level()}
 
 
 @pytest.mark.parametrize("place", EXAMPLES)

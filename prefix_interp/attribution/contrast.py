@@ -94,7 +94,7 @@ def _run(model: Model, prefix: Prefix, batch: Batch, name: str) -> Contrast:
     on, off = (batch.read(logits) for logits in (runs.logits_on, runs.logits_off))
     moved = host.content_start(prefix.n_slots, keep=keep) != host.content_start(0)
     plain = answer_logits(model, batch) if moved and host.learned_positions else off
-    target = Target(batch.answers, on, off, plain)
+    target = Target(batch.answers, on, off, plain, batch.foils)
     return Contrast(runs, batch, target, {}, {}, {}, {}, name, model_id(model))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.tasks import NO_ANSWER, mean_over_answers
+from prefix_interp.tasks.choice import beats_foils, logits_at
 
 Logits = Float[Tensor, "*stack batch n_out d_vocab"]
 
@@ -23,12 +24,14 @@ class Target(NamedTuple):
         logits_on: at the outputs, with the prefix.
         logits_off: at the outputs, without it (masked baseline).
         logits_plain: at the outputs, of the model as it is; None for those without the prefix.
+        foils: the tokens that each answer is compared with (see `Batch`); None: all others.
     """
 
     answers: Int[Tensor, "batch n_out"]
     logits_on: Float[Tensor, "batch n_out d_vocab"]
     logits_off: Float[Tensor, "batch n_out d_vocab"]
     logits_plain: Float[Tensor, "batch n_out d_vocab"] | None = None
+    foils: Int[Tensor, "batch n_out n_foil"] | None = None
 
     @property
     def plain(self) -> Float[Tensor, "batch n_out d_vocab"]:
@@ -48,11 +51,16 @@ def answer_log_prob(logits: Logits, target: Target) -> Float[Tensor, "*stack bat
 def logit_difference(logits: Logits, target: Target) -> Float[Tensor, "*stack batch"]:
     """Return the logit of the right answer minus that of a foil, mean over outputs.
 
-    The foil is the wrong token with the highest logit in the run without prefix. It is fixed across
-    interventions, so the metric is linear in the logits.
+    The foil is the wrong token with the highest logit in the run without prefix, of those that a
+    multiple choice names, else of all. It is fixed across interventions, so the metric is linear in
+    the logits.
     """
     off, answers = target.logits_off, target.answers.clamp(min=0)
-    foils = off.scatter(-1, answers[..., None], -torch.inf).argmax(dim=-1)
+    if target.foils is None:
+        foils = off.scatter(-1, answers[..., None], -torch.inf).argmax(dim=-1)
+    else:
+        best = logits_at(off, target.foils).argmax(dim=-1, keepdim=True)
+        foils = target.foils.gather(-1, best).squeeze(-1)
     return _mean(_at(logits, answers) - _at(logits, foils), target)
 
 
@@ -68,11 +76,22 @@ def exact_match(logits: Logits, target: Target) -> Float[Tensor, "*stack batch"]
     return right.all(dim=-1).to(logits.dtype)
 
 
+def choice(logits: Logits, target: Target) -> Float[Tensor, "*stack batch"]:
+    """Return 1 if every answer has a higher logit than each of its foils, else 0.
+
+    Without foils all other tokens are foils: `exact_match`.
+    """
+    if target.foils is None:
+        return exact_match(logits, target)
+    return beats_foils(logits, target.answers, target.foils).to(logits.dtype)
+
+
 METRICS: dict[str, Metric] = {
     "log_prob": answer_log_prob,
     "logit_difference": logit_difference,
     "kl": kl_to_prefixed,
     "exact_match": exact_match,
+    "choice": choice,
 }
 
 
@@ -159,8 +178,7 @@ def ends(
 
 
 def _at(x: Logits, tokens: Int[Tensor, "batch n_out"]) -> Float[Tensor, "*stack batch n_out"]:
-    index = tokens.clamp(min=0)[..., None].expand(*x.shape[:-1], 1)
-    return x.gather(-1, index).squeeze(-1)
+    return logits_at(x, tokens.clamp(min=0)[..., None]).squeeze(-1)
 
 
 def _mean(values: Float[Tensor, "*stack batch n_out"], target: Target) -> Tensor:

@@ -27,6 +27,8 @@ class Batch(NamedTuple):
         skill: index of each sequence's rule among the task's rules; None if there is only one.
         positions: for each answer the position (0-based) whose logits predict it. None: the last
             ``n_out`` positions, in order.
+        foils: the wrong tokens that each answer is compared with in a multiple choice, at least
+            one. Answers with fewer than others are filled up with -100. None: all other tokens.
 
     Example:
         >>> batch = task.sample(4, seed=0)
@@ -42,6 +44,7 @@ class Batch(NamedTuple):
     answers: Int[Tensor, "batch n_out"]
     skill: Int[Tensor, " batch"] | None = None
     positions: Int[Tensor, "batch n_out"] | None = None
+    foils: Int[Tensor, "batch n_out n_foil"] | None = None
 
     @property
     def given(self) -> Bool[Tensor, "batch n_out"]:
@@ -91,18 +94,18 @@ class Batch(NamedTuple):
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return the batch with each of its tensors changed."""
-        skill = None if self.skill is None else change(self.skill)
-        positions = None if self.positions is None else change(self.positions)
-        return Batch(change(self.tokens), change(self.answers), skill, positions)
+        tokens, answers, *others = self
+        others = (None if x is None else change(x) for x in others)
+        return Batch(change(tokens), change(answers), *others)
 
     def check(self) -> Batch:
         """Return the batch, its numbers as int64, if its parts belong together.
 
         Raises:
             PrefixInterpError: shapes that do not fit, numbers that are not whole, a row without an
-                answer, or a position outside the sequence.
+                answer, a position outside the sequence, an answer without a foil or among them.
         """
-        tokens, answers, _, positions = self
+        tokens, answers, positions = self.tokens, self.answers, self.positions
         for name, x in zip(self._fields, self, strict=True):
             needed = name in ("tokens", "answers")
             if (needed or x is not None) and not (isinstance(x, Tensor) and _is_whole(x)):
@@ -138,6 +141,8 @@ class Batch(NamedTuple):
             raise PrefixInterpError(
                 f"skill has shape {tuple(self.skill.shape)}; give one number per sequence, or None"
             )
+        if self.foils is not None:
+            _check_foils(self.foils, answers)
         return self.mapped(lambda x: x.long())
 
     def seen(self) -> Int[Tensor, "batch pos"]:
@@ -147,6 +152,19 @@ class Batch(NamedTuple):
         last = self.positions.where(self.given, -1).amax(dim=-1, keepdim=True)
         places = torch.arange(self.tokens.shape[1], device=self.tokens.device)
         return self.tokens.where(places <= last, -1)
+
+    def asked(self) -> Int[Tensor, "batch pos"]:
+        """Return the tokens up to the first place that is read: the question without its answers.
+
+        They stand on the right, behind -1, so that a hash of a question (`row_codes`) does not
+        depend on the length of others.
+        """
+        width, n_out = self.tokens.shape[1], self.answers.shape[1]
+        first = torch.full_like(self.answers[:, :1], width - n_out)
+        if self.positions is not None:
+            first = self.positions.where(self.given, width).amin(dim=-1, keepdim=True)
+        places = torch.arange(width, device=self.tokens.device) - (width - 1 - first)
+        return self.tokens.gather(1, places.clamp(min=0)).where(places >= 0, -1)
 
 
 def as_given(what: str, given: object) -> Batch:
@@ -191,9 +209,9 @@ def _as_tensor(x: object) -> Tensor:
 def joined(batches: Sequence[Batch]) -> Batch:
     """Return batches of one kind as one, in order."""
     columns = [[x for x in column if x is not None] for column in zip(*batches, strict=True)]
-    tokens, answers, skill, positions = (torch.cat(c) if c else None for c in columns)
+    tokens, answers, *others = (torch.cat(c) if c else None for c in columns)
     assert tokens is not None and answers is not None
-    return Batch(tokens, answers, skill, positions)
+    return Batch(tokens, answers, *others)
 
 
 def mean_over_answers(
@@ -213,3 +231,20 @@ def mean_over_answers(
 
 def _is_whole(x: Tensor) -> bool:
     return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
+
+
+def _check_foils(foils: Tensor, answers: Tensor) -> None:
+    if foils.ndim != 3 or foils.shape[:2] != answers.shape or not foils.shape[2]:
+        raise PrefixInterpError(
+            f"foils have shape {tuple(foils.shape)} but answers {tuple(answers.shape)}; give axes "
+            "batch, n_out, n_foil, at least one foil for each answer"
+        )
+    given = answers != NO_ANSWER
+    lacking = given & (foils == NO_ANSWER).all(dim=-1)
+    among = given & (foils == answers[..., None]).any(dim=-1)
+    for wrong, words in ((lacking, f"are all {NO_ANSWER}"), (among, "hold the answer itself")):
+        if bool(wrong.any()):
+            row, place = wrong.nonzero()[0].tolist()
+            raise PrefixInterpError(
+                f"foils[{row}, {place}] {words}; give each answer at least one other token"
+            )

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
@@ -31,16 +31,20 @@ class TensorTask(Task):
         name: the task's name.
         data: every sequence.
         test_share: share of the different sequences that are kept for the test, 0 to 1.
+        split_by: what must be equal for sequences to stay on one side: ``"seen"``, all that the
+            model sees of them, or ``"asked"``, what comes before the first answer.
     """
 
     name: str
     data: Batch
     test_share: float
+    split_by: Literal["seen", "asked"] = "seen"
 
     @cached_property
     def rows(self) -> dict[str, Int[Tensor, " row"]]:
         """Return the numbers of the sequences of each split."""
-        codes, kinds = row_codes(self.data.seen()).unique(return_inverse=True)
+        compared = self.data.seen() if self.split_by == "seen" else self.data.asked()
+        codes, kinds = row_codes(compared).unique(return_inverse=True)
         # Codes are hashes, so the smallest ones are a random choice, and equal rows stay together.
         in_test = kinds < round(self.test_share * len(codes))
         sides = {"test": in_test, "train": ~in_test, "all": torch.ones_like(in_test)}
@@ -53,7 +57,8 @@ class TensorTask(Task):
 
     def identity(self) -> dict[str, Any]:
         """Return the name, a checksum of the tensors, and the share of the test."""
-        return {"name": self.name, "data": _checksum(self.data), "test_share": self.test_share}
+        about = {"name": self.name, "data": _checksum(self.data), "test_share": self.test_share}
+        return about if self.split_by == "seen" else {**about, "split_by": self.split_by}
 
     def draw(self, n: int, split: Split | str, rng: torch.Generator) -> Batch:
         """Return `n` sequences, drawn with replacement."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -25,6 +25,7 @@ from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.layout import check_tokens
 from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.tasks import Batch, DigitTask, Task, as_batch, get_task, mean_over_answers
+from prefix_interp.tasks.choice import beats_foils
 from prefix_interp.tasks.words import task_words
 from prefix_interp.tuning.objective import check_batch
 
@@ -43,6 +44,8 @@ class Evaluation(ResultObject):
         token_accuracy: share of right outputs, 0 to 1. Outputs of a sequence are correlated, so its
             Wilson interval counts sequences and is rather too wide.
         loss: mean cross-entropy of the outputs in nats, normal interval over sequences.
+        choice: share of sequences whose answers have higher logits than all of their foils, Wilson
+            interval; None if the task names no foils.
 
     Example:
         >>> pi.evaluate(model, task, prefix, n=64).n
@@ -54,11 +57,13 @@ class Evaluation(ResultObject):
     exact_match: Estimate
     token_accuracy: Estimate
     loss: Estimate
+    choice: Estimate | None = None
 
     @property
     def scores(self) -> dict[str, Estimate]:
-        """Return the three scores by name."""
-        return {name: getattr(self, name) for name in ("exact_match", "token_accuracy", "loss")}
+        """Return the scores by name; ``choice`` only where there is one."""
+        names = ("exact_match", "token_accuracy", "loss", "choice")
+        return {k: x for k in names if (x := getattr(self, k)) is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -72,12 +77,12 @@ class Evaluation(ResultObject):
         return pd.DataFrame(rows)
 
     def caption(self) -> str:
-        """Return the task, the number of sequences and the three scores."""
+        """Return the task, the number of sequences and the scores."""
         scores = ", ".join(f"{k.replace('_', ' ')} {x!r}" for k, x in self.scores.items())
         return f"{task_words(self.task)}, {self.n} sequences; {scores}"
 
     def plot(self, *, figsize: Size | None = None, width: Width | None = None) -> Figure:
-        """Return the three scores with their intervals."""
+        """Return the scores with their intervals."""
         return drawing("fits.scores_figure")(self, figsize=figsize, width=width)
 
 
@@ -118,8 +123,21 @@ def evaluate(
     name, batch = as_batch(task, n, seed)
     check_batch(model, batch, name=name)
     context = None if context is None else as_context(context)
-    right, loss = answer_scores(model, batch, context, baseline, batch_size)
-    return scored(name, batch, right, loss)
+    return scored(name, batch, *answer_scores(model, batch, context, baseline, batch_size))
+
+
+class Scores(NamedTuple):
+    """What `answer_scores` returns.
+
+    Attributes:
+        right: which answers are right under teacher forcing.
+        loss: each sequence's mean cross-entropy in nats.
+        beats: which sequences give their answers higher logits than the foils; None without foils.
+    """
+
+    right: Bool[Tensor, "batch n_out"]
+    loss: Float[Tensor, " batch"]
+    beats: Bool[Tensor, " batch"] | None = None
 
 
 def answer_scores(
@@ -128,25 +146,26 @@ def answer_scores(
     context: Context | None = None,
     baseline: Baseline | str = "masked",
     batch_size: int = 1600,
-) -> tuple[Bool[Tensor, "batch n_out"], Float[Tensor, " batch"]]:
-    """Return which answers are right under teacher forcing, and each sequence's loss.
+) -> Scores:
+    """Return which answers are right, each sequence's loss, and which foils are beaten.
 
     Args:
         model: a HookedTransformer.
-        batch: sequences and answers.
+        batch: sequences and answers, perhaps with foils.
         context: a prefix or soft prompt; None for a run without, as `baseline` says.
         baseline: see `evaluate`.
         batch_size: sequences per pass.
     """
     check_positive("batch_size", batch_size)
-    scores = []
+    parts: list[Scores] = []
     for start in range(0, len(batch.tokens), batch_size):
         part = slice(start, start + batch_size)
         own = batch.part(part).to(host_of(model).device)
-        logits = answer_logits(model, own, context, baseline)
-        scores.append(marked(logits.float(), own.answers))
-    right, loss = zip(*scores, strict=True)
-    return torch.cat(right), torch.cat(loss)
+        logits = answer_logits(model, own, context, baseline).float()
+        beats = None if own.foils is None else beats_foils(logits, own.answers, own.foils)
+        parts.append(Scores(*marked(logits, own.answers), beats))
+    right, loss, beats = ([x for x in part if x is not None] for part in zip(*parts, strict=True))
+    return Scores(torch.cat(right), torch.cat(loss), torch.cat(beats) if beats else None)
 
 
 def marked(
@@ -158,7 +177,11 @@ def marked(
 
 
 def scored(
-    name: str, batch: Batch, right: Bool[Tensor, "batch n_out"], loss: Float[Tensor, " batch"]
+    name: str,
+    batch: Batch,
+    right: Bool[Tensor, "batch n_out"],
+    loss: Float[Tensor, " batch"],
+    beats: Bool[Tensor, " batch"] | None = None,
 ) -> Evaluation:
     """Return the scores that `evaluate` returns, from `answer_scores`.
 
@@ -167,6 +190,7 @@ def scored(
         batch: what was answered; places without an answer do not count.
         right: which outputs are right.
         loss: loss of each sequence, in nats per output.
+        beats: which sequences give their answers higher logits than the foils, if there are any.
     """
     n, given = len(right), batch.given.to(right.device)
     return Evaluation(
@@ -175,6 +199,7 @@ def scored(
         exact_match=wilson(int((right | ~given).all(dim=-1).sum()), n),
         token_accuracy=wilson(float(right[given].double().mean() * n), n),
         loss=mean_interval(loss),
+        choice=None if beats is None else wilson(int(beats.sum()), n),
     )
 
 

@@ -14,7 +14,7 @@ from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.plain_run import eager
 from prefix_interp.prefixes.layout import Hook, answer_rows_hooks
-from prefix_interp.tasks import Batch, mean_over_answers
+from prefix_interp.tasks import NO_ANSWER, Batch, mean_over_answers
 from prefix_interp.tuning.recipes import Recipe
 
 
@@ -72,16 +72,20 @@ def check_batch(
         name: of the task, for the message.
 
     Raises:
-        PrefixInterpError: tokens or answers outside the vocabulary, more positions than the
+        PrefixInterpError: tokens, answers or foils outside the vocabulary, more positions than the
             context holds, or padding that a model without a causal mask would see.
     """
     host, given = host_of(model), batch.given
-    for what, x in (("tokens", batch.tokens), ("answers", batch.answers[given])):
+    parts = {"tokens": batch.tokens, "answers": batch.answers[given]}
+    if batch.foils is not None:
+        parts["foils"] = batch.foils[batch.foils != NO_ANSWER]
+    for what, x in parts.items():
         low, high = (int(value) for value in x.aminmax())
         if low < 0 or high >= host.d_vocab:
             raise PrefixInterpError(
                 f"task={name!r} has {what} from {low} to {high}, outside the vocabulary of "
-                f"{host.d_vocab}; give 0 to {host.d_vocab - 1}, or a model with a larger d_vocab"
+                f"{host.d_vocab}; give 0 to {host.d_vocab - 1}, the model's own tokenizer, or a "
+                "model with a larger d_vocab"
             )
     n_content, room = batch.tokens.shape[1], host.room(n_slots, keep=keep)
     if n_content > room:

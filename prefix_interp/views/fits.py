@@ -19,7 +19,7 @@ from prefix_interp.views.style import COLOURS, MARKERS, legend_below
 def scores_figure(
     evaluation: Evaluation, *, figsize: Size | None = None, width: Width | None = None
 ) -> Figure:
-    """Plot exact match, token accuracy and loss, each with its 95% interval.
+    """Plot the scores, each with its 95% interval.
 
     Args:
         evaluation: from `evaluate`.
@@ -30,6 +30,8 @@ def scores_figure(
         "exact match": evaluation.exact_match,
         "token accuracy": evaluation.token_accuracy,
     }
+    if evaluation.choice is not None:
+        shares["choice"] = evaluation.choice
     with sheet(figsize, width) as room:
         if room.columns(2, each=2.5) == 2:
             left, right = room.figure(6.4, 1.7).subplots(1, 2, width_ratios=[2, 1])

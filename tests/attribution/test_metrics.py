@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from prefix_interp.attribution.metrics import (
     METRICS,
     Target,
     answer_log_prob,
+    choice,
     choose_metric,
     choose_metrics,
     exact_match,
@@ -70,6 +72,52 @@ def test_logit_difference_has_the_foil_of_the_run_without_prefix(case):
     logits, target = case
     twice = logit_difference(2 * logits + 1, target)
     assert_close(twice, 2 * logit_difference(logits, target), 1e-12)
+
+
+def among(target, n=3):
+    """The same comparison, with some of the wrong tokens as foils of each answer."""
+    foils = (target.answers[..., None] + torch.arange(1, n + 1)) % VOCAB
+    foils[0, 0, 1:] = -100  # the first has one
+    return target._replace(foils=foils)
+
+
+def test_logit_difference_has_a_foil_of_those_that_are_named(case):
+    logits, target = case[0], among(case[1])
+    expected = torch.zeros(STACK, BATCH, dtype=torch.float64)
+    for b, o in itertools.product(range(BATCH), range(OUT)):
+        named = [x for x in target.foils[b, o].tolist() if x >= 0]
+        foil = max((float(target.logits_off[b, o, i]), i) for i in named)[1]
+        rows = logits[:, b, o]
+        expected[:, b] += (rows[:, target.answers[b, o]] - rows[:, foil]) / OUT
+    assert_close(logit_difference(logits, target), expected, 1e-12)
+    assert not torch.equal(logit_difference(logits, target), logit_difference(*case))
+    # With all other tokens named it is the metric without names.
+    everyone = target._replace(foils=all_others(target))
+    assert torch.equal(logit_difference(logits, everyone), logit_difference(*case))
+
+
+def all_others(target):
+    return (target.answers[..., None] + torch.arange(1, VOCAB)) % VOCAB
+
+
+def test_a_choice_is_right_if_each_answer_beats_its_foils(case):
+    logits, target = case[0], among(case[1], 1)
+    expected = [
+        [
+            all(
+                logits[s, b, o, target.answers[b, o]] > logits[s, b, o, target.foils[b, o, 0]]
+                for o in range(OUT)
+            )
+            for b in range(BATCH)
+        ]
+        for s in range(STACK)
+    ]
+    assert choice(logits, target).tolist() == expected and 0 < choice(logits, target).mean() < 1
+    right = torch.nn.functional.one_hot(target.answers, VOCAB).double()
+    everyone = target._replace(foils=all_others(target))
+    for each in (logits, right):
+        assert torch.equal(choice(each, everyone), exact_match(each, case[1]))
+        assert torch.equal(choice(each, case[1]), exact_match(each, case[1]))
 
 
 def test_kl(case):

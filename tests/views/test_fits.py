@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -18,6 +20,9 @@ def test_scores_are_bars_with_intervals():
     assert spans == [pytest.approx([0.1, 0.4]), pytest.approx([0.8, 0.95])]
     assert [p.get_width() for p in right.patches] == [1.5] and right.get_xlim()[0] == 0
     assert right.get_xlabel() == "nats per output"
+    choice = replace(evaluation, choice=Estimate(0.7, 0.6, 0.8))
+    left, _ = scores_figure(choice).axes
+    assert [p.get_width() for p in left.patches] == [0.2, 0.9, 0.7]
 
 
 def test_each_run_of_a_history_is_a_line():
