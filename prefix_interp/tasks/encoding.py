@@ -82,7 +82,7 @@ def _front(bare: Sequence[list[int]], dressed: Sequence[list[int]]) -> list[int]
         bare: the texts without special tokens.
         dressed: the same with them.
     """
-    # A text that holds special tokens itself fits at several places; all texts fit at one.
+    # A text of special tokens alone fits at several places, and at the first without its own.
     fits = set(range(len(dressed[0]) - len(bare[0]) + 1))
     for row, whole in zip(bare, dressed, strict=True):
         fits &= {n for n in fits if whole[n : n + len(row)] == row}
@@ -91,4 +91,4 @@ def _front(bare: Sequence[list[int]], dressed: Sequence[list[int]]) -> list[int]
             "tokenizer does not put the same special tokens around each text; give one that does, "
             "or that puts none (add_bos_token=False)"
         )
-    return dressed[0][: max(fits)]
+    return dressed[0][: min(fits)]
