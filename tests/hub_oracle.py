@@ -1,4 +1,4 @@
-"""A Hugging Face model under a prefix by its own cache and plain torch hooks: no bridge, no package.
+"""A Hugging Face model under a prefix by its own cache and plain torch hooks: nothing of ours.
 
 The independent side of every test of language models.
 """

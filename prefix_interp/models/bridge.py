@@ -56,6 +56,11 @@ class BridgeHost(Host):
         return True
 
     @property
+    def d_mlp(self) -> int:
+        """Return the hidden width of the MLPs."""
+        return self.facts.d_mlp
+
+    @property
     def attn_only(self) -> bool:
         """Return whether there are no MLPs."""
         return False

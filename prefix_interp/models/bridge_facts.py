@@ -39,12 +39,14 @@ class Facts:
         live: sites at which a write changes what the layer, or the model, gives.
         rotates: for each layer whether it rotates queries and keys.
         shows_rotated: whether hooks show them rotated.
+        d_mlp: hidden width of the MLPs, as their hook shows it.
         passed_over: stands for the forward of a layer that does not run.
     """
 
     live: frozenset[Site]
     rotates: tuple[bool, ...]
     shows_rotated: bool
+    d_mlp: int
     passed_over: Callable[..., Any]
 
     def rotation(
@@ -107,7 +109,8 @@ def _found(host: BridgeHost) -> Facts:
             if name in seen and site not in _READ_ONLY and _takes_a_write(host, name)
         }
     rotates = tuple(name in seen for name in cosines)
-    return Facts(frozenset(live), rotates, Site.ROT_K.at(0) in seen, _passes(host))
+    width = seen.get(Site.MLP_ACT.at(0), (0,))[-1]
+    return Facts(frozenset(live), rotates, Site.ROT_K.at(0) in seen, width, _passes(host))
 
 
 def _takes_a_write(host: BridgeHost, name: str) -> bool:

@@ -59,12 +59,13 @@ def test_a_run_from_any_layer_is_the_rest_of_the_run(kind):
     before = forward_hooks(lm)
     for layer in range(host.n_layers):
         resid = cache[Site.RESID_PRE.at(layer)].clone().requires_grad_()
-        found = host.run_from(layer, resid)
-        assert_close(found, want, 1e-7)
+        with host.hooked([]):
+            found = host.run_from(layer, resid)
+        assert_close(found, want, 1e-6 if kind == "opt" else 1e-12)
         (slope,) = torch.autograd.grad(found.sum(), resid)
         assert slope.abs().max() > 0
     assert forward_hooks(lm) == before
-    assert_close(lm(tokens), want, 1e-12)
+    assert_close(lm(tokens), want, 1e-5)
 
 
 @every_kind
@@ -101,7 +102,7 @@ def test_a_layer_computes_what_its_hooks_show(kind):
 def test_a_site_that_is_said_to_be_live_is(kind):
     lm = language_model(kind)
     host, tokens = host_of(lm), random_tokens()
-    want, cache = cached(lm, tokens)
+    want, _ = cached(lm, tokens)
     for site in Site:
         name = site.at(0 if site.per_layer else None)
 
@@ -230,9 +231,9 @@ def test_removed_hooks_and_generation_inside_the_block_are_noticed():
     with pytest.raises(pi.PrefixInterpError, match="hooks were removed"), pi.attach(lm, prefix):
         lm.reset_hooks()
         lm(tokens)
-    with pytest.raises(pi.PrefixInterpError, match="use_cache|past_key_values|generate"):
+    with pytest.raises(pi.PrefixInterpError, match="use_cache is given but"):
         with pi.attach(lm, prefix):
-            lm.generate(tokens, max_new_tokens=2, verbose=False)
+            lm.generate(tokens, max_new_tokens=2, verbose=False, stop_at_eos=False)
     assert forward_hooks(lm)[1] == 0
 
 
@@ -249,7 +250,7 @@ def test_the_fingerprint_is_of_weights_and_settings():
     lm = language_model("llama")
     first = model_id(lm)
     assert model_id(language_model("llama")) == first != model_id(language_model("llama", seed=1))
-    assert model_id(language_model("llama", torch.float64)) == first
+    assert model_id(pi.to_dtype(language_model("llama"), torch.float64)) == first
     assert model_id(clone(lm)) == first
     assert model_id(language_model("llama", rms_norm_eps=1e-3)) != first
     with torch.no_grad():
