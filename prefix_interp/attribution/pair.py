@@ -243,7 +243,7 @@ class Contrast:
         """Return hooks that show the computed rows the prefix and the positions before them."""
         with_prefix = base == "on" or gates is not None
         if not with_prefix and first_pos == 0:
-            return []
+            return []  # a rotation by the same angle everywhere changes nothing
         slots, host = self.slots if with_prefix else None, host_of(self.model)
         behind = host.content_start(self.n_slots, keep=self.prefix.keeps_positions)
         found: KeysValues = []
@@ -267,7 +267,7 @@ class Contrast:
             gates = gates.repeat_interleave(n_stack * self.n_batch // len(gates), dim=0)
         hooks = mixture_hooks(
             self.model, found[0][0].shape[-3], found.__getitem__, gates,
-            keep=self.prefix.keeps_positions,
+            keep=self.prefix.keeps_positions, position=behind + first_pos,
         )  # fmt: skip
         skipped = {Site.POS_EMBED.at()} | {
             site.at(i) for i in range(first_layer) for site in (Site.Q, Site.ATTN_SCORES, Site.Z)

@@ -91,6 +91,7 @@ def mixture_hooks(
     maxima: Callable[[int, Tensor], None] = lambda *_: None,
     *,
     keep: bool = False,
+    position: int | None = None,
 ) -> list[Hook]:
     """Return hooks for the *mixture* injection of given keys and values (eq. 7 at `hook_z`).
 
@@ -105,11 +106,15 @@ def mixture_hooks(
         gates: how much of each slot's mass each head keeps (see `attach`); None keeps all.
         maxima: called with the layer and the largest score of each row of slots and content.
         keep: whether the content keeps its positions (see `Prefix`).
+        position: of the first row that runs, where the keys say their own (``"scored"``); None if
+            it stands behind the slots. Keys as at `hook_k` stand one behind the other.
     """
-    hooks = offset_hooks(model, n_slots, keep=keep)
-    for layer in range(host_of(model).n_layers):
+    host = host_of(model)
+    start = n_slots if position is None or host.key_form == "projected" else position
+    hooks = offset_hooks(model, start, keep=keep)
+    for layer in range(host.n_layers):
         own = None if gates is None else gates[..., layer, :, :]
-        hooks += _mixture_at(model, layer, n_slots, slots, own, maxima)
+        hooks += _mixture_at(model, layer, start, slots, own, maxima)
     return hooks
 
 
@@ -128,7 +133,7 @@ def around_mixture(hooks: Sequence[Hook]) -> tuple[list[Hook], list[Hook]]:
 def _mixture_at(
     model: Model,
     layer: int,
-    n_slots: int,
+    start: int,
     slots: Slots,
     gates: Float[Tensor, "*stack head slot"] | None,
     maxima: Callable[[int, Tensor], None],
@@ -142,10 +147,10 @@ def _mixture_at(
         return x.expand(n_stack, *x.shape[1:])
 
     def read_q(q: Tensor, hook: object) -> None:
-        seen["q"] = attn.scored_queries(q, start=n_slots)
+        seen["q"] = attn.scored_queries(q, start)
 
     def read_k(k: Tensor, hook: object) -> None:  # where no hook shows the scores
-        seen["k"] = attn.seen_keys(k, n_slots)
+        seen["k"] = attn.seen_keys(k, start)
 
     def read_scores(scores: Tensor, hook: object) -> None:
         seen["content"] = scores.logsumexp(dim=-1)  # batch head query
