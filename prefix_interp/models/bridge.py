@@ -181,6 +181,10 @@ class BridgeHost(Host):
 
     # Hooks
 
+    def prepare(self) -> None:
+        """Find out what must be known of the model before hooks stand on it."""
+        facts_of(self)
+
     def is_live(self, site: Site) -> bool:
         """Return whether a write to `site` has the effect that its name promises."""
         return site in self.facts.live
