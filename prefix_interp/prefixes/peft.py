@@ -213,11 +213,10 @@ def _live(model: Any) -> Adapter:
     training = encoder.training
     encoder.eval()  # an LSTM in it may have dropout
     try:
-        with torch.no_grad():
-            if config.get("inference_mode"):  # one that was loaded has no encoder any more
-                rows = encoder.embedding.weight.detach().cpu().clone()  # type: ignore[union-attr]
-            else:
-                rows = model.get_prompt_embedding_to_save(name)
+        if config.get("inference_mode"):  # one that was loaded has no encoder any more
+            rows = encoder.embedding.weight.detach().cpu().clone()  # type: ignore[union-attr]
+        else:
+            rows = model.get_prompt_embedding_to_save(name)
     finally:
         encoder.train(training)
     return Adapter(config, rows, "PeftModel")

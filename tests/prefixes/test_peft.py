@@ -199,8 +199,7 @@ def test_what_is_no_context_of_a_causal_model_is_refused(tmp_path):
         (dict(num_transformer_submodules=2), "an encoder-decoder"),
         (dict(task_type="SEQ_CLS"), "task_type='SEQ_CLS'"),
     ):
-        config = json.loads((folder / "adapter_config.json").read_text()) | changes
-        (folder / "adapter_config.json").write_text(json.dumps(config))
+        (folder / "adapter_config.json").write_text(json.dumps(whole | changes))
         refused(says, read, folder, lm)
 
 
