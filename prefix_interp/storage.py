@@ -128,6 +128,20 @@ def read_tensors(
     return _tensors(path, data), record
 
 
+def read_foreign_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file of another program, which has no seal.
+
+    Args:
+        path: a regular file.
+
+    Raises:
+        PrefixInterpError: the file is missing, cut short, or holds other numbers than floats.
+    """
+    data = _read_whole(path)
+    _header(path, data, FLOATS)
+    return _tensors(path, data)
+
+
 def save_folder(
     path: str | Path, stem: str, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]
 ) -> Path:

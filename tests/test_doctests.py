@@ -7,7 +7,9 @@ from importlib import import_module
 import pytest
 
 import prefix_interp as pi
+from prefix_interp.models.pretrained import load_pretrained
 from tests.structure import PACKAGE, ROOT, files, module_name, tree
+from tests.tiny_language_models import hub_model
 from tests.tiny_tokenizers import word_level
 
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -21,16 +23,18 @@ EXAMPLES = {
 
 @pytest.fixture
 def given():
-    """What the examples take as given: a toy, its prefix, the prefix's task, content, a tokenizer.
+    """What the examples take as given: a toy, its prefix, the prefix's task, content, a tokenizer,
+    and a tiny language model.
 
-    Its words are "the a long film is good bad", from token 2 on.
+    The tokenizer's words are "the a long film is good bad", from token 2 on.
     """
     model = pi.load_toy("four-skills-1l4h")
     prefix = pi.load_prefixes("four-skills-1l4h")["sort_descending"]
     task = pi.get_task("sort_descending")
     tokens = task.sample(4, seed=0).tokens
     toy = {"pi": pi, "model": model, "prefix": prefix, "task": task, "tokens": tokens}
-    return {**toy, "tokenizer": word_level()}
+    hub = {"tiny_llama": lambda: hub_model("llama"), "load_pretrained": load_pretrained}
+    return {**toy, **hub, "tokenizer": word_level()}
 
 
 @pytest.mark.parametrize("place", EXAMPLES)

@@ -97,7 +97,7 @@ def load_pretrained(
         found.config.architectures = [type(found).__name__]
     bridge = _wrapped(found, _tokenizer(tokenizer, place))
     check_supported(bridge)
-    _ = host_of(bridge).settings
+    host_of(bridge).prepare()
     return bridge
 
 

@@ -21,7 +21,7 @@ from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.attention import expand_heads
 from prefix_interp.models.finite import FiniteCheck, finite_hooks
-from prefix_interp.models.host import Model, Slots, host_of
+from prefix_interp.models.host import Host, KeysValues, Model, Slots, host_of
 from prefix_interp.models.plain_run import check_uncompiled
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.gates import check_gates, gate_scores, shared_softmax
@@ -263,6 +263,17 @@ def prefix_cache(
             "model.cfg.ungroup_grouped_query_attention=True is not supported by the cache of "
             "TransformerLens, which holds grouped heads; use attach, or set it to False"
         )
+    return fill_cache(host, slots, batch_size)
+
+
+def fill_cache(host: Host, slots: KeysValues, batch_size: int) -> TransformerLensKeyValueCache:
+    """Return a frozen cache that holds keys and values of each layer's slots, maybe of none.
+
+    Args:
+        host: the model's interface.
+        slots: of each layer, as at `hook_k` and `hook_v`; empty for no slots.
+        batch_size: number of sequences.
+    """
     cache = host.empty_cache(batch_size)
     for layer, (keys, values) in enumerate(slots):
         attn = host.attention(layer)
@@ -270,8 +281,9 @@ def prefix_cache(
         v = repeat(values, "slot kv_head d_head -> batch slot kv_head d_head", batch=batch_size)
         cache.entries[layer].past_keys = attn.cached_keys(k)
         cache.entries[layer].past_values = attn.cached_values(v)
+    n_slots = len(slots[0][0]) if slots else 0
     cache.previous_attention_mask = torch.ones(
-        batch_size, prefix.n_slots, dtype=torch.int, device=host.device
+        batch_size, n_slots, dtype=torch.int, device=host.device
     )
     cache.freeze()
     return cache

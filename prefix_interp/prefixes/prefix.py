@@ -12,10 +12,12 @@ from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.host import KeyForm, Model, host_of
+from prefix_interp.models.model import model_id
 from prefix_interp.models.support import check_supported
 from prefix_interp.models.toy import STEM as TOY_STEM
 from prefix_interp.models.zoo import list_toys, toy_folder
 from prefix_interp.prefixes.context import Context, check_finite, context_schema, start_seeds
+from prefix_interp.prefixes.peft import prefix_fields, write_prefix
 from prefix_interp.records import Schemas
 from prefix_interp.seeds import derive_generator
 
@@ -170,6 +172,51 @@ class Prefix(Context):
             cls.random(model, n_slots, each, parameterization, std, positions) for each in seeds
         ]
 
+    @classmethod
+    def from_peft(cls, adapter: Any, model: Model) -> Prefix:
+        """Return the prefix that PEFT tuned, by prefix tuning (projected or not) or a cartridge.
+
+        Its metadata hold PEFT's configuration, with the name of the base model. A folder is read
+        without PEFT. Nothing tells whether a model of the same shape has the right weights.
+
+        Args:
+            adapter: the folder that PEFT's `save_pretrained` wrote, or a PeftModel.
+            model: the language model it was tuned for, from `load_pretrained`.
+
+        Raises:
+            PrefixInterpError: files missing or damaged, pickled weights, another method, or an
+                adapter of another model.
+
+        Example:
+            >>> lm = load_pretrained(tiny_llama())
+            >>> folder = pi.Prefix.random(lm, 5, parameterization="kv").to_peft("mine", lm)
+            >>> pi.Prefix.from_peft(folder, lm).n_slots
+            5
+        """
+        found = prefix_fields(adapter, model)
+        return cls("kv", key_form="scored", model_id=model_id(model), **found)
+
+    def to_peft(self, folder: str | Path, model: Model) -> Path:
+        """Write the prefix as an adapter of PEFT's prefix tuning; return the folder.
+
+        ``PeftModel.from_pretrained`` loads it. A residual prefix is written as the keys and values
+        that the model makes of it.
+
+        Args:
+            folder: may hold another adapter, which is replaced.
+            model: the language model it was tuned for.
+
+        Raises:
+            PrefixInterpError: it does not fit `model`, which must be a language model; positions
+                that PEFT would move; or the folder cannot be written.
+        """
+        if self.keeps_positions and host_of(model).learned_positions:
+            raise PrefixInterpError(
+                "prefix.positions='keep' is not possible in PEFT, which moves the content behind "
+                "the slots; tune one with positions='shift'"
+            )
+        return write_prefix(folder, model, self.keys_values(model), self.metadata)
+
     @property
     def keeps_positions(self) -> bool:
         """Return whether the content keeps the positions it has without the prefix."""
@@ -249,10 +296,7 @@ def _found_in(folder: Path) -> str:
         if any(name in (f"{stem}.json", f"{stem}.safetensors") for name in names):
             return f"holds a saved {stem.replace('_', ' ')}; {what_to_do}"
     if any(name.startswith("adapter_") for name in names):
-        return (
-            "holds an adapter of PEFT, which is not read here; load it with PEFT, and make a "
-            "pi.Prefix('kv', keys=..., values=...) from its past keys and values"
-        )
+        return "holds an adapter of PEFT; call pi.Prefix.from_peft on it, with its language model"
     inside = [file.parent.name for file in sorted(folder.glob(f"*/{Prefix.STEM}.json"))]
     if inside:
         return f"holds saved prefixes in folders; call pi.Prefix.load on each, e.g. {inside[0]!r}"

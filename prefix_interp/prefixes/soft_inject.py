@@ -81,7 +81,8 @@ def soft_hooks(
         return insert(embed, rows_for(embed, stack[:, 0]))
 
     def place(pos: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
-        return host.position_rows(n_slots, pos.shape[1], position).expand(len(pos), -1, -1)
+        n_content = pos.shape[1] - n_slots if host.places_rows else pos.shape[1]
+        return host.position_rows(n_slots, n_content, position).expand(len(pos), -1, -1)
 
     def overwrite(layer: int, what: str) -> Callable[..., Tensor]:
         def write(x: Float[Tensor, "batch pos any_head d_head"], hook: object) -> Tensor:

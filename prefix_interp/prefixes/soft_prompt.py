@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.model import model_id
 from prefix_interp.models.support import check_supported
 from prefix_interp.prefixes.context import Context, check_finite, context_schema, start_seeds
 from prefix_interp.prefixes.layout import check_vocabulary
+from prefix_interp.prefixes.peft import prompt_fields, write_prompt
 from prefix_interp.records import Schemas
 from prefix_interp.seeds import derive_generator
 
@@ -164,6 +167,47 @@ class SoftPrompt(Context):
         check_vocabulary(model, tokens)
         with torch.no_grad():  # the embedding may include a norm
             return cls(host_of(model).embed(tokens[None]), position)
+
+    @classmethod
+    def from_peft(cls, adapter: Any, model: Model) -> SoftPrompt:
+        """Return the soft prompt that PEFT tuned, by prompt tuning or p-tuning.
+
+        Its metadata hold PEFT's configuration. A folder is read without PEFT.
+
+        Args:
+            adapter: the folder that PEFT's `save_pretrained` wrote, or a PeftModel.
+            model: the language model it was tuned for, from `load_pretrained`.
+
+        Raises:
+            PrefixInterpError: as `Prefix.from_peft`.
+
+        Example:
+            >>> lm = load_pretrained(tiny_llama())
+            >>> folder = pi.SoftPrompt.random(lm, n_slots=5).to_peft("mine", lm)
+            >>> pi.SoftPrompt.from_peft(folder, lm).n_slots
+            5
+        """
+        return cls(model_id=model_id(model), **prompt_fields(adapter, model))
+
+    def to_peft(self, folder: str | Path, model: Model) -> Path:
+        """Write the soft prompt as an adapter of PEFT's prompt tuning; return the folder.
+
+        Args:
+            folder: may hold another adapter, which is replaced.
+            model: the language model it was tuned for.
+
+        Raises:
+            PrefixInterpError: it does not fit `model`, which must be a language model; it is no
+                prompt in front at the embedding; or the folder cannot be written.
+        """
+        if self.layers != "embedding" or self.position:
+            raise PrefixInterpError(
+                f"soft_prompt has layers={self.layers!r} and position={self.position}, but PEFT's "
+                "prompts stand in front at the embedding; write one with layers='embedding' and "
+                "position=0"
+            )
+        self.check_fits(model)
+        return write_prompt(folder, model, self.vectors[0], self.metadata)
 
     def shapes(self, model: Model) -> dict[str, tuple[int, ...]]:
         """Return the shape that the vectors must have for `model`."""

@@ -23,6 +23,7 @@ from prefix_interp.figure_files import Size, Width
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.support import check_supported
 from prefix_interp.prefixes.context import check_finite
+from prefix_interp.prefixes.generation import can_cache, continue_rows
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.layout import check_vocabulary
 from prefix_interp.prefixes.soft_inject import soft_hooks
@@ -141,20 +142,18 @@ def soft_continuations(
         )
     check_finite("vectors", vectors)
     _check(model, n_out, shape[1])
-    decode = _greedy_cached if _can_cache(model) else _greedy_recomputed
+    places = None
+    if host.learned_positions and not host.places_rows:
+        places = host.position_rows(shape[1], n_out - 1)
+
+    def decode(rows: Tensor) -> Tensor:
+        if can_cache(model):
+            return continue_rows(model, rows, n_out, places=places)
+        return _greedy_recomputed(model, rows, n_out)
+
     with torch.no_grad():
         parts = host.cast(vectors).split(_SEQUENCES)
-        return torch.cat([decode(model, part, n_out).cpu() for part in parts])
-
-
-def _can_cache(model: Model) -> bool:
-    """Return whether computed rows never change, and no hook watches them.
-
-    A run with a cache skips the embedding, and its hooks see one token at a time.
-    """
-    host = host_of(model)
-    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    return not hooked and host.causal and not host.norms_embedding
+        return torch.cat([decode(part).cpu() for part in parts])
 
 
 def _greedy_recomputed(
@@ -166,24 +165,6 @@ def _greedy_recomputed(
         logits = model.run_with_hooks(emitted, fwd_hooks=hooks)
         emitted = torch.cat([emitted, logits[:, -1:].argmax(dim=-1)], dim=1)
     return emitted
-
-
-def _greedy_cached(
-    model: Model, vectors: Float[Tensor, "prompt slot d_model"], n_out: int
-) -> Int[Tensor, "prompt n_out"]:
-    """Return the same tokens, without running the cached rows again."""
-    host, rows, emitted = host_of(model), vectors, []
-    cache, n_slots = host.empty_cache(len(vectors)), vectors.shape[1]
-    places = host.position_rows(n_slots, n_out - 1) if host.learned_positions else None
-    done = 0
-    for _ in range(n_out):
-        if places is not None:
-            rows = rows + places[done : done + rows.shape[1]]
-        done += rows.shape[1]
-        logits = host.run_from(0, rows, cache=cache)
-        emitted.append(logits[:, -1:].argmax(dim=-1))
-        rows = host.embed(emitted[-1])
-    return torch.cat(emitted, dim=1)
 
 
 def search_soft_tokens(
