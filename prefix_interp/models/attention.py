@@ -186,6 +186,10 @@ class Attention:
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         return apply_softcap(scores, self.soft_cap)
 
+    def content_scores(self, q: Tensor, k: Tensor) -> Tensor:
+        """Return the content's scores where no hook shows them; here one does."""
+        raise NotImplementedError
+
     def written(
         self, z: Float[Tensor, "batch pos head d_head"]
     ) -> Float[Tensor, "batch pos d_model"]:
@@ -209,7 +213,7 @@ class Attention:
         return torch.einsum("...sd,hdk->...shk", normed, w) + b
 
     def _clipped(self, x: Tensor) -> Tensor:
-        limit = self.model.cfg.clip_qkv
+        limit = getattr(self.model.cfg, "clip_qkv", None)
         return x if limit is None else x.clamp(-limit, limit)
 
     def _rotated(self, x: Tensor, start: int) -> Tensor:

@@ -24,7 +24,7 @@ from transformer_lens.model_bridge.generalized_components import ParallelBlockBr
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.bridge_attention import BridgeAttention
 from prefix_interp.models.bridge_facts import Facts, facts_of, window_of
-from prefix_interp.models.model import NOT_OF_HUB
+from prefix_interp.models.model import NOT_OF_HUB, hub_model
 from prefix_interp.models.port import Host, NamedHook
 from prefix_interp.models.sites import UNEMBED_IN, Site, rotation_sites
 
@@ -83,7 +83,7 @@ class BridgeHost(Host):
     @property
     def settings(self) -> dict[str, str]:
         """Return a text that describes the model apart from its weights, place and precision."""
-        found = self.bridge.original_model.config.to_dict()
+        found = hub_model(self.bridge).config.to_dict()
         return {name: str(x) for name, x in sorted(found.items()) if name not in NOT_OF_HUB}
 
     # Positions
@@ -91,7 +91,7 @@ class BridgeHost(Host):
     @property
     def n_ctx(self) -> int:
         """Return the number of positions, or of the keys that a window lets a query see."""
-        window = window_of(self.bridge.original_model.config)
+        window = window_of(hub_model(self.bridge).config)
         return min(self.model.cfg.n_ctx, window or self.model.cfg.n_ctx)
 
     @property
@@ -195,9 +195,13 @@ class BridgeHost(Host):
         return site in self.facts.live
 
     @cached_property
-    def points(self) -> dict[str, HookPoint]:
-        """Return the hook points by name; a bridge collects them anew at each access."""
-        return self.bridge.hook_dict
+    def _points(self) -> dict[str, HookPoint]:
+        return self.bridge.hook_dict  # which it collects anew at each access
+
+    @property
+    def points(self) -> Mapping[str, HookPoint]:
+        """Return the hook points by name."""
+        return self._points
 
     @contextmanager
     def hooked(self, hooks: Sequence[NamedHook], *, exact: bool = True) -> Iterator[None]:

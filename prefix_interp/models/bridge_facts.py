@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.models.model import hub_model
 from prefix_interp.models.sites import Site, rotation_sites
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Facts:
         """Return cosine and sine of a layer's rotation of rows from position `start` on."""
         module = host.bridge.rotary_emb.original_component
         rows = torch.arange(start, start + n_rows, device=host.device)[None]
-        kinds = getattr(host.bridge.original_model.config, "layer_types", None)
+        kinds = getattr(hub_model(host.bridge).config, "layer_types", None)
         by_layer = "layer_type" in signature(module.forward).parameters
         more = (kinds[layer],) if by_layer and kinds else ()
         with torch.no_grad():
@@ -100,7 +101,7 @@ def _found(host: BridgeHost) -> Facts:
             [see(name) for name in [*names, *cosines] if name in host.points], exact=False
         ):
             plain = host.bridge(_tokens(host))
-            outputs = host.bridge.original_model(_tokens(host)).logits
+            outputs = hub_model(host.bridge)(_tokens(host)).logits
         if not torch.allclose(plain, outputs):
             raise PrefixInterpError("model gives other logits than the one it wraps; load it again")
         live = {
@@ -153,7 +154,7 @@ def cached_logits(
         keys_values: of each layer's slots, ``slot kv_head d_head``, keys as they are multiplied.
         tokens: the content.
     """
-    model, n_slots = host.bridge.original_model, len(keys_values[0][0])
+    model, n_slots = hub_model(host.bridge), len(keys_values[0][0])
     cache = filled_cache(keys_values, len(tokens))
     rows = torch.arange(n_slots, n_slots + tokens.shape[1], device=tokens.device)
     mask = tokens.new_ones(len(tokens), n_slots + tokens.shape[1])

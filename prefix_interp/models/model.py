@@ -8,15 +8,21 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedModel
 
 Model = HookedTransformer | TransformerBridge
+
+
+def hub_model(model: TransformerBridge) -> PreTrainedModel:
+    """Return the Hugging Face model under a bridge."""
+    return cast(PreTrainedModel, model.original_model)
 
 
 @contextmanager
@@ -172,9 +178,9 @@ def _settings(model: Model) -> str:
 
 def _hub_settings(model: TransformerBridge) -> str:
     """Return a language model's configuration as text; its weights are Hugging Face's own."""
-    found = model.original_model.config.to_dict()
+    found = hub_model(model).config.to_dict()
     said = [f"{name}={value}" for name, value in sorted(found.items()) if name not in NOT_OF_HUB]
-    for module in model.original_model.modules():
+    for module in hub_model(model).modules():
         own = vars(module)
         said += [f"{name}={own[name]}" for name in ("scaling", "eps") if name in own]
     return "; ".join(said)

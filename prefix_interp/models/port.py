@@ -216,9 +216,6 @@ class Host(Positions):
         """Return the hook points by name."""
         return self.model.hook_dict
 
-    def prepare(self) -> None:
-        """Find out what must be known of the model before hooks stand on it."""
-
     def is_live(self, site: Site) -> bool:
         """Return whether a write to `site` has the effect that its name promises."""
         return True

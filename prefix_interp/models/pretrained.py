@@ -72,7 +72,7 @@ def load_pretrained(
             raise PrefixInterpError(
                 "device_map goes with a folder; place a model in memory before you give it"
             )
-        found = found if dtype is None else found.to(dtype)
+        found = found if dtype is None else cast(Any, found).to(dtype)
     elif isinstance(model, (str, Path)):
         place = _existing(Path(model))
         found = _read(place, dtype or torch.float32, device_map)
@@ -88,7 +88,7 @@ def load_pretrained(
             )
         )
     if device is not None:
-        found = cast(PreTrainedModel, found.to(torch.device(device)))
+        found = cast(Any, found).to(torch.device(device))
     _check_plain(found)
     found.eval()
     found.set_attn_implementation("eager")
@@ -151,7 +151,7 @@ def _read(place: Path, dtype: torch.dtype, device_map: Any) -> PreTrainedModel:
     if place.is_file():  # the weights are plain now
         vars(found.config).pop("quantization_config", None)
         vars(found).update(hf_quantizer=None, is_quantized=False)
-        found = cast(PreTrainedModel, found.to(dtype))
+        found = cast(Any, found).to(dtype)
     return found
 
 

@@ -70,7 +70,8 @@ def check_kind(model: object) -> None:
             what = "; a Hugging Face model goes in through load_pretrained(model)"
         raise PrefixInterpError(
             f"model={type(model).__name__} is not supported; give a transformer_lens "
-            f"HookedTransformer (build_toy, load_toy) or a language model from load_pretrained{what}"
+            "HookedTransformer (build_toy, load_toy) or a language model from load_pretrained"
+            f"{what}"
         )
 
 

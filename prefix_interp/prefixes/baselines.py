@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -25,6 +25,7 @@ from prefix_interp.prefixes.layout import (
     offset_hooks,
 )
 from prefix_interp.prefixes.prefix import Prefix
+from prefix_interp.tasks.text import as_tokens
 
 Baseline = Literal["masked", "placeholder", "unshifted"]
 PLACEHOLDER_TOKEN = 0
@@ -75,7 +76,7 @@ class RunPair:
 def run_pair(
     model: Model,
     prefix: ContextLike,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Int[Tensor, "batch pos"] | Sequence[str],
     baseline: Baseline | str = "masked",
 ) -> RunPair:
     """Return the activations of `tokens` with and without `prefix`.
@@ -90,7 +91,7 @@ def run_pair(
     Args:
         model: a supported HookedTransformer.
         prefix: a prefix that fits it, a fit of one, or the folder it was saved to.
-        tokens: content only.
+        tokens: content only: a tensor, or texts for the model's tokenizer (padded on the right).
         baseline: which "no prefix" `off` means.
 
     Raises:
@@ -105,6 +106,7 @@ def run_pair(
     check_choice("baseline", baseline, get_args(Baseline))  # before the first run
     prefix, host = as_prefix(prefix), host_of(model)
     n, keep = prefix.n_slots, prefix.keeps_positions
+    tokens = tokens if isinstance(tokens, Tensor) else as_tokens(model, tokens).to(host.device)
     check_tokens(model, tokens, n, keep=keep)
     with torch.no_grad():
         with attach(model, prefix):

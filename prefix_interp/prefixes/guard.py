@@ -119,7 +119,6 @@ class Guard:
     ) -> None:
         self.model, self.context, self.extra_rows = model, context, extra_rows
         self.host = host_of(model)
-        self.host.prepare()
         self.points = self.host.points
         self.may_be_empty, self.needs_tokens = may_be_empty, needs_tokens
         self.like = next(iter(context.tensors.values()))

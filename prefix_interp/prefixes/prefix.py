@@ -237,8 +237,8 @@ class Prefix(Context):
         wanted = host_of(model).key_form
         if self.parameterization == "kv" and self.key_form != wanted:
             raise PrefixInterpError(
-                f"prefix.key_form={self.key_form!r} is how {_FORMS[self.key_form]} stores keys, but "
-                f"this is {_FORMS[wanted]}; use the model it was tuned for"
+                f"prefix.key_form={self.key_form!r} is how {_FORMS[self.key_form]} stores keys, "
+                f"but this is {_FORMS[wanted]}; use the model it was tuned for"
             )
 
     def keys_values(
