@@ -100,9 +100,9 @@ def test_hook_names_are_spelled_in_sites_alone():
     assert any(map(name.fullmatch, strings(sites))), "the pattern finds no hook name"
 
 
-def test_the_kind_of_model_is_known_in_models_and_prefixes_alone():
+def test_the_kind_of_model_is_known_in_models_alone():
     # Everything else says Model, from prefix_interp.models.host.
-    inside = {PACKAGE / "models", PACKAGE / "prefixes"}
+    inside = {PACKAGE / "models"}
     users = {
         file.parent
         for file in EVERYTHING

@@ -62,7 +62,7 @@ def find_circuit(
     of `seed`: measure the circuit on others, ``circuit.faithfulness(contrast(..., seed=1))``.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         prefix: a prefix that fits it.
         task: a task, its name, a batch of your own, or a `Contrast` already made.
         threshold: faithfulness to reach, above 0 and at most 1.

@@ -44,7 +44,7 @@ def contrast(
     says so; ``contrast.plain`` has the model's own value.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         prefix: a prefix that fits it, a fit of one, or the folder it was saved to.
         task: source of tokens and answers: a name, a task (its test split), or a batch of your own.
             A contrast of the same model and prefix is not run again: its logits give the metrics.

@@ -58,7 +58,7 @@ def head_elicitation(
     ``metric="kl"`` also with its own prefixed run.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         prefix: a prefix that fits it.
         task: a task, its name, a batch of your own, or a `Contrast` already made, with at least
             2 examples.

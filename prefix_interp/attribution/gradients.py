@@ -49,7 +49,7 @@ def attribution_patch(
     `integrated_gradients` does not.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         prefix: a prefix that fits it.
         task: a task, its name, a batch of your own, or a `Contrast` already made.
         direction: ``"denoise"`` or ``"noise"``; ``"kl"`` has no slope where noise begins.

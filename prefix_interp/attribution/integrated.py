@@ -141,7 +141,7 @@ def integrated_gradients(
     change. Steps are therefore halved if the shares of a piece miss the change across it.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         prefix: a prefix that fits it.
         task: a task, its name, a batch of your own, or a `Contrast` already made.
         over: ``"gates"``, ``"z"`` or ``"z_direct"``.

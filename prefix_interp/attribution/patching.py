@@ -68,7 +68,7 @@ def patch_heads(
     prefix they meet values of 0, which leaves (1 - g) t: the gate without the bias.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         prefix: a prefix that fits it.
         task: a task, its name, a batch of your own, or a `Contrast` already made.
         direction: ``"denoise"`` or ``"noise"``.
@@ -126,7 +126,7 @@ def patch_sites(
     """Return the effect of patching the residual stream, or what a layer writes into it.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         prefix: a prefix that fits it.
         task: a task, its name, a batch of your own, or a `Contrast` already made.
         direction: ``"denoise"`` or ``"noise"``.
@@ -195,7 +195,7 @@ def patch_slots(
     *noise* drops it only there.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         prefix: a prefix that fits it.
         task: a task, its name, a batch of your own, or a `Contrast` already made.
         direction: ``"denoise"`` or ``"noise"``.

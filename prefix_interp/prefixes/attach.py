@@ -54,7 +54,7 @@ def attach(
     rows of the logits).
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         context: a prefix or soft prompt that fits it, a tuned fit, or the folder it was saved to.
         method: only for a prefix: ``"slots"`` or ``"mixture"``.
         gates: only for a prefix: 0 to 1 per head, or per head and slot; None is 1 everywhere.
@@ -128,7 +128,7 @@ def stack_hooks(model: Model, like: Context, stack: Mapping[str, Tensor]) -> lis
     last positions are those of the content; a soft prompt leaves its own rows before them.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         like: defines the kind and settings of all of them.
         stack: their tensors, with a leading axis over contexts.
     """

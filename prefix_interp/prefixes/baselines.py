@@ -89,7 +89,7 @@ def run_pair(
     - ``"unshifted"``: no slots, the content starts at position 0.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         prefix: a prefix that fits it, a fit of one, or the folder it was saved to.
         tokens: content only: a tensor, or texts for the model's tokenizer (padded on the right).
         baseline: which "no prefix" `off` means.
@@ -138,7 +138,7 @@ def baseline_run(
     """Return the tokens and hooks of a run without prefix; its last ``pos`` rows are the content.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         n_slots: number of slots the prefix would take.
         tokens: content only.
         baseline: which "no prefix" is meant.
@@ -168,7 +168,7 @@ def baseline_pattern(
     """Return each head's attention over the content without a prefix (masked baseline).
 
     Args:
-        model: a supported HookedTransformer; a toy keeps the slots it was built with.
+        model: a supported model; a toy keeps the slots it was built with.
         tokens: content.
         layer: 0-based.
     """

@@ -198,7 +198,7 @@ def prefix_hooks(
     and values of the present weights, and `torch.compile(model)` would leave them out.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         prefix: a prefix that fits it.
         method: ``"slots"`` (pattern shows the prefix columns) or ``"mixture"``.
         gates: see `attach`.
@@ -241,7 +241,7 @@ def prefix_cache(
     mask TransformerLens treats tokens equal to its padding token as padding.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         prefix: a prefix that fits it.
         batch_size: number of sequences in the batch to come.
 

@@ -36,7 +36,7 @@ def soft_hooks(
     ones and later slots none. In other models positions are consecutive over slots and content.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         vectors: see `SoftPrompt`, with or without a stack axis.
         position: number of content tokens before the slots.
         layers: ``"embedding"`` or ``"all"``.

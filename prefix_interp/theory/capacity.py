@@ -104,7 +104,7 @@ def hard_continuations(
     """Return what the model emits after each single token, by greedy decoding.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         n_out: tokens to emit, at least 1.
         tokens: the tokens to try; None for the whole vocabulary.
 
@@ -127,7 +127,7 @@ def soft_continuations(
     """Return what the model emits after each soft prompt alone, by greedy decoding.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         vectors: soft prompts, inserted at the embedding.
         n_out: tokens to emit, at least 1.
 
@@ -185,7 +185,7 @@ def search_soft_tokens(
     learning rate falls to 5 % along a cosine. Success is then judged by greedy decoding.
 
     Args:
-        model: a supported HookedTransformer; its weights stay as they are.
+        model: a supported model; its weights stay as they are.
         targets: tokens to emit.
         n_slots: rows per soft prompt, at least 1.
         steps: number of optimiser steps.

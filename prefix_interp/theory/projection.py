@@ -56,7 +56,7 @@ def projection_hooks(
     change the slots' rows, but nothing reads these.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         spaces: one per head or layer, but not a layer and heads of the same layer.
         remove: ``"output"``, ``"restore"``, ``"isolate"`` or ``"bias"``.
         plain: activations of the same content without the prefix, e.g. ``run_pair(...).off``; only

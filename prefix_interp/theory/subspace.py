@@ -155,7 +155,7 @@ def bias_subspace(
     input is held. It is not built from the prefix's values, so a rank of at most n_s is a result.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         prefix: a prefix that fits it.
         tokens: content; needs more positions than n_s, or the rank says nothing.
         layer: 0-based.
@@ -185,7 +185,7 @@ def bias_subspaces(
     All come from one pair of runs.
 
     Args:
-        model: a supported HookedTransformer, float32 or float64.
+        model: a supported model, float32 or float64.
         prefix: a prefix that fits it.
         tokens: content; needs more positions than slots, or the rank says nothing.
         layer: 0-based.

@@ -115,7 +115,7 @@ def tune_prefix(
     It starts from noise and uses one learning rate; `sweep` takes other starts and rates.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         task: a task or its name.
         n_slots: slots, at least 1.
         parameterization: ``"residual"`` (the paper's) or ``"kv"`` (PEFT's).
@@ -164,7 +164,7 @@ def tune_soft_prompt(
     """Return a soft prompt, or suffix, tuned on `task` while `model` stays frozen.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         task: a task or its name.
         n_slots: rows, at least 1.
         position: input tokens before the slots; 0 for a prompt, the task's `length` for a suffix.
@@ -214,7 +214,7 @@ def sweep(
     `train_loss`, and report how many there were: some starts end in a bad optimum.
 
     Args:
-        model: a supported HookedTransformer; its weights stay frozen.
+        model: a supported model; its weights stay frozen.
         task: a task or its name.
         starts: contexts of one kind and shape, e.g. ``Prefix.random_starts(model, 1, 3)``; give
             ``std=recipe.init_std`` there, since the recipe says so in the metadata of each fit.

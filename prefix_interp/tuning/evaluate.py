@@ -101,7 +101,7 @@ def evaluate(
     teacher-forced argmax is right. Both see the same tokens up to the first mistake.
 
     Args:
-        model: a HookedTransformer.
+        model: a supported model.
         task: a task, the name of one of the paper's, or a batch of your own.
         context: a prefix, soft prompt, tuned fit or folder of one; None for a run without, as
             `baseline` says.
@@ -150,7 +150,7 @@ def answer_scores(
     """Return which answers are right, each sequence's loss, and which foils are beaten.
 
     Args:
-        model: a HookedTransformer.
+        model: a supported model.
         batch: sequences and answers, perhaps with foils.
         context: a prefix or soft prompt; None for a run without, as `baseline` says.
         baseline: see `evaluate`.
@@ -243,7 +243,7 @@ def greedy_answers(
     """Return the outputs that `model` generates greedily, token by token.
 
     Args:
-        model: a HookedTransformer.
+        model: a supported model.
         task: one of the paper's tasks, or its name; defines the number of outputs.
         inputs: the task's inputs, without answers.
         context: a prefix or soft prompt; None for a run without, as `baseline` says.

@@ -92,7 +92,7 @@ def search_hard_prompt(
     improves.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         task: a task or its name.
         n_slots: tokens, at least 1.
         position: number of input tokens before the prompt.
@@ -140,7 +140,7 @@ def prompt_losses(
     """Return the mean loss of each prompt of real tokens on the same batch, in nats.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         prompts: token numbers.
         batch: sequences and answers, on the device of the model.
         position: number of input tokens before the prompt.

@@ -65,7 +65,7 @@ def check_batch(
     """Raise unless `model` can be given `batch` behind `n_slots` slots, and be scored on it.
 
     Args:
-        model: a supported HookedTransformer.
+        model: a supported model.
         batch: tokens and answers whose shapes fit (`Batch.check`).
         n_slots: slots of the context to come.
         keep: whether the content keeps its positions (see `Prefix`).
