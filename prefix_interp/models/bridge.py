@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from inspect import signature
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -28,6 +29,7 @@ from prefix_interp.models.model import NOT_OF_HUB, hub_model
 from prefix_interp.models.port import Host, NamedHook
 from prefix_interp.models.sites import UNEMBED_IN, Site, rotation_sites
 
+_POINTS: WeakKeyDictionary[nn.Module, Mapping[str, HookPoint]] = WeakKeyDictionary()
 # What a call of the model may not say while slots stand in front: none of it covers them.
 _REFUSED = ("attention_mask", "past_key_values", "cache", "position_ids", "use_cache", "labels")
 
@@ -194,14 +196,12 @@ class BridgeHost(Host):
         """Return whether a write to `site` has the effect that its name promises."""
         return site in self.facts.live
 
-    @cached_property
-    def _points(self) -> dict[str, HookPoint]:
-        return self.bridge.hook_dict  # which it collects anew at each access
-
     @property
     def points(self) -> Mapping[str, HookPoint]:
-        """Return the hook points by name."""
-        return self._points
+        """Return the hook points by name; a bridge would collect them anew at each access."""
+        if self.bridge not in _POINTS:
+            _POINTS[self.bridge] = self.bridge.hook_dict
+        return _POINTS[self.bridge]
 
     @contextmanager
     def hooked(self, hooks: Sequence[NamedHook], *, exact: bool = True) -> Iterator[None]:

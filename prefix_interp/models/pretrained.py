@@ -12,7 +12,6 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -129,11 +128,6 @@ def _read(place: Path, dtype: torch.dtype, device_map: Any) -> PreTrainedModel:
                 f"model={str(place)!r} must hold weights as .safetensors, and there are {why}; "
                 "save the model again with save_pretrained"
             )
-        config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
-        if getattr(config, "auto_map", None) and type(config).__module__.startswith(
-            "transformers_"
-        ):
-            raise PrefixInterpError(f"model={str(place)!r} needs code that came with it; refused")
         more |= {"use_safetensors": True}
     else:
         more |= {"gguf_file": place.name}
