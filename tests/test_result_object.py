@@ -143,7 +143,7 @@ def test_every_class_has_an_example(results):
 
 
 NAMES = (
-    "BiasSubspace", "Circuit", "ContextFit", "Decomposition", "Elicitation", "Evaluation",
+    "BiasSubspace", "Circuit", "ContextCheck", "ContextFit", "Decomposition", "Elicitation", "Evaluation",
     "HardPromptFit", "IntegratedGradients", "ModelFit", "PatchGrid", "SoftSearch",
 )  # fmt: skip
 

@@ -127,8 +127,10 @@ class PeftRun:
         """Return whether PEFT's forward depends on the context."""
 
         def ask() -> Found:
-            own, bare = self._logits(tokens)[content], self._bare(tokens)[content]
-            off = relative(own, bare)
+            n_slots = self.model.active_peft_config.num_virtual_tokens
+            places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+            bare = self._bare(tokens, position_ids=places + n_slots)
+            off = relative(self._logits(tokens)[content], bare[content])
             if off > rounding:
                 return "pass", f"The logits move by {off:.2g} of the largest."
             return "fail", "The logits are the bare model's."
@@ -197,8 +199,8 @@ class PeftRun:
     def _logits(self, tokens: Tensor) -> Float[Tensor, "batch pos d_vocab"]:
         return self.model(input_ids=tokens).logits[:, -tokens.shape[1] :]
 
-    def _bare(self, tokens: Tensor) -> Float[Tensor, "batch pos d_vocab"]:
-        return self.model.get_base_model()(input_ids=tokens).logits
+    def _bare(self, tokens: Tensor, **where: Tensor) -> Float[Tensor, "batch pos d_vocab"]:
+        return self.model.get_base_model()(input_ids=tokens, **where).logits
 
     def _asked(self, ask: Callable[[], Found], what: str, if_it_stops: Any = "fail") -> Found:
         """Return what was found; code of others may stop in any way, which is an answer, too."""
