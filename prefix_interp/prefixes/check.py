@@ -285,7 +285,7 @@ def _tokens(
     if given is None and getattr(model, "tokenizer", None) is None:
         rng = derive_generator(0, "check")
         room = host.room(context.n_slots, keep=context.keeps_positions)
-        given = torch.randint(host.d_vocab, (_ROWS, min(16, room)), generator=rng)
+        given = torch.randint(host.d_vocab, (_ROWS, min(16, max(room - _NEW, 1))), generator=rng)
     if isinstance(given, Tensor):
         if given.ndim != 2 or not given.numel():
             raise PrefixInterpError(

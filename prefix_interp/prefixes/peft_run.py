@@ -103,9 +103,12 @@ def _peft_run(theirs: Any, given: Any, context: Context, model: Model) -> PeftRu
                 folder = context.to_peft(made, model)  # type: ignore[attr-defined]
             base = theirs()
             learns = [p.requires_grad for p in base.parameters()]
+            training = [module for module in base.modules() if module.training]
             loaded = importlib.import_module("peft").PeftModel.from_pretrained(base, str(folder))
             for p, before in zip(base.parameters(), learns, strict=True):  # PEFT froze them
                 p.requires_grad_(before)
+            for module in training:
+                module.training = True
             return PeftRun(loaded)
     except PrefixInterpError as error:
         return str(error)
