@@ -1,4 +1,4 @@
-"""The library's commands: `prefix-interp inspect | tune`."""
+"""The library's commands: `prefix-interp inspect | check | tune`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 # Whatever loads torch is imported inside the handlers, so that --help answers at once.
 import prefix_interp as pi
+from prefix_interp.cli_check import add_check
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.files import check_target, check_writable, is_there
 from prefix_interp.overwriting import check_same_run
@@ -29,7 +30,7 @@ MOVED = {
     "report": "python -m analyses report (or make report)",
 }
 
-Handler = Callable[[argparse.Namespace], None]
+Handler = Callable[[argparse.Namespace], int | None]  # an exit code other than 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse_moved(argv)
         arguments = _parser().parse_args(argv)
         arguments.check(arguments)
-        _run(arguments)
+        return _run(arguments)
     except PrefixInterpError as error:
         print(f"prefix-interp: {error}", file=sys.stderr)
         return 2
@@ -48,7 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         left = arguments.left and arguments.left(arguments)
         print(f"prefix-interp: interrupted; {left or 'nothing was written'}", file=sys.stderr)
         return 130
-    return 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "--checkpoint", type=Path,
         help="file to resume from after an interruption, removed at the end (OUT.checkpoint)",
     )  # fmt: skip
+    add_check(commands)
     return parser
 
 
@@ -109,11 +110,11 @@ def _refuse_moved(argv: Sequence[str]) -> None:
         )
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> int:
     from prefix_interp.tuning.parallel import one_thread
 
     with one_thread():  # for the same bits on any number of cores
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
 
 
 def _load_model(arguments: argparse.Namespace) -> Model:

@@ -3,6 +3,7 @@
 import torch
 
 import prefix_interp as pi
+from prefix_interp.prefixes.check import check_context
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.theory.capacity import search_soft_tokens
 from prefix_interp.tuning.contexts import tune_soft_prompt
@@ -32,6 +33,7 @@ def made_up_results():
         pi.find_circuit(*case, n_random=2, **quiet),
         tune_soft_prompt(fit.model, "add_one", 2, recipe=short, **quiet),
         search_hard_prompt(fit.model, "add_one", n=4),
+        check_context(fit.model, prefix, runs.tokens),
         search_soft_tokens(fit.model, torch.tensor([[1, 2], [3, 4], [5, 6]]), steps=2, **quiet),
     ]
     assert isinstance(found[8].context, SoftPrompt)

@@ -143,8 +143,8 @@ def test_every_class_has_an_example(results):
 
 
 NAMES = (
-    "BiasSubspace", "Circuit", "ContextFit", "Decomposition", "Elicitation", "Evaluation",
-    "HardPromptFit", "IntegratedGradients", "ModelFit", "PatchGrid", "SoftSearch",
+    "BiasSubspace", "Circuit", "ContextCheck", "ContextFit", "Decomposition", "Elicitation",
+    "Evaluation", "HardPromptFit", "IntegratedGradients", "ModelFit", "PatchGrid", "SoftSearch",
 )  # fmt: skip
 
 

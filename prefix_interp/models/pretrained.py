@@ -100,6 +100,19 @@ def load_pretrained(
     return bridge
 
 
+def read_pretrained(place: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Return the model of a folder or a ``.gguf`` file without hooks, with eager attention.
+
+    Args:
+        place: as `model` of `load_pretrained`.
+        dtype: of the weights; None for float32.
+
+    Raises:
+        PrefixInterpError: as `load_pretrained`.
+    """
+    return _read(_existing(Path(place)), dtype or torch.float32, None).eval()
+
+
 def _existing(place: Path) -> Path:
     if not place.exists():
         raise PrefixInterpError(

@@ -27,6 +27,7 @@ from prefix_interp.seeds import derive_generator
 _SLOTS, _TOKENS = 2, 3
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}  # of the largest value
 _KNOWN: WeakKeyDictionary[nn.Module, dict[str, str | None]] = WeakKeyDictionary()
+_READS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def check_exact(model: Model, parameterization: Parameterization | str) -> None:
@@ -54,6 +55,22 @@ def check_exact(model: Model, parameterization: Parameterization | str) -> None:
         )
 
 
+def reads_cache(host: BridgeHost) -> bool:
+    """Return whether the model reads Hugging Face's cache; it runs once per model.
+
+    Under TransformerLens 3.9 with transformers 5.24, which renamed the argument, it does not.
+    """
+    if host.bridge not in _READS:
+        tokens = torch.arange(_TOKENS, device=host.device)[None] % host.d_vocab
+        slots = host.keys_values(_random(host, "kv"))
+        others = [(k.flip(0), v.flip(0) + 1) for k, v in slots]
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            a, b = (cached_logits(host, each, tokens) for each in (slots, others))
+        _READS[host.bridge] = not torch.equal(a, b)
+    return _READS[host.bridge]
+
+
 def _fault(host: BridgeHost, parameterization: Parameterization | str) -> str | None:
     """Return in what way hooks are not exact; None if they are."""
     tensors = _random(host, parameterization)
@@ -64,7 +81,11 @@ def _fault(host: BridgeHost, parameterization: Parameterization | str) -> str | 
             for layer, (ours, theirs) in enumerate(zip(slots, _run(host, tensors), strict=True)):
                 if not all(_close(a, b) for a, b in zip(ours, theirs, strict=True)):
                     return f"layer {layer} makes other keys or values of its input than its weights"
-        want = cached_logits(host, slots, tokens)
+        if reads_cache(host):
+            want, place = cached_logits(host, slots, tokens), "Hugging Face's own cache"
+        else:
+            slots, want = _of_text(host, tokens)
+            place = "the text itself"
         ways = {
             "slots": slot_hooks(host.model, _SLOTS, slots.__getitem__),
             "mixture": mixture_hooks(host.model, _SLOTS, slots.__getitem__),
@@ -76,7 +97,7 @@ def _fault(host: BridgeHost, parameterization: Parameterization | str) -> str | 
                 off = float((found - want).abs().max() / want.abs().max())
                 return (
                     f"put in by hooks ({name}) it gives logits {off:.1g} of the largest away from "
-                    "Hugging Face's own cache"
+                    f"{place}"
                 )
     except (RuntimeError, AttributeError, TypeError, KeyError, IndexError) as error:
         return f"its code does not run with slots in front ({str(error).splitlines()[0][:90]})"
@@ -114,6 +135,26 @@ def _run(host: BridgeHost, tensors: Mapping[str, Tensor]) -> list[tuple[Tensor, 
     with host.hooked([hook for layer in range(host.n_layers) for hook in hold(layer)]):
         host.model(torch.zeros(1, _SLOTS, dtype=torch.long, device=host.device))
     return [(found[i, True], found[i, False]) for i in range(host.n_layers)]
+
+
+def _of_text(host: BridgeHost, tokens: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+    """Return the keys and values of tokens in front of others, and the logits of the others."""
+    found: dict[tuple[int, bool], Tensor] = {}
+
+    def see(layer: int, is_key: bool) -> Hook:
+        attn = host.attention(layer)
+
+        def read(x: Tensor, hook: object) -> None:
+            rows = attn.seen_keys(x, 0) if is_key else x
+            found[layer, is_key] = rows[0, :_SLOTS].clone()
+
+        return (attn.key_site if is_key else Site.V).at(layer), read
+
+    layers = range(host.n_layers)
+    front = torch.arange(_SLOTS, device=host.device).expand(len(tokens), -1) + 1
+    with host.hooked([see(layer, is_key) for layer in layers for is_key in (True, False)]):
+        logits = host.model(torch.cat([front % host.d_vocab, tokens], dim=1))
+    return [(found[i, True], found[i, False]) for i in layers], logits[:, _SLOTS:]
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

@@ -22,7 +22,7 @@ from prefix_interp.models.host import Host, KeysValues, Model, host_of
 from prefix_interp.models.support import check_supported
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.context import Context
-from prefix_interp.prefixes.exact import check_exact
+from prefix_interp.prefixes.exact import check_exact, reads_cache
 from prefix_interp.prefixes.given import ContextLike, as_context
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.inject import fill_cache
@@ -251,7 +251,9 @@ def _recomputed(
 
 
 def _is_cached(host: Host, context: Context | None) -> bool:
-    """Return whether a cache, or rows in front, can hold the context."""
+    """Return whether a cache, or rows in front, can hold the context, and the model reads it."""
+    if isinstance(host, BridgeHost) and not reads_cache(host):
+        return False
     if isinstance(context, SoftPrompt):
         return context.layers == "embedding" and not context.position
     return context is None or not host.ungroups_heads

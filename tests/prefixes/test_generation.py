@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import prefix_interp as pi
+from prefix_interp.models.host import host_of
+from prefix_interp.prefixes.exact import check_exact, reads_cache
 from prefix_interp.prefixes.generation import generate
 from tests.helpers import raw_model, tokens_for, toy
 from tests.tiny_language_models import KINDS, language_model, random_tokens
@@ -160,3 +162,21 @@ def test_bad_input_is_refused(unchecked):
     with pi.attach(model, prefix), pytest.raises(pi.PrefixInterpError, match="has one already"):
         generate(model, None, tokens, 1)
     assert generate(model, prefix, tokens, 56).shape == (3, 56)  # just fits: the last is not fed
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "qwen3"])
+def test_a_model_that_ignores_its_cache_is_not_asked_for_it(kind, monkeypatch):
+    model, tokens = language_model(kind, gain=12.0), random_tokens(3)
+    prefix = pi.Prefix.random(model, 2)
+    want = generate(model, prefix, tokens, NEW)
+    other = language_model(kind, gain=12.0)
+    forward = other.original_model.forward
+
+    def without(*args, past_key_values=None, attention_mask=None, **kwargs):
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(other.original_model, "forward", without)
+    assert reads_cache(host_of(model)) and not reads_cache(host_of(other))
+    check_exact(other, "kv")
+    check_exact(other, "residual")
+    assert torch.equal(generate(other, prefix, tokens, NEW), want)

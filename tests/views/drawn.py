@@ -24,6 +24,7 @@ from prefix_interp.views.effects import effects_figure
 from prefix_interp.views.elicitation import elicitation_figure, patch_figure
 from prefix_interp.views.fits import history_figure, scores_figure, search_figure
 from prefix_interp.views.heads import LayerOutputs, heads_figure, outputs_figure
+from prefix_interp.views.masses import mass_figure
 
 MODELS = {4: (1, 4), 16: (1, 16), 270: (30, 9)}  # layers and heads, by their product
 TASKS = ("sort ascending", "sort descending", "add one", "add two")
@@ -162,6 +163,7 @@ def other_figures():
         "scores": lambda **k: scores_figure(scored, **k),
         "history": lambda **k: history_figure(history, **k),
         "search": lambda **k: search_figure(losses, reached, **k),
+        "masses": lambda **k: mass_figure(torch.rand(12, 9, 3) / 3, **k),
         "outputs": lambda **k: outputs_figure(outputs, **k),
     }
 

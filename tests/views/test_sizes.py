@@ -20,7 +20,7 @@ NAMES = (
     "elicitation", "elicitation of one", "patches", "effects by position", "effects", "attention",
     "attention of many slots", "query", "heads", "curves", "circuit",
 )  # fmt: skip
-OTHERS = ("parts", "spectra", "scores", "history", "search", "outputs")
+OTHERS = ("parts", "spectra", "scores", "history", "search", "masses", "outputs")
 
 
 @pytest.mark.parametrize("width", WIDTHS)
