@@ -1,4 +1,4 @@
-"""Table 1 over seeds: rows of numbers, tables of text, and the README's block."""
+"""Table 1 over seeds: rows of numbers, tables of text, and the findings' block."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def sweep_table(rows: Rows) -> Table:
     return Table(header, tuple(lines))
 
 
-def readme_block(evidence: Evidence) -> str:
+def findings_block(evidence: Evidence) -> str:
     """Return Table 1 in Markdown: the paper's numbers and those of both presets, without controls.
 
     Args:
