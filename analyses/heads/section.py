@@ -9,17 +9,20 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analyses.heads.tables import counts
+from analyses.panels import panels
 from analyses.report.evidence import Evidence
 from analyses.report.sections import Cell, Claim, Folded, Picture, Section, Words, picture, records
 from analyses.report.tables import Column, decimals, percent, rows_table, whole
 from analyses.table2.skills import SKILL_WORDS, load_skills
 from prefix_interp.attribution.patching import patch_heads
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.results import Result
 from prefix_interp.tasks import FOUR_SKILLS
 from prefix_interp.tasks.words import task_words
 from prefix_interp.views.elicitation import elicitation_figure, patch_figure
-from prefix_interp.views.style import COLOURS, MARKERS, look
+from prefix_interp.views.sheet import sheet
+from prefix_interp.views.style import COLOURS, MARKERS
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -200,12 +203,16 @@ def _patching(evidence: Evidence) -> tuple[Picture, pd.DataFrame]:
     return shown, frame
 
 
-def copying_figure(heads: pd.DataFrame) -> Figure:
+def copying_figure(
+    heads: pd.DataFrame, *, figsize: Size | None = None, width: Width | None = None
+) -> Figure:
     """Plot each head's gate at output 0 against how much it copies, over all seeds.
 
     Args:
         heads: the table ``head`` in one direction: one row per seed, task and head, with columns
             ``tuned_on``, ``copy``, ``gate_first`` and ``elicited``.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
     Raises:
         PrefixInterpError: nothing to draw.
@@ -213,10 +220,9 @@ def copying_figure(heads: pd.DataFrame) -> Figure:
     if heads.empty:
         raise PrefixInterpError("heads is empty; give rows of the table head")
     tasks = list(dict.fromkeys(heads["tuned_on"]))
-    with look():
-        figure = Figure(figsize=(2.4 * len(tasks) + 0.6, 2.9), layout="constrained")
-        axes = figure.subplots(1, len(tasks), sharey=True, sharex=True, squeeze=False)[0]
-        for i, (ax, task) in enumerate(zip(axes, tasks, strict=True)):
+    with sheet(figsize, width) as room:
+        found = panels(room, len(tasks), size=(2.4, 2.9), beside=(0.6, 0.0))
+        for i, (ax, task) in enumerate(zip(found.axes, tasks, strict=True)):
             own = heads[heads["tuned_on"] == task]
             for elicited, face in ((True, COLOURS[i]), (False, "none")):
                 some = own[own["elicited"] == elicited]
@@ -225,9 +231,11 @@ def copying_figure(heads: pd.DataFrame) -> Figure:
                     markerfacecolor=face, markersize=5, linestyle="none", alpha=0.8,
                 )  # fmt: skip
             ax.set(title=task_words(str(task)), xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+        for ax in found.bottom:
             ax.set_xlabel("attention from output i to input i")
-        axes[0].set_ylabel("gate at output 0")
-    return figure
+        for ax in found.left:
+            ax.set_ylabel("gate at output 0")
+    return found.figure
 
 
 def figures(result: Result) -> dict[str, Figure]:

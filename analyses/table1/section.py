@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analyses.panels import panels
 from analyses.report.charts import Bar, bars
 from analyses.report.evidence import Evidence
 from analyses.report.sections import Card, Folded, Section, Words, missing, picture
@@ -15,9 +16,11 @@ from analyses.report.tables import percent
 from analyses.table1.measure import NEW
 from analyses.table1.tables import main_table, more_table, sweep_rows, sweep_table
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.results import Result
 from prefix_interp.tasks.words import task_words
-from prefix_interp.views.style import COLOURS, MARKERS, legend_below, look, variant_label
+from prefix_interp.views.sheet import sheet
+from prefix_interp.views.style import COLOURS, MARKERS, legend_below, variant_label
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -112,15 +115,19 @@ def _verdict(residual: float, best: str, some: bool) -> str:
     return f"{'holds for residual prefixes, ' if residual == 0 else ''}not for {best}"
 
 
-def learned_figure(rows: Rows) -> Figure:
+def learned_figure(
+    rows: Rows, *, figsize: Size | None = None, width: Width | None = None
+) -> Figure:
     """Plot the exact match of every model and prefix of Table 1 on the new task.
 
     Args:
         rows: from `table1_rows`.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
     """
     shown = [r for r in rows if r["method"] != "other-task prefix"]
-    with look():
-        figure = Figure(figsize=(8.4, 0.9 + 0.27 * len(shown)), layout="constrained")
+    with sheet(figsize, width) as room:
+        figure = room.figure(8.4, 0.9 + 0.27 * len(shown))
         ax = figure.subplots()
         for i, row in enumerate(shown):
             _dot(ax, i, row)
@@ -142,7 +149,7 @@ def _dot(ax: Axes, at: int, row: Mapping[str, Any]) -> None:
     )  # fmt: skip
     ax.annotate(
         percent(spread["mean"]), (max(high, mean), at), xytext=(9, -3.5),
-        textcoords="offset points", fontsize=8,
+        textcoords="offset points", fontsize="small",
     )  # fmt: skip
     if row["paper"] is not None:
         ax.plot(row["paper"][NEW][0], at, "x", color="black", markersize=8, clip_on=False)
@@ -171,13 +178,15 @@ def _tables(title: str, result: Result, rows: Rows) -> list[Folded]:
     ]  # fmt: skip
 
 
-def sweep_figure(rows: Rows) -> Figure:
+def sweep_figure(rows: Rows, *, figsize: Size | None = None, width: Width | None = None) -> Figure:
     """Plot exact match, token accuracy and loss against the learning rate of prefix tuning.
 
     Lines are means over seeds, bands go from the smallest to the largest seed.
 
     Args:
         rows: from `sweep_rows`.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
     Raises:
         PrefixInterpError: no rows, or more variants than can be told apart.
@@ -192,9 +201,9 @@ def sweep_figure(rows: Rows) -> Figure:
         "token_accuracy": "token accuracy (share of outputs)",
         "loss": "test loss (nats per output)",
     }
-    with look():
-        figure = Figure(figsize=(9.6, 3.5), layout="constrained")
-        axes = figure.subplots(1, 3)
+    with sheet(figsize, width) as room:
+        found = panels(room, 3, size=(3.2, 2.8), beside=(0.0, 0.7), each=1.9, sharey=False)
+        figure, axes, _, _ = found
         for i, (kind, n) in enumerate(variants):
             own = [r for r in rows if (r["parameterization"], r["n_slots"]) == (kind, n)]
             lrs = [r["lr"] for r in own]
