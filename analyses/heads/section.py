@@ -23,6 +23,7 @@ from prefix_interp.tasks.words import task_words
 from prefix_interp.views.elicitation import elicitation_figure, patch_figure
 from prefix_interp.views.sheet import sheet
 from prefix_interp.views.style import COLOURS, MARKERS
+from prefix_interp.words import counted
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -65,7 +66,8 @@ def section(evidence: Evidence) -> Section:
     }
     return Section(
         "elicitation", "Heads it elicits",
-        f"{found.more} of {found.heads} heads do more than under any of {n_random} random "
+        f"{found.more} of {counted(found.heads, 'head')} do more than under any of {n_random} "
+        "random "
         f"prefixes, {found.less} do less",
         "lives",
         f"By chance alone {found.heads / (n_random + 1):.0f} would do more, and the control is "
@@ -113,11 +115,13 @@ def _elicitation(result: Result, heads: pd.DataFrame, direction: str) -> Picture
         elicitation_figure(frames, gate_column="gate_effect"),
         "One bar per head and prefix, split into gate and bias, beside the range of random "
         "prefixes.",
-        f"{direction.capitalize()}: {_DIRECTIONS[direction]} First of {len(result.seeds)} seeds, "
+        f"{direction.capitalize()}: {_DIRECTIONS[direction]} First of "
+        f"{counted(len(result.seeds), 'seed')}, "
         "heads of layer 0, residual prefixes, masked baseline. Effect on the log-probability of "
         f"the right answer, mean over {sizes['n']} test sequences, as Shapley values of gate and "
         "bias; diamonds are totals with 95% bootstrap intervals. Grey: the range over "
-        f"{sizes['n_random']} norm-matched random prefixes, cut off where they do more harm.",
+        f"{sizes['n_random']} norm-matched random prefixes; where it goes on beyond the axis, "
+        "a number says how far.",
     )
 
 
@@ -128,7 +132,7 @@ def _copying(result: Result, residual: pd.DataFrame, rows: Rows) -> list[Folded]
             copying_figure(residual[residual["direction"] == "noise"]),
             "One panel per prefix, one point per head and seed: the gate at the first output "
             "against how much the head copies.",
-            f"All heads of all {len(result.seeds)} seeds: the gate at output 0 against the "
+            f"All heads of {counted(len(result.seeds), 'seed')}: the gate at output 0 against the "
             "attention from output i to input i that the same head has without a prefix. Filled: "
             "elicited (noise). Residual prefixes, layer 0.",
         ),
@@ -170,7 +174,8 @@ def _summaries(summary: Mapping[str, Rows], n_heads: int) -> list[Folded]:
              Column("From", "low", two), Column("To", "high", two),
              Column("Largest", "largest", two)])),
         Words("Estimates by gradients", "Rank correlation with exact patches, median and range "
-              f"over seeds and tasks. Those of gates rank only {n_heads} heads each, so a single "
+              f"over seeds and tasks. Those of gates rank only {counted(n_heads, 'head')} each, "
+              "so a single "
               "swap of neighbours already makes it 0.8 and chance alone often gives high values.",
               rows_table(
             summary["agreement"],

@@ -14,6 +14,7 @@ from analyses.report.tables import Column, decimals, percent, rows_table, whole
 from prefix_interp.figure_files import Size, Width
 from prefix_interp.views.sheet import sheet
 from prefix_interp.views.style import COLOURS
+from prefix_interp.words import counted
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -47,12 +48,12 @@ def section(evidence: Evidence) -> Section:
             "Left: share of tokens that call up a continuation of their own, by kind. Right: share "
             "of random targets emitted, falling to 0 with their length.",
             f"{settings['model']}, {settings['d_vocab']:,} tokens; one token and no other context, "
-            f"greedy decoding, continuations of {protocol['n_out']} tokens.",
+            f"greedy decoding, continuations of {counted(protocol['n_out'], 'token')}.",
         ),
         [
             Words("Different continuations", "As many: mean over random subsets of the size of "
                   "the searched set; random: normal vectors with the embeddings' spread; "
-                  f"searched: one per uniform random target, {protocol['steps']} steps.",
+                  f"searched: one per uniform random target, {counted(protocol['steps'], 'step')}.",
                   rows_table(tables["distinct"], [
                       Column("Tokens", "kind", _KINDS.__getitem__), Column("Tried", "tried", whole),
                       Column("Different", "distinct", decimals(1)),

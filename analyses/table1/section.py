@@ -21,6 +21,7 @@ from prefix_interp.results import Result
 from prefix_interp.tasks.words import task_words
 from prefix_interp.views.sheet import sheet
 from prefix_interp.views.style import COLOURS, MARKERS, legend_below, variant_label
+from prefix_interp.words import counted
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -54,7 +55,8 @@ def section(evidence: Evidence) -> Section:
             "Exact match, token accuracy and loss on sort descending against the learning rate, "
             "one line per parameterization and number of slots.",
             "Every variant was tuned at every rate, so that none fails for a bad one. "
-            f"{len(result.seeds)} seeds: lines are means, bands go from the smallest to the "
+            f"{counted(len(result.seeds), 'seed')}: lines are means, bands go from the smallest "
+            "to the "
             "largest seed.",
         ),
         Words("Learning rates", "", sweep_table(sweep)),
@@ -86,7 +88,8 @@ def section(evidence: Evidence) -> Section:
             "One dot with its interval per model: fine-tuned is high, residual prefixes and those "
             "with one slot are at 0, and so are all controls.",
             f"Sequences of {task_words(NEW)} with all ten outputs right, mean over "
-            f"{len(result.seeds)} seeds with 95% intervals; the paper's numbers as crosses. "
+            f"{counted(len(result.seeds), 'seed')} with 95% intervals; the paper's numbers as "
+            "crosses. "
             "Whole model (one layer, one head); each prefix counts at the learning rate with the "
             "lowest training loss.",
         ),
@@ -164,7 +167,8 @@ def _name(row: Mapping[str, Any]) -> str:
 def _tables(title: str, result: Result, rows: Rows) -> list[Folded]:
     n_test = result.settings["protocol"]["n_test"]
     how = (
-        f"Mean ± standard deviation over {len(result.seeds)} seeds, with an interval in brackets: "
+        f"Mean ± standard deviation over {counted(len(result.seeds), 'seed')}, with an interval "
+        "in brackets: "
         "95%, for new seeds and new test sequences: it combines the spread over seeds with the "
         f"error of the {n_test:,} sequences. No hit among them still allows a rate of "
         f"{384 / n_test:.2f} %. Controls: an untrained random prefix, random directions with "

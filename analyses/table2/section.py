@@ -23,6 +23,7 @@ from prefix_interp.results import Result
 from prefix_interp.tasks import FOUR_SKILLS
 from prefix_interp.views.sheet import sheet
 from prefix_interp.views.style import CONTENT_COLOURS
+from prefix_interp.words import counted
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -43,7 +44,8 @@ def section(evidence: Evidence) -> Section:
     most_plain = max(plain[t]["exact_match"]["mean"] for t in FOUR_SKILLS)
     lost = [r for r in summary["restarts"] if r["found"] < r["runs"]]
     how = (
-        f"Exact match in percent, mean over {len(result.seeds)} seeds, the paper's mean in "
+        f"Exact match in percent, mean over {counted(len(result.seeds), 'seed')}, the paper's "
+        "mean in "
         f"brackets. Whole model (one layer, four heads), one slot, {n_test:,} unseen inputs. No "
         "prefix: masked baseline."
     )
@@ -127,7 +129,7 @@ def _starts(lost: Rows, restarts: Rows) -> str:
     for kind in kinds:
         own = [r for r in restarts if kind_label(r["parameterization"], r["init_std"]) == kind]
         found, runs = (sum(r[key] for r in own) for key in ("found", "runs"))
-        words.append(f"{found} of {runs} runs ({kind})")
+        words.append(f"{found} of {counted(runs, 'run')} ({kind})")
     return f"The start decides whether tuning finds the skill: {', '.join(words)} did."
 
 

@@ -75,9 +75,9 @@ def _picture(tables: Tables, dim: int, n_seeds: int) -> Picture:
         "bias's rank.",
         Markup(
             "One head with fixed weights, functions on S<sup>{}</sup> with variance 1, held-out "
-            "points, {} seeds (bands: all). Layer 0, head 0, masked baseline. Only the prefix "
+            "points, {} (bands: all). Layer 0, head 0, masked baseline. Only the prefix "
             "differs from line to line: its values, or the length of its keys (κ)."
-        ).format(dim, n_seeds),
+        ).format(dim, counted(n_seeds, "seed")),
     )
 
 
