@@ -168,7 +168,9 @@ def _summaries(summary: Mapping[str, Rows], n_heads: int) -> list[Folded]:
              Column("Kept at one (%)", "kept_at_one", percent),
              Column("Dropped at one (%)", "dropped_at_one", percent)])),
         Words("Controls", "The effect of one head, mean over heads and seeds, under the prefix and "
-              "under other prefixes (nats per output).", rows_table(
+              "under other prefixes (nats per output), with 95% intervals for new seeds and new "
+              "test inputs, which all seeds share. Those of the random prefixes are for new seeds "
+              "alone: they were recorded with the range of their draws.", rows_table(
             summary["calibration"],
             [_KIND, _WAY, Column("Under", "prefix"), Column("Mean", "mean", two),
              Column("From", "low", two), Column("To", "high", two),
