@@ -12,6 +12,7 @@ from analyses.report.sections import Cell, Claim, Picture, Section, Words, pictu
 from analyses.report.tables import Column, decimals, power, rows_table, whole
 from analyses.study import Tables
 from analyses.universality.figure import universality_figure
+from prefix_interp.words import counted
 
 Rows = Sequence[Mapping[str, Any]]
 
