@@ -22,6 +22,7 @@ from prefix_interp.tasks import FOUR_SKILLS
 from prefix_interp.views.attention import AttentionView, attention_view, plain_attention_view
 from prefix_interp.views.heads import LayerOutputs, heads_figure, layer_outputs, outputs_figure
 from prefix_interp.views.style import variant_label
+from prefix_interp.words import counted
 
 N_INPUTS = 3  # test inputs of the explorer
 _SORTING = "sorting, one head"
@@ -202,7 +203,8 @@ def _plane(outputs: LayerOutputs) -> Picture:
         "each prefix moves them to a different place.",
         "What the attention of layer 0 writes at the last input position (which predicts output "
         "0), without a prefix (crosses, masked baseline) and with each; lines connect the same "
-        f"input. Left: principal components over all points of {len(outputs.off)} inputs. Right: "
+        "input. Left: principal components over all points of "
+        f"{counted(len(outputs.off), 'input')}. Right: "
         "two random coordinates of the residual stream, as in the paper. 20 inputs are drawn.",
         dense=True,
     )

@@ -2,7 +2,7 @@
 
 To add one, write ``analyses/<name>.py`` (or a folder if it is long) that defines a `Study`, add it
 to ``analyses/registry.py``, run ``python -m analyses <name>`` and commit the result file. The
-commands, the report and the README's tables find it there. A folder has ``__init__.py`` (the
+commands, the report and the findings find it there. A folder has ``__init__.py`` (the
 `Study`), ``measure.py`` (one seed), ``tables.py`` (summaries over seeds) and ``section.py`` (words
 and pictures), so a change of words leaves finished work valid.
 """
@@ -139,7 +139,7 @@ class Study:
         seeds: default number of seeds.
         settings: what else the result should record about a preset.
         live: measured anew for each report, from shipped models, and never committed.
-        readme: Markdown of its blocks in the README, by name.
+        findings: Markdown of its blocks in the findings, by name.
         figures: pictures that the command writes beside the result, by the suffix of their stem
             (``""`` for the result's own stem).
         model: an external model that it needs.
@@ -157,7 +157,7 @@ class Study:
     seeds: int = 10
     settings: Callable[[str], Mapping[str, Any]] | None = None
     live: bool = False
-    readme: Mapping[str, Callable[[Evidence], str]] = field(default_factory=dict)
+    findings: Mapping[str, Callable[[Evidence], str]] = field(default_factory=dict)
     figures: Callable[[Result], Mapping[str, Figure]] | None = None
     model: ModelOption | None = None
 

@@ -50,10 +50,12 @@ nb_ipywidgets_js = {}
 html_theme = "furo"
 html_title = "prefix_interp"
 html_static_path = ["_static"]
+templates_path = ["_templates"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
-# Summaries are fetched, which browsers refuse to pages that were opened from a folder.
+# Summaries are fetched, which browsers refuse to pages that were opened from a folder; the page
+# of the search says so (_templates/search.html).
 html_show_search_summary = False
 html_theme_options = {"navigation_with_keys": True}
 

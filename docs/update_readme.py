@@ -67,7 +67,7 @@ def with_block(text: str, name: str, block: str, owner: str) -> str:
 
 
 def with_blocks(text: str, evidence: Evidence) -> str:
-    """Return the findings with the present blocks of all studies (`Study.readme`).
+    """Return the findings with the present blocks of all studies (`Study.findings`).
 
     Args:
         text: the findings.
@@ -77,7 +77,7 @@ def with_blocks(text: str, evidence: Evidence) -> str:
         PrefixInterpError: a block is missing in the text.
     """
     for study in registry.STUDIES:
-        for name, make in study.readme.items():
+        for name, make in study.findings.items():
             text = with_block(text, name, make(evidence), f"the study {study.name}")
     return text
 

@@ -36,8 +36,8 @@ def save_figure(path: str | Path, draw: Callable[[], Figure], svg: Callable[[], 
     ending = Path(path).suffix.lower()
     if ending not in ENDINGS:
         raise PrefixInterpError(
-            f"path={str(path)!r} ends in {ending or 'nothing'!r}; savefig writes "
-            f"{', '.join(ENDINGS)}"
+            f"path={str(path)!r} has {f'the ending {ending!r}' if ending else 'no ending'}; "
+            f"savefig writes {', '.join(ENDINGS)}"
         )
     if ending == ".svg":
         return write_file(path, svg())

@@ -301,7 +301,8 @@ def test_nan_in_a_saved_prefix(tmp_path, capsys):
     assert code == 2 and "NaN or infinity" in err
 
 
-def test_the_installed_command_answers():
-    command = [sys.executable, "-m", "prefix_interp.cli", "--help"]
+@pytest.mark.parametrize("module", ["prefix_interp", "prefix_interp.cli"])
+def test_the_installed_command_answers(module):
+    command = [sys.executable, "-m", module, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert all(word in done.stdout for word in ("tune", "inspect"))

@@ -165,6 +165,7 @@ def test_the_site_in_a_browser_asks_nobody_and_finds_what_is_searched(site, sche
         page.goto((site / "search.html").as_uri() + "?q=covers+slots")
         page.wait_for_selector("#search-results li a")
         hits = page.locator("#search-results li a").all_inner_texts()
+        assert "have no summaries" in page.locator("#search-note").inner_text()
         browser.close()
     assert any("mask" in hit for hit in hits), hits
     assert not [url for url in asked if not url.startswith(("file:", "data:"))]

@@ -46,7 +46,7 @@ def test_the_readme_is_short_and_both_examples_are_found():
 
 def test_there_is_a_place_for_every_block_and_nothing_else_is_touched():
     text = FINDINGS.read_text(encoding="utf-8")
-    blocks = [name for study in STUDIES for name in study.readme]
+    blocks = [name for study in STUDIES for name in study.findings]
     assert len(set(blocks)) == len(blocks)
     for name in blocks:
         assert text.count(f"<!-- {name} -->") == text.count(f"<!-- end {name} -->") == 1
@@ -61,7 +61,7 @@ def test_no_block_was_edited_by_hand():
 
 
 def fake(name, make):
-    return replace(STUDIES[0], readme={name: make})
+    return replace(STUDIES[0], findings={name: make})
 
 
 def test_blocks_are_replaced_where_they_stand(monkeypatch):

@@ -3,7 +3,7 @@
 from analyses.capacity.figure import figures
 from analyses.capacity.measure import PROTOCOLS, measure
 from analyses.capacity.section import section
-from analyses.capacity.tables import readme_block, tables
+from analyses.capacity.tables import findings_block, tables
 from analyses.study import Study
 
 STUDY = Study(
@@ -15,6 +15,6 @@ STUDY = Study(
     section=section,
     needs=("ladder",),
     seeds=3,
-    readme={"one token": readme_block},
+    findings={"one token": findings_block},
     figures=figures,
 )

@@ -9,14 +9,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses.capacity.tables import Rows, tables, toy_words
+from analyses.panels import panels
 from analyses.study import Tables
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.results import Result
-from prefix_interp.views.style import COLOURS, MARKERS, look
+from prefix_interp.views.sheet import sheet
+from prefix_interp.views.style import COLOURS, MARKERS
 
 _KINDS = {"hard": "hard tokens", "random": "random soft tokens", "searched": "searched soft tokens"}
 
 
-def capacity_figure(summary: Tables) -> Figure:
+def capacity_figure(
+    summary: Tables, *, figsize: Size | None = None, width: Width | None = None
+) -> Figure:
     """Plot distinct continuations by kind of token, and the share of targets that is emitted.
 
     Left: different continuations, trained toys. Right: random targets that a searched soft
@@ -24,12 +29,14 @@ def capacity_figure(summary: Tables) -> Figure:
 
     Args:
         summary: from `tables`.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
     """
     distinct, lengths = summary["distinct"], summary["length"]
     depths = sorted({r["depth"] for r in lengths})
-    with look():
-        figure = Figure(figsize=(9.2, 3.3), layout="constrained")
-        left, right = figure.subplots(1, 2)
+    with sheet(figsize, width) as room:
+        found = panels(room, 2, size=(4.6, 3.3), beside=(0.0, 0.0), each=2.4, sharey=False)
+        left, right = found.axes
         _distinct(left, distinct, depths)
         for i, depth in enumerate(depths):
             for trained, style in ((True, "-"), (False, "--")):
@@ -46,8 +53,8 @@ def capacity_figure(summary: Tables) -> Figure:
         right.set_xticks(sorted({r["length"] for r in lengths}))
         right.set_ylabel("targets emitted exactly (%)")
         right.set_ylim(-4, 104)
-        right.legend(fontsize=8)
-    return figure
+        right.legend()
+    return found.figure
 
 
 def _distinct(ax: Axes, rows: Rows, depths: Sequence[int]) -> None:
@@ -63,13 +70,13 @@ def _distinct(ax: Axes, rows: Rows, depths: Sequence[int]) -> None:
         label = f"{_KINDS[kind]}{'' if std is None else f', std {std:g}'} ({tried:.0f} tried)"
         ax.bar(x, means, width * 0.92, color=COLOURS[i % len(COLOURS)], label=label)
         for at, mean in zip(x, means, strict=True):
-            ax.text(at, mean, f"{mean:.3g}", ha="center", va="bottom", fontsize=7)
+            ax.text(at, mean, f"{mean:.3g}", ha="center", va="bottom", fontsize="x-small")
     ax.set_yscale("log")
     ax.set_ylim(bottom=0.8)
     ax.set_ylim(top=ax.get_ylim()[1] * 80)  # room for the legend
     ax.set_xticks(range(len(depths)), [toy_words(depth, True) for depth in depths])
     ax.set_ylabel("different continuations")
-    ax.legend(fontsize=7.5, loc="upper left")
+    ax.legend(fontsize="x-small", loc="upper left")
 
 
 def figures(result: Result) -> dict[str, Figure]:

@@ -46,7 +46,8 @@ def section(evidence: Evidence) -> Section:
             "Left: bars of different continuations for hard, random and searched soft tokens. "
             "Right: share of random targets emitted against their length.",
             "One token in an otherwise empty context, greedy decoding, toys of the ladder, "
-            f"{counted(n, 'seed')}. Left: different continuations of {n_out} tokens. Right: one "
+            f"{counted(n, 'seed')}. Left: different continuations of {counted(n_out, 'token')}. "
+            "Right: one "
             "soft token is optimised per random target; bands are 95% t intervals over seeds, "
             "dashed lines the same shapes with their initial weights.",
         ),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analyses.language_model.tables import readme_line
+from analyses.language_model.tables import findings_line
 from analyses.one_token import counted
 from analyses.report.evidence import Evidence
 from analyses.report.tables import markdown
@@ -80,7 +80,7 @@ def longest_rows(result: Result) -> list[dict[str, Any]]:
     return rows
 
 
-def readme_block(evidence: Evidence) -> str:
+def findings_block(evidence: Evidence) -> str:
     """Return what one token calls up on the toys of the ladder, in Markdown.
 
     A language model's row follows, if its result exists.
@@ -103,7 +103,7 @@ def readme_block(evidence: Evidence) -> str:
         half, longest = counted(row["half_mean"], "token", 1), counted(row["any"], "token")
         lines.append([toy_words(depth, trained), *cells, half, longest])
     if evidence.result("language-model") is not None:
-        lines.append(readme_line(evidence))
+        lines.append(findings_line(evidence))
     return markdown(lines)
 
 

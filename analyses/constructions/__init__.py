@@ -2,7 +2,7 @@
 
 from analyses.constructions.measure import PROTOCOLS, measure
 from analyses.constructions.section import figures, section
-from analyses.constructions.tables import readme_block, tables
+from analyses.constructions.tables import findings_block, tables
 from analyses.study import Study
 
 STUDY = Study(
@@ -13,6 +13,6 @@ STUDY = Study(
     tables=tables,
     section=section,
     seeds=1,
-    readme={"constructions": readme_block},
+    findings={"constructions": findings_block},
     figures=figures,
 )

@@ -1,4 +1,4 @@
-"""What came out right on the constructions, as the report and the README show it."""
+"""What came out right on the constructions, as the report and the findings show it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = {
     "any_map_to_sequences": "longer responses",
     "any_map_of_pairs": "any map of two tokens",
 }
-_README_NAMES = {
+_FINDINGS_NAMES = {
     "any_sequence": "Theorem 1, any sequence",
     "any_map": "Theorem 2, any map",
     "any_map_to_sequences": "longer responses",
@@ -55,7 +55,7 @@ def _once(rows: Rows) -> Rows:
     return [row for i, row in enumerate(rows) if row["seed"] is not None or row not in rows[:i]]
 
 
-def readme_block(evidence: Evidence) -> str:
+def findings_block(evidence: Evidence) -> str:
     """Return the counts in Markdown.
 
     Args:
@@ -72,7 +72,7 @@ def readme_block(evidence: Evidence) -> str:
         tried = f"{rows[0]['behaviours']:,}" + ("" if n else " (all)")
         right, checked = (sum(row[key] for row in rows) for key in ("right", "checked"))
         lines.append(
-            [_README_NAMES[name],
+            [_FINDINGS_NAMES[name],
              f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
              str(n_out or 1), str(rows[0]["n_slots"]),
              tried + (" each" if len(sizes) > 1 else ""), f"{right:,} of {checked:,}"]

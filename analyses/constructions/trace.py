@@ -14,12 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.models.host import host_of
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.theory.constructions import Construction
 from prefix_interp.views.attention import AttentionView
-from prefix_interp.views.style import COLOURS, CONTENT_COLOURS, SLOT_COLOURS, look
+from prefix_interp.views.sheet import sheet
+from prefix_interp.views.style import COLOURS, CONTENT_COLOURS, SLOT_COLOURS
 
 _LABELLED = 24  # with more codes or coordinates, numbers are left out
 
@@ -109,7 +111,13 @@ def trace(
     )
 
 
-def trace_figure(construction: Construction, shown: Trace) -> Figure:
+def trace_figure(
+    construction: Construction,
+    shown: Trace,
+    *,
+    figsize: Size | None = None,
+    width: Width | None = None,
+) -> Figure:
     """Return the steps of a construction in one figure.
 
     From left to right: the virtual tokens; where each head of block 0 looks, with the rows that are
@@ -118,14 +126,21 @@ def trace_figure(construction: Construction, shown: Trace) -> Figure:
     Args:
         construction: source of the names.
         shown: from `trace`.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
     """
     n_heads = len(construction.heads)
     rows = max(len(shown.labels), len(shown.wanted), 4)
-    with look():
-        figure = Figure(figsize=(3.4 + 2.4 * n_heads + 4.6, 0.26 * rows + 1.9),
-                        layout="constrained")  # fmt: skip
+    with sheet(figsize, width) as room:
         widths = [1.0, *[1.0] * n_heads, 0.8, 1.3]
-        axes = figure.subplots(1, len(widths), width_ratios=widths)
+        side = room.columns(len(widths), each=1.3)
+        down = -(-len(widths) // side)
+        figure = room.figure(3.4 + 2.4 * n_heads + 4.6, (0.26 * rows + 1.9) * down)
+        ratios = widths if down == 1 else None
+        axes = figure.subplots(down, side, width_ratios=ratios, squeeze=False).flatten()
+        for ax in axes[len(widths) :]:
+            ax.set_axis_off()
+        axes = axes[: len(widths)]
         _virtual(axes[0], shown)
         for i, name in enumerate(construction.heads):
             _pattern(axes[1 + i], shown, i, f"head {i}: {name}")
@@ -145,7 +160,9 @@ def _virtual(ax: Axes, shown: Trace) -> None:
     if shown.virtual.shape[1] <= _LABELLED and len(shown.virtual) <= 6:
         for (slot, i), value in np.ndenumerate(shown.virtual.numpy()):
             colour = "white" if value > 0.6 else "black"
-            ax.text(slot, i, f"{value:.3g}", ha="center", va="center", fontsize=7, color=colour)
+            ax.text(
+                slot, i, f"{value:.3g}", ha="center", va="center", fontsize="x-small", color=colour
+            )
 
 
 def _pattern(ax: Axes, shown: Trace, head: int, title: str) -> None:
@@ -153,8 +170,8 @@ def _pattern(ax: Axes, shown: Trace, head: int, title: str) -> None:
     ax.imshow(pattern, cmap=CONTENT_COLOURS, vmin=0, vmax=1, aspect="auto")
     ax.grid(False)
     ax.set_title(title)
-    ax.set_xticks(range(len(shown.labels)), shown.labels, fontsize=7, rotation=90)
-    ax.set_yticks(range(len(shown.labels)), shown.labels, fontsize=7)
+    ax.set_xticks(range(len(shown.labels)), shown.labels, fontsize="x-small", rotation=90)
+    ax.set_yticks(range(len(shown.labels)), shown.labels, fontsize="x-small")
     for i in shown.reading:
         ax.get_yticklabels()[i].set_fontweight("bold")
 
@@ -168,7 +185,7 @@ def _numbers(ax: Axes, shown: Trace) -> None:
     ax.plot(shown.number.tolist(), list(order), "o", color=COLOURS[1])
     for i, wanted in zip(order, shown.wanted.tolist(), strict=True):
         ax.annotate(str(wanted), (float(shown.number[i]), i), xytext=(0, 6),
-                    textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
+                    textcoords="offset points", ha="center", fontsize="small")  # fmt: skip
     ax.grid(False)
     ax.set_xlim(-0.05, 1.05)
     ax.set_ylim(len(shown.wanted) - 0.5, -0.7)

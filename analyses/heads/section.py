@@ -9,17 +9,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analyses.heads.tables import counts
+from analyses.panels import panels
 from analyses.report.evidence import Evidence
 from analyses.report.sections import Cell, Claim, Folded, Picture, Section, Words, picture, records
 from analyses.report.tables import Column, decimals, percent, rows_table, whole
 from analyses.table2.skills import SKILL_WORDS, load_skills
 from prefix_interp.attribution.patching import patch_heads
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.results import Result
 from prefix_interp.tasks import FOUR_SKILLS
 from prefix_interp.tasks.words import task_words
 from prefix_interp.views.elicitation import elicitation_figure, patch_figure
-from prefix_interp.views.style import COLOURS, MARKERS, look
+from prefix_interp.views.sheet import sheet
+from prefix_interp.views.style import COLOURS, MARKERS
+from prefix_interp.words import counted
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -62,7 +66,8 @@ def section(evidence: Evidence) -> Section:
     }
     return Section(
         "elicitation", "Heads it elicits",
-        f"{found.more} of {found.heads} heads do more than under any of {n_random} random "
+        f"{found.more} of {counted(found.heads, 'head')} do more than under any of {n_random} "
+        "random "
         f"prefixes, {found.less} do less",
         "lives",
         f"By chance alone {found.heads / (n_random + 1):.0f} would do more, and the control is "
@@ -110,11 +115,13 @@ def _elicitation(result: Result, heads: pd.DataFrame, direction: str) -> Picture
         elicitation_figure(frames, gate_column="gate_effect"),
         "One bar per head and prefix, split into gate and bias, beside the range of random "
         "prefixes.",
-        f"{direction.capitalize()}: {_DIRECTIONS[direction]} First of {len(result.seeds)} seeds, "
+        f"{direction.capitalize()}: {_DIRECTIONS[direction]} First of "
+        f"{counted(len(result.seeds), 'seed')}, "
         "heads of layer 0, residual prefixes, masked baseline. Effect on the log-probability of "
         f"the right answer, mean over {sizes['n']} test sequences, as Shapley values of gate and "
         "bias; diamonds are totals with 95% bootstrap intervals. Grey: the range over "
-        f"{sizes['n_random']} norm-matched random prefixes, cut off where they do more harm.",
+        f"{sizes['n_random']} norm-matched random prefixes; where it goes on beyond the axis, "
+        "a number says how far.",
     )
 
 
@@ -125,7 +132,7 @@ def _copying(result: Result, residual: pd.DataFrame, rows: Rows) -> list[Folded]
             copying_figure(residual[residual["direction"] == "noise"]),
             "One panel per prefix, one point per head and seed: the gate at the first output "
             "against how much the head copies.",
-            f"All heads of all {len(result.seeds)} seeds: the gate at output 0 against the "
+            f"All heads of {counted(len(result.seeds), 'seed')}: the gate at output 0 against the "
             "attention from output i to input i that the same head has without a prefix. Filled: "
             "elicited (noise). Residual prefixes, layer 0.",
         ),
@@ -161,13 +168,16 @@ def _summaries(summary: Mapping[str, Rows], n_heads: int) -> list[Folded]:
              Column("Kept at one (%)", "kept_at_one", percent),
              Column("Dropped at one (%)", "dropped_at_one", percent)])),
         Words("Controls", "The effect of one head, mean over heads and seeds, under the prefix and "
-              "under other prefixes (nats per output).", rows_table(
+              "under other prefixes (nats per output), with 95% intervals for new seeds and new "
+              "test inputs, which all seeds share. Those of the random prefixes are for new seeds "
+              "alone: they were recorded with the range of their draws.", rows_table(
             summary["calibration"],
             [_KIND, _WAY, Column("Under", "prefix"), Column("Mean", "mean", two),
              Column("From", "low", two), Column("To", "high", two),
              Column("Largest", "largest", two)])),
         Words("Estimates by gradients", "Rank correlation with exact patches, median and range "
-              f"over seeds and tasks. Those of gates rank only {n_heads} heads each, so a single "
+              f"over seeds and tasks. Those of gates rank only {counted(n_heads, 'head')} each, "
+              "so a single "
               "swap of neighbours already makes it 0.8 and chance alone often gives high values.",
               rows_table(
             summary["agreement"],
@@ -200,12 +210,16 @@ def _patching(evidence: Evidence) -> tuple[Picture, pd.DataFrame]:
     return shown, frame
 
 
-def copying_figure(heads: pd.DataFrame) -> Figure:
+def copying_figure(
+    heads: pd.DataFrame, *, figsize: Size | None = None, width: Width | None = None
+) -> Figure:
     """Plot each head's gate at output 0 against how much it copies, over all seeds.
 
     Args:
         heads: the table ``head`` in one direction: one row per seed, task and head, with columns
             ``tuned_on``, ``copy``, ``gate_first`` and ``elicited``.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
     Raises:
         PrefixInterpError: nothing to draw.
@@ -213,10 +227,9 @@ def copying_figure(heads: pd.DataFrame) -> Figure:
     if heads.empty:
         raise PrefixInterpError("heads is empty; give rows of the table head")
     tasks = list(dict.fromkeys(heads["tuned_on"]))
-    with look():
-        figure = Figure(figsize=(2.4 * len(tasks) + 0.6, 2.9), layout="constrained")
-        axes = figure.subplots(1, len(tasks), sharey=True, sharex=True, squeeze=False)[0]
-        for i, (ax, task) in enumerate(zip(axes, tasks, strict=True)):
+    with sheet(figsize, width) as room:
+        found = panels(room, len(tasks), size=(2.4, 2.9), beside=(0.6, 0.0))
+        for i, (ax, task) in enumerate(zip(found.axes, tasks, strict=True)):
             own = heads[heads["tuned_on"] == task]
             for elicited, face in ((True, COLOURS[i]), (False, "none")):
                 some = own[own["elicited"] == elicited]
@@ -225,9 +238,11 @@ def copying_figure(heads: pd.DataFrame) -> Figure:
                     markerfacecolor=face, markersize=5, linestyle="none", alpha=0.8,
                 )  # fmt: skip
             ax.set(title=task_words(str(task)), xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+        for ax in found.bottom:
             ax.set_xlabel("attention from output i to input i")
-        axes[0].set_ylabel("gate at output 0")
-    return figure
+        for ax in found.left:
+            ax.set_ylabel("gate at output 0")
+    return found.figure
 
 
 def figures(result: Result) -> dict[str, Figure]:

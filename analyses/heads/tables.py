@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from prefix_interp.estimates import seed_interval
+from prefix_interp.estimates import Estimate, combined_interval, seed_interval
 from prefix_interp.results import Result
 
 Rows = list[dict[str, Any]]
@@ -87,18 +87,21 @@ def calibration_rows(result: Result) -> Rows:
     """Return the mean total effect of one head under the prefix and under every control.
 
     Keys: ``parameterization``, ``direction``, ``prefix`` (``"tuned"`` or the control), ``mean``
-    over heads, tasks and seeds, ``low`` and ``high`` (95% t interval over seeds), ``largest``.
+    over heads, tasks and seeds, ``low`` and ``high``, ``largest``. The interval is 95% for new
+    seeds and new test inputs, which all seeds share (`combined_interval`). Controls of several
+    draws are recorded with the range of these draws and not with what the inputs leave open: theirs
+    is a t interval over seeds alone.
 
     Args:
         result: of this study.
     """
     controls = result.to_dataframe("control")
-    tuned = result.to_dataframe("head").assign(control="tuned")
-    columns = ["parameterization", "direction", "control", "seed", "effect"]
+    tuned = result.to_dataframe("head").assign(control="tuned", draws=1)
+    columns = ["parameterization", "direction", "control", "seed", "draws", "effect", "low", "high"]
     both = pd.concat([tuned[columns], controls[columns]])
     rows = []
     for (kind, direction, name), own in both.groupby(columns[:3], sort=False):  # type: ignore[misc]
-        mean = seed_interval(own.groupby("seed")["effect"].mean().tolist())
+        mean = _mean_effect(own)
         rows.append(
             {
                 "parameterization": kind, "direction": direction, "prefix": name,
@@ -107,6 +110,15 @@ def calibration_rows(result: Result) -> Rows:
             }
         )  # fmt: skip
     return rows
+
+
+def _mean_effect(own: pd.DataFrame) -> Estimate:
+    """Return the mean over seeds with its interval, over inputs too if the records have it."""
+    seeds = own.groupby("seed")[["effect", "low", "high"]].mean()
+    if int(own["draws"].max()) > 1:
+        return seed_interval(seeds["effect"].tolist())
+    scores = [Estimate(*map(float, ends)) for ends in seeds.to_numpy()]
+    return combined_interval(scores)
 
 
 def agreement_rows(result: Result) -> Rows:
@@ -137,9 +149,9 @@ def copying_rows(result: Result) -> Rows:
     """Return, per task, the gate at output 0 of the head that copies most, and of the others.
 
     Keys: ``tuned_on``, ``seeds``, ``copying_gate`` with its 95% t interval over seeds ``low`` and
-    ``high``, its ``median`` and ``seeds_above_half``, ``other_gate`` (mean over the other heads),
-    ``copy`` (mean attention of that head from output i to input i without a prefix). Only residual
-    prefixes.
+    ``high`` (gates are recorded without what the test inputs leave open), its ``median`` and
+    ``seeds_above_half``, ``other_gate`` (mean over the other heads), ``copy`` (mean attention of
+    that head from output i to input i without a prefix). Only residual prefixes.
 
     Args:
         result: of this study.

@@ -8,7 +8,7 @@ from typing import Any
 from analyses.ladder.figures import figures
 from analyses.ladder.measure import measure
 from analyses.ladder.protocol import PROTOCOLS, SKILLS, TASKS
-from analyses.ladder.section import readme, section
+from analyses.ladder.section import findings, section
 from analyses.ladder.tables import tables
 from analyses.study import Study
 from prefix_interp.tuning.recipes import preset_settings
@@ -27,6 +27,6 @@ STUDY = Study(
     section=section,
     seeds=3,
     settings=_settings,
-    readme={"suffixes": readme},
+    findings={"suffixes": findings},
     figures=figures,
 )

@@ -14,10 +14,14 @@ from matplotlib.figure import Figure
 from analyses.ladder.protocol import BLIND, CONTEXTS, TASKS, TUNED
 from analyses.ladder.tables import METRICS, ladder_rows
 from analyses.names import task_lines
+from analyses.panels import grid, panels
 from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.results import Result
 from prefix_interp.tasks.words import task_words
-from prefix_interp.views.style import COLOURS, CONTENT_COLOURS, MARKERS, legend_below, look
+from prefix_interp.views.sheet import sheet
+from prefix_interp.views.style import COLOURS, CONTENT_COLOURS, MARKERS, legend_below
+from prefix_interp.words import counted
 
 _UNITS = {"loss": "nats per output"}
 
@@ -39,13 +43,15 @@ def figures(result: Result) -> Mapping[str, Figure]:
     }
 
 
-def ladder_figure(rows: Rows) -> Figure:
+def ladder_figure(rows: Rows, *, figsize: Size | None = None, width: Width | None = None) -> Figure:
     """Plot heat maps of exact match, contexts down and tasks across, one per depth.
 
     Empty cells were not measured: some contexts are tuned longer only on some tasks.
 
     Args:
         rows: from `ladder_rows`.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
     Raises:
         PrefixInterpError: there are no contexts.
@@ -55,11 +61,10 @@ def ladder_figure(rows: Rows) -> Figure:
         raise PrefixInterpError("rows=[] has nothing to draw; give ladder_rows(result.rows())")
     depths = sorted({r["depth"] for r in rows})
     rungs = sorted({_rung(r) for r in rows})
-    with look():
-        size = (2.9 * len(depths) + 2.4, 0.27 * len(rungs) + 1.5)
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(1, len(depths), squeeze=False, sharey=True)[0]
-        for ax, depth in zip(axes, depths, strict=True):
+    with sheet(figsize, width) as room:
+        size = (2.9, 0.27 * len(rungs) + 1.5)
+        found = panels(room, len(depths), size=size, beside=(2.4, 0.0), each=1.3)
+        for ax, depth in zip(found.axes, depths, strict=True):
             own = {(_rung(r), r["task"]): r["exact_match"] for r in rows if r["depth"] == depth}
             means = np.array(
                 [[100 * own.get((rung, t), {"mean": math.nan})["mean"] for t in TASKS]
@@ -68,16 +73,16 @@ def ladder_figure(rows: Rows) -> Figure:
             ax.imshow(means, cmap=CONTENT_COLOURS, vmin=0, vmax=100, aspect="auto")
             ax.grid(False)
             ax.tick_params(length=0)
-            ax.set_xticks(range(len(TASKS)), list(map(task_lines, TASKS)), fontsize=7.5)
+            ax.set_xticks(range(len(TASKS)), list(map(task_lines, TASKS)), fontsize="x-small")
             ax.set_title(layers(depth))
             for (i, j), mean in np.ndenumerate(means):
                 if not math.isnan(mean):
                     colour = "white" if mean > 60 else "black"
                     words = f"{mean:.1f}"
-                    ax.text(j, i, words, ha="center", va="center", fontsize=7, color=colour)
+                    ax.text(j, i, words, ha="center", va="center", fontsize="x-small", color=colour)
         names = [rung_label(CONTEXTS[context], *sizes) for context, *sizes in rungs]
-        axes[0].set_yticks(range(len(rungs)), names, fontsize=8)
-    return figure
+        found.axes[0].set_yticks(range(len(rungs)), names)
+    return found.figure
 
 
 def _rung(row: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -94,17 +99,22 @@ def rung_label(context: str, n_slots: int, steps: int) -> str:
     """
     if n_slots == 0:
         return {"none": "no context"}.get(context, context)
-    what = "slot" if context in TUNED else "token"
-    sizes = f"{context}, {n_slots} {what}{'' if n_slots == 1 else 's'}"
-    return f"{sizes}, {steps:,} steps" if steps else sizes
+    sizes = f"{context}, {counted(n_slots, 'slot' if context in TUNED else 'token')}"
+    return f"{sizes}, {counted(steps, 'step')}" if steps else sizes
 
 
 def layers(depth: int) -> str:
     """Return a depth in words."""
-    return f"{depth} layer{'' if depth == 1 else 's'}"
+    return counted(depth, "layer")
 
 
-def suffix_figure(rows: Rows, metric: str = "exact_match") -> Figure:
+def suffix_figure(
+    rows: Rows,
+    metric: str = "exact_match",
+    *,
+    figsize: Size | None = None,
+    width: Width | None = None,
+) -> Figure:
     """Plot each tuned context by depth, one panel per task, with 95% intervals over seeds.
 
     Contexts are those of the shorter tuning, which exists at all depths. Dotted: the blind rule.
@@ -112,16 +122,17 @@ def suffix_figure(rows: Rows, metric: str = "exact_match") -> Figure:
     Args:
         rows: from `ladder_rows`.
         metric: one of `METRICS`.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
     """
     check_choice("metric", metric, METRICS)
     rows = _most_slots(rows)
     steps = min(r["steps"] for r in rows if r["steps"])
     depths = sorted({r["depth"] for r in rows})
     scale = _scale(metric)
-    with look():
-        figure = Figure(figsize=(2.1 * len(TASKS) + 0.6, 3.1), layout="constrained")
-        axes = figure.subplots(1, len(TASKS), sharey=True)
-        for ax, task in zip(axes, TASKS, strict=True):
+    with sheet(figsize, width) as room:
+        found = panels(room, len(TASKS), size=(2.1, 2.3), beside=(0.6, 0.8))
+        for ax, task in zip(found.axes, TASKS, strict=True):
             here = [r for r in rows if r["task"] == task]
             for i, context in enumerate(TUNED):
                 own = [r for r in here if (r["context"], r["steps"]) == (context, steps)]
@@ -130,12 +141,19 @@ def suffix_figure(rows: Rows, metric: str = "exact_match") -> Figure:
             _blind_line(ax, here, metric)
             ax.set_title(f"{task_words(task)}\n({TASKS[task]})")
             ax.set_xticks(range(len(depths)), [str(d) for d in depths])
-            ax.set_xlabel("layers")
-        _finish(figure, list(axes), metric)
-    return figure
+            if ax in found.bottom:
+                ax.set_xlabel("layers")
+        _finish(found.figure, found.left, metric)
+    return found.figure
 
 
-def tuning_length_figure(rows: Rows, metric: str = "loss") -> Figure:
+def tuning_length_figure(
+    rows: Rows,
+    metric: str = "loss",
+    *,
+    figsize: Size | None = None,
+    width: Width | None = None,
+) -> Figure:
     """Plot each tuned context by the steps of its tuning, one panel per depth and task.
 
     Only depths and tasks with more than one length of tuning are shown. Bars are 95% intervals
@@ -144,6 +162,8 @@ def tuning_length_figure(rows: Rows, metric: str = "loss") -> Figure:
     Args:
         rows: from `ladder_rows`.
         metric: one of `METRICS`.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
     Raises:
         PrefixInterpError: nothing was tuned for more than one number of steps.
@@ -156,22 +176,20 @@ def tuning_length_figure(rows: Rows, metric: str = "loss") -> Figure:
     longest = [r for r in rows if r["steps"] == steps[-1]]
     depths = sorted({r["depth"] for r in longest})
     tasks = sorted({r["task"] for r in longest}, key=list(TASKS).index)
-    with look():
-        size = (2.3 * len(tasks) + 0.6, 2.0 * len(depths) + 1.0)
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(len(depths), len(tasks), sharex=True, sharey=True, squeeze=False)
+    with sheet(figsize, width) as room:
+        found = grid(room, len(depths), len(tasks), size=(2.3, 2.0), beside=(0.6, 1.0))
         for (i, depth), (j, task) in product(enumerate(depths), enumerate(tasks)):
             here = [r for r in rows if (r["depth"], r["task"]) == (depth, task)]
             for c, context in enumerate(TUNED):
                 own = {r["steps"]: r[metric] for r in here if r["context"] == context}
-                _points(grid[i, j], steps, own, c, context, _scale(metric))
-            _blind_line(grid[i, j], here, metric)
-            grid[i, j].set_title(f"{task_words(task)}, {layers(depth)}")
-            grid[i, j].set_xticks(range(len(steps)), [f"{n:,}" for n in steps])
-        for ax in grid[-1]:
+                _points(found.axes[i, j], steps, own, c, context, _scale(metric))
+            _blind_line(found.axes[i, j], here, metric)
+            found.axes[i, j].set_title(f"{task_words(task)}, {layers(depth)}")
+            found.axes[i, j].set_xticks(range(len(steps)), [f"{n:,}" for n in steps])
+        for ax in found.bottom:
             ax.set_xlabel("steps of the tuning")
-        _finish(figure, list(grid[:, 0]), metric)
-    return figure
+        _finish(found.figure, found.left, metric)
+    return found.figure
 
 
 def _most_slots(rows: Rows) -> Rows:

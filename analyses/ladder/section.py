@@ -232,7 +232,7 @@ def controls(rows: Rows) -> Words:
     )
 
 
-def readme(evidence: Evidence) -> str:
+def findings(evidence: Evidence) -> str:
     """Return tuned contexts and the blind rule on new tasks as Markdown, with intervals.
 
     Args:

@@ -7,10 +7,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from analyses.panels import panels
 from analyses.report.evidence import Evidence, numbers
 from analyses.report.sections import Section, Words, picture
 from analyses.report.tables import Column, decimals, percent, rows_table, whole
-from prefix_interp.views.style import COLOURS, look
+from prefix_interp.figure_files import Size, Width
+from prefix_interp.views.sheet import sheet
+from prefix_interp.views.style import COLOURS
+from prefix_interp.words import counted
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -44,12 +48,12 @@ def section(evidence: Evidence) -> Section:
             "Left: share of tokens that call up a continuation of their own, by kind. Right: share "
             "of random targets emitted, falling to 0 with their length.",
             f"{settings['model']}, {settings['d_vocab']:,} tokens; one token and no other context, "
-            f"greedy decoding, continuations of {protocol['n_out']} tokens.",
+            f"greedy decoding, continuations of {counted(protocol['n_out'], 'token')}.",
         ),
         [
             Words("Different continuations", "As many: mean over random subsets of the size of "
                   "the searched set; random: normal vectors with the embeddings' spread; "
-                  f"searched: one per uniform random target, {protocol['steps']} steps.",
+                  f"searched: one per uniform random target, {counted(protocol['steps'], 'step')}.",
                   rows_table(tables["distinct"], [
                       Column("Tokens", "kind", _KINDS.__getitem__), Column("Tried", "tried", whole),
                       Column("Different", "distinct", decimals(1)),
@@ -66,25 +70,29 @@ def section(evidence: Evidence) -> Section:
     )  # fmt: skip
 
 
-def model_figure(tables: Mapping[str, Rows]) -> Figure:
+def model_figure(
+    tables: Mapping[str, Rows], *, figsize: Size | None = None, width: Width | None = None
+) -> Figure:
     """Plot the share of different continuations by kind of token, and of targets by length.
 
     Args:
         tables: of this study.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
     """
     kinds = [row for row in tables["distinct"] if row["kind"] in _KINDS]
     lengths = tables["lengths"]
-    with look():
-        figure = Figure(figsize=(8.6, 2.7), layout="constrained")
-        left, right = figure.subplots(1, 2)
+    with sheet(figsize, width) as room:
+        found = panels(room, 2, size=(4.3, 2.7), beside=(0.0, 0.0), each=2.4, sharey=False)
+        left, right = found.axes
         shares = [100 * row["share"] for row in kinds]
         left.barh(range(len(kinds)), shares, 0.6, color=COLOURS[0])
         for i, (row, value) in enumerate(zip(kinds, shares, strict=True)):
             words = f" {row['distinct']:,.0f} of {row['tried']:,}"
             inside = value > 60
             left.text(
-                value, i, f"{words} ", va="center", ha="right" if inside else "left", fontsize=8,
-                color="white" if inside else "black",
+                value, i, f"{words} ", va="center", fontsize="small",
+                ha="right" if inside else "left", color="white" if inside else "black",
             )  # fmt: skip
         left.set_yticks(range(len(kinds)), [_KINDS[row["kind"]] for row in kinds])
         left.invert_yaxis()
@@ -95,4 +103,4 @@ def model_figure(tables: Mapping[str, Rows]) -> Figure:
         right.set_xticks([row["length"] for row in lengths])
         right.set(ylim=(-4, 104), xlabel="length of the random target (tokens)",
                   ylabel="targets emitted (%)")  # fmt: skip
-    return figure
+    return found.figure

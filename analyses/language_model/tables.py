@@ -1,4 +1,4 @@
-"""What one token of a language model calls up, as the report and the README show it."""
+"""What one token of a language model calls up, as the report and the findings show it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def tables(result: Result) -> dict[str, Rows]:
             }  # fmt: skip
 
 
-def readme_line(evidence: Evidence) -> list[str]:
-    """Return the language model's line in the README's table of single tokens.
+def findings_line(evidence: Evidence) -> list[str]:
+    """Return the language model's line in the findings' table of single tokens.
 
     Args:
         evidence: with the result of this study.

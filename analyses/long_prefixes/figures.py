@@ -10,9 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses.long_prefixes.tables import tables
+from analyses.panels import grid
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.results import Result
-from prefix_interp.views.style import COLOURS, MARKERS, legend_below, look
+from prefix_interp.views.sheet import sheet
+from prefix_interp.views.style import COLOURS, MARKERS, legend_below
 
 _METHODS = {
     "prefix": "tuned prefix",
@@ -32,7 +35,11 @@ def figures(result: Result) -> Mapping[str, Figure]:
 
 
 def slots_figure(
-    summary: Sequence[Mapping[str, Any]], biases: Sequence[Mapping[str, Any]]
+    summary: Sequence[Mapping[str, Any]],
+    biases: Sequence[Mapping[str, Any]],
+    *,
+    figsize: Size | None = None,
+    width: Width | None = None,
 ) -> Figure:
     """Plot effective rank and the range of slot attention against the number of slots.
 
@@ -44,6 +51,8 @@ def slots_figure(
     Args:
         summary: summary of the biases, from `tables`.
         biases: the records of the result's table ``bias``.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
     Raises:
         PrefixInterpError: no biases.
@@ -52,10 +61,9 @@ def slots_figure(
     if not rows:
         raise PrefixInterpError("summary=[] has nothing to draw; give tables(result)['bias']")
     kinds = list(dict.fromkeys(r["parameterization"] for r in rows))
-    with look():
-        figure = Figure(figsize=(10.5, 2.7 * len(kinds) + 0.6), layout="constrained")
-        grid = figure.subplots(len(kinds), 3, squeeze=False, sharex=True)
-        for axes, kind in zip(grid, kinds, strict=True):
+    with sheet(figsize, width) as room:
+        found = grid(room, len(kinds), 3, size=(3.5, 2.7), beside=(0.0, 0.6), sharey=False)
+        for axes, kind in zip(found.axes, kinds, strict=True):
             own = [r for r in rows if r["parameterization"] == kind]
             for ax, level in zip(axes, _LEVELS, strict=False):
                 _slot_lines(ax, own, level, "effective_rank")
@@ -72,10 +80,10 @@ def slots_figure(
                 ax.set_xticks(sorted({r["n_slots"] for r in own}))
                 for axis in (ax.xaxis, ax.yaxis) if ax is not axes[2] else (ax.xaxis,):
                     axis.set_major_formatter(lambda x, _: f"{x:g}")
-        for ax in grid[-1]:
+        for ax in found.bottom:
             ax.set_xlabel("slots")
-        legend_below(figure, grid[0][0], 4)
-    return figure
+        legend_below(found.figure, found.axes[0][0], 4)
+    return found.figure
 
 
 def _slot_lines(ax: Axes, rows: Sequence[Mapping[str, Any]], level: str, metric: str) -> None:

@@ -37,7 +37,8 @@ def section(evidence: Evidence) -> Section:
     wide = " to ".join(one(shown["prefix"][end]) for end in ("low", "high"))
     return Section(
         "long-prefixes", "Long prefixes",
-        f"With {most} slots a head's bias has an effective rank of {tuned}; random directions of "
+        f"With {counted(most, 'slot')} a head's bias has an effective rank of {tuned}; random "
+        "directions of "
         f"the same norms have {matched}",
         "lives",
         f"Its rank is the full {most}, but few directions carry much: in the untuned start the "
@@ -54,14 +55,16 @@ def section(evidence: Evidence) -> Section:
             "to each slot, mean over slots (the paper's appendix B).",
         ),
         [
-            Words("Directions by number of slots", f"Means with 95% t intervals over {n} seeds; "
+            Words("Directions by number of slots", "Means with 95% t intervals over "
+                                                   f"{counted(n, 'seed')}; "
                   "heads and tasks averaged.", rows_table(
                 [r for r in bias if r["level"] == "head"],
                 [Column("Prefix", "parameterization"),
                  Column("Which", "method", _METHODS.__getitem__), Column("Slots", "n_slots"),
                  Column("Effective rank", "effective_rank", mean_of(2)),
                  Column("Directions for 95 %", "n_95", mean_of(2))])),
-            Words("How well they do", f"Mean with 95% t intervals over {n} seeds, all tasks.",
+            Words("How well they do", f"Mean with 95% t intervals over {counted(n, 'seed')}, all "
+                                      "tasks.",
                   rows_table(tuning, [
                       Column("Prefix", "parameterization"), Column("Slots", "n_slots"),
                       Column("Exact match (%)", "exact_match", mean_share),
@@ -71,7 +74,8 @@ def section(evidence: Evidence) -> Section:
          "tuning": records(spread_frame(rows["tuning"], ("exact_match", "loss")))},
         claims=[
             Claim(
-                f"Effective rank of a head's bias with {most} slots: tuned / random, tuned norms / "
+                f"Effective rank of a head's bias with {counted(most, 'slot')}: tuned / random, "
+                "tuned norms / "
                 "random start",
                 {"other": Cell("; ".join(f"{kind}: {_means(r)}" for kind, r in found.items()))},
             )

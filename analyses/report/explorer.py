@@ -14,8 +14,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from analyses.report.sections import Live, picture
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.views.attention import AttentionView, heat
-from prefix_interp.views.style import CONTENT_COLOURS, SLOT_COLOURS, look
+from prefix_interp.views.sheet import sheet
+from prefix_interp.views.style import CONTENT_COLOURS, SLOT_COLOURS
 
 _SCRIPT = Path(__file__).parent / "explorer.js"
 _STEPS = 1000  # attention is stored in thousandths
@@ -93,17 +95,25 @@ def _numbers(values: Float[Tensor, " key"]) -> list[int]:
     return [round(_STEPS * x) for x in values.tolist()]
 
 
-def still_figure(choice: Choice, head: int = 0) -> Figure:
+def still_figure(
+    choice: Choice,
+    head: int = 0,
+    *,
+    figsize: Size | None = None,
+    width: Width | None = None,
+) -> Figure:
     """Plot the attention of one head on the first input, without and with the prefix.
 
     Args:
         choice: what to show.
         head: which of layer 0.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
     """
     off, on = choice.runs[0]
     n_query, n_slots = len(on.tokens), on.slots.shape[-1]
-    with look():
-        figure = Figure(figsize=(9.2, 4.6), layout="constrained")
+    with sheet(figsize, width) as room:
+        figure = room.figure(9.2, 4.6)
         left, slots, right = figure.subplots(
             1, 3, width_ratios=[n_query, max(n_slots, 0.01), n_query]
         )
@@ -111,17 +121,19 @@ def still_figure(choice: Choice, head: int = 0) -> Figure:
         heat(right, on.content[0, head], CONTENT_COLOURS, FULL_COLOUR)
         names = [f"{i}: {token}" for i, token in enumerate(on.tokens)]
         for ax in (left, right):
-            ax.set_xticks(range(n_query), [str(i) for i in range(n_query)], fontsize=7)
+            ax.set_xticks(range(n_query), [str(i) for i in range(n_query)], fontsize="x-small")
             ax.set_xlabel("key: content position")
             ax.set_yticks([])
-        left.set_yticks(range(n_query), names, fontsize=7)
+        left.set_yticks(range(n_query), names, fontsize="x-small")
         left.set_ylabel("query: content position and token")
         left.set_title(f"no prefix, head 0.{head}")
         right.set_title(f"{choice.prefix}, head 0.{head}")
         if n_slots:
             heat(slots, on.slots[0, head], SLOT_COLOURS)
-            slots.set_xticks(range(n_slots), [f"P{i + 1}" for i in range(n_slots)], fontsize=7)
-            slots.set_yticks(range(n_query), names, fontsize=7)
+            slots.set_xticks(
+                range(n_slots), [f"P{i + 1}" for i in range(n_slots)], fontsize="x-small"
+            )
+            slots.set_yticks(range(n_query), names, fontsize="x-small")
         else:
             slots.set_visible(False)
     return figure

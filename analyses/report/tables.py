@@ -113,7 +113,7 @@ def _ends(spread: Spread, between: str = ", ") -> str:
 
 
 def mean_and_sd(spread: Spread) -> str:
-    """Return a share over seeds in percent: mean ± sd, for the README."""
+    """Return a share over seeds in percent: mean ± sd, for the findings."""
     mean, sd = (100 * (spread[key] or 0.0) for key in ("mean", "sd"))
     return f"{mean:.1f} ± {sd:.1f}"
 
@@ -133,7 +133,7 @@ def mean_of(digits: int) -> Callable[[Spread], str]:
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table for the README.
+    """Return a Markdown table for the README or the findings.
 
     Args:
         lines: the header, then the rows.

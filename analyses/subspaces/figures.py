@@ -10,13 +10,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analyses.panels import grid
 from analyses.subspaces.tables import tables
 from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.results import Result
 from prefix_interp.seeds import derive_seed
 from prefix_interp.tasks import list_tasks
 from prefix_interp.tasks.words import task_words
-from prefix_interp.views.style import COLOURS, legend_below, look
+from prefix_interp.views.sheet import sheet
+from prefix_interp.views.style import COLOURS, legend_below
 
 _COMPARISONS = {
     ("starts", "residual"): "starts\nresidual",
@@ -59,7 +62,12 @@ def figures(result: Result) -> Mapping[str, Figure]:
     }
 
 
-def angles_figure(angles: Sequence[Mapping[str, Any]]) -> Figure:
+def angles_figure(
+    angles: Sequence[Mapping[str, Any]],
+    *,
+    figsize: Size | None = None,
+    width: Width | None = None,
+) -> Figure:
     """Plot the mean principal angle of every pair of subspaces, in degrees.
 
     One dot per pair, with random horizontal jitter; the black line is the mean. The grey band
@@ -68,6 +76,8 @@ def angles_figure(angles: Sequence[Mapping[str, Any]]) -> Figure:
 
     Args:
         angles: the records of the result's table ``angle``.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
     Raises:
         PrefixInterpError: no angles.
@@ -82,18 +92,19 @@ def angles_figure(angles: Sequence[Mapping[str, Any]]) -> Figure:
         name: [k for k in _COMPARISONS if any(_compared(r) == k for r in own)]
         for name, own in panels.items()
     }
-    with look():
-        figure = Figure(figsize=(10.5, 3.8), layout="constrained")
-        axes = figure.subplots(
-            1, 2, sharey=True, width_ratios=[max(1, len(kinds)) for kinds in found.values()]
-        )
+    with sheet(figsize, width) as room:
+        side = room.columns(2, each=2.6)
+        figure = room.figure(10.5, 3.8 if side == 2 else 5.6)
+        ratios = [max(1, len(kinds)) for kinds in found.values()] if side == 2 else None
+        axes = figure.subplots(2 // side, side, sharey=True, width_ratios=ratios).flatten()
         for ax, (name, own) in zip(axes, panels.items(), strict=True):
             for x, key in enumerate(found[name]):
                 _strip(ax, x, key, [r for r in own if _compared(r) == key])
             ax.set_xticks(range(len(found[name])), [_COMPARISONS[k] for k in found[name]])
             ax.set(title=name, ylim=(-2, 92), yticks=range(0, 91, 15))
             ax.grid(visible=False, axis="x")
-        axes[0].set_ylabel("mean principal angle (degrees)")
+        for ax in axes[::side]:
+            ax.set_ylabel("mean principal angle (degrees)")
         legend_below(figure, axes[0], 4)
     return figure
 
@@ -124,6 +135,9 @@ def removal_figure(
     removals: Sequence[Mapping[str, Any]],
     metric: str = "exact_match",
     level: str = "head",
+    *,
+    figsize: Size | None = None,
+    width: Width | None = None,
 ) -> Figure:
     """Plot the scores of prefixes with a subspace removed, one panel per task.
 
@@ -136,6 +150,8 @@ def removal_figure(
         removals: the records of the result's table ``removal``.
         metric: ``"exact_match"``, ``"token_accuracy"``, ``"late_token_accuracy"`` or ``"loss"``.
         level: ``"head"`` (subspaces of all heads at once) or ``"layer"``.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
     Raises:
         PrefixInterpError: an unknown metric or level, or no removals.
@@ -147,20 +163,19 @@ def removal_figure(
         raise PrefixInterpError("summary=[] has nothing to draw; give tables(result)['removal']")
     kinds = sorted({(r["parameterization"], r["n_slots"]) for r in rows}, reverse=True)
     names = sorted({r["task"] for r in rows}, key=list_tasks().index)
-    with look():
-        size = (2.9 * max(len(names), 2) + 0.6, 2.6 * len(kinds) + 0.8)
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(len(kinds), len(names), squeeze=False, sharey=True, sharex=True)
-        for axes, kind in zip(grid, kinds, strict=True):
+    with sheet(figsize, width) as room:
+        beside = (0.6 if len(names) > 1 else 3.5, 0.8)  # one panel has room for the legend
+        found = grid(room, len(kinds), len(names), size=(2.9, 2.6), beside=beside)
+        for axes, kind in zip(found.axes, kinds, strict=True):
             for ax, task in zip(axes, names, strict=True):
                 own = [r for r in rows if (r["parameterization"], r["n_slots"]) == kind]
                 _bars(ax, [r for r in own if r["task"] == task], removals, metric, level)
                 ax.set_title(f"{task_words(task)}, {kind[0]}")
                 if metric != "loss":
                     ax.set_ylim(0, 1.04)
-        figure.supylabel(_METRICS[metric], fontsize=10)
-        legend_below(figure, grid[0][0], 3)
-    return figure
+        found.figure.supylabel(_METRICS[metric], fontsize="medium")
+        legend_below(found.figure, found.axes[0][0], 3)
+    return found.figure
 
 
 def _bars(
@@ -190,7 +205,7 @@ def _bars(
             at, means, 0.19, color=COLOURS[i], label=label, zorder=2, error_kw={"linewidth": 1},
             yerr=[np.maximum(means - low, 0), np.maximum(high - means, 0)],
         )  # fmt: skip
-    ax.set_xticks(range(len(groups)), [_REMOVED[name] for name in groups], fontsize=7)
+    ax.set_xticks(range(len(groups)), [_REMOVED[name] for name in groups], fontsize="x-small")
     ax.set_xlim(-0.5, len(groups) - 0.5)
     ax.grid(visible=False, axis="x")
 

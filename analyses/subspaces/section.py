@@ -10,6 +10,7 @@ from analyses.report.evidence import Evidence
 from analyses.report.sections import Cell, Claim, Section, Words, picture, records, spread_frame
 from analyses.report.tables import Column, Table, decimals, mean_share, percent, rows_table
 from analyses.subspaces.figures import angles_figure, removal_figure
+from prefix_interp.words import counted
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -62,21 +63,23 @@ def section(evidence: Evidence) -> Section:
             "Bars of exact match per prefix with a subspace removed from all heads: its own bias "
             "subspace, random ones of equal rank, other tasks' and the strongest content "
             "directions.",
-            f"A subspace removed from every head's output in layer 0, {n} seeds, masked baseline. "
+            f"A subspace removed from every head's output in layer 0, {counted(n, 'seed')}, "
+            "masked baseline. "
             "Output projected out: nothing is left in it, content included. Plain run's inside it: "
             "the part in it is that of the run without prefix; outside it: the reverse. Bias "
             "projected out: the gate stays.",
         ),
         [
             Words("Every removal", f"Exact match in percent with 95% intervals, mean over tasks "
-                  f"and {n} seeds, with the prefix; heads all at once.",
+                  f"and {counted(n, 'seed')}, with the prefix; heads all at once.",
                   _removals([r for r in pooled if r["run"] == "on"])),
             picture(
                 "angles",
                 angles_figure(result.rows("angle")),
                 "Strips of principal angles between bias subspaces of different tasks, starts, "
                 "parameterizations and heads, beside those of random subspaces.",
-                f"Mean principal angle between two bias subspaces, {n} seeds, layer 0. Models of "
+                f"Mean principal angle between two bias subspaces, {counted(n, 'seed')}, layer 0. "
+                "Models of "
                 "different seeds share no basis: starts are random starts on one model. Heads are "
                 "compared after W_O, where they write.",
                 dense=True,

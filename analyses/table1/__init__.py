@@ -3,11 +3,11 @@
 from analyses.study import Study
 from analyses.table1.measure import PROTOCOLS, export_zoo, measure, settings
 from analyses.table1.section import figures, section
-from analyses.table1.tables import readme_block, tables
+from analyses.table1.tables import findings_block, tables
 
 STUDY = Study(
     name="table1",
     claim="Can a prefix teach one layer to sort the other way? The paper: 0 ± 0 % (section 5).",
     protocols=PROTOCOLS, measure=measure, tables=tables, section=section,
-    exports=export_zoo, settings=settings, readme={"table 1": readme_block}, figures=figures,
+    exports=export_zoo, settings=settings, findings={"table 1": findings_block}, figures=figures,
 )  # fmt: skip

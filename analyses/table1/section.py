@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analyses.panels import panels
 from analyses.report.charts import Bar, bars
 from analyses.report.evidence import Evidence
 from analyses.report.sections import Card, Folded, Section, Words, missing, picture
@@ -15,9 +16,12 @@ from analyses.report.tables import percent
 from analyses.table1.measure import NEW
 from analyses.table1.tables import main_table, more_table, sweep_rows, sweep_table
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.results import Result
 from prefix_interp.tasks.words import task_words
-from prefix_interp.views.style import COLOURS, MARKERS, legend_below, look, variant_label
+from prefix_interp.views.sheet import sheet
+from prefix_interp.views.style import COLOURS, MARKERS, legend_below, variant_label
+from prefix_interp.words import counted
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -51,7 +55,8 @@ def section(evidence: Evidence) -> Section:
             "Exact match, token accuracy and loss on sort descending against the learning rate, "
             "one line per parameterization and number of slots.",
             "Every variant was tuned at every rate, so that none fails for a bad one. "
-            f"{len(result.seeds)} seeds: lines are means, bands go from the smallest to the "
+            f"{counted(len(result.seeds), 'seed')}: lines are means, bands go from the smallest "
+            "to the "
             "largest seed.",
         ),
         Words("Learning rates", "", sweep_table(sweep)),
@@ -83,7 +88,8 @@ def section(evidence: Evidence) -> Section:
             "One dot with its interval per model: fine-tuned is high, residual prefixes and those "
             "with one slot are at 0, and so are all controls.",
             f"Sequences of {task_words(NEW)} with all ten outputs right, mean over "
-            f"{len(result.seeds)} seeds with 95% intervals; the paper's numbers as crosses. "
+            f"{counted(len(result.seeds), 'seed')} with 95% intervals; the paper's numbers as "
+            "crosses. "
             "Whole model (one layer, one head); each prefix counts at the learning rate with the "
             "lowest training loss.",
         ),
@@ -112,15 +118,19 @@ def _verdict(residual: float, best: str, some: bool) -> str:
     return f"{'holds for residual prefixes, ' if residual == 0 else ''}not for {best}"
 
 
-def learned_figure(rows: Rows) -> Figure:
+def learned_figure(
+    rows: Rows, *, figsize: Size | None = None, width: Width | None = None
+) -> Figure:
     """Plot the exact match of every model and prefix of Table 1 on the new task.
 
     Args:
         rows: from `table1_rows`.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
     """
     shown = [r for r in rows if r["method"] != "other-task prefix"]
-    with look():
-        figure = Figure(figsize=(8.4, 0.9 + 0.27 * len(shown)), layout="constrained")
+    with sheet(figsize, width) as room:
+        figure = room.figure(8.4, 0.9 + 0.27 * len(shown))
         ax = figure.subplots()
         for i, row in enumerate(shown):
             _dot(ax, i, row)
@@ -142,7 +152,7 @@ def _dot(ax: Axes, at: int, row: Mapping[str, Any]) -> None:
     )  # fmt: skip
     ax.annotate(
         percent(spread["mean"]), (max(high, mean), at), xytext=(9, -3.5),
-        textcoords="offset points", fontsize=8,
+        textcoords="offset points", fontsize="small",
     )  # fmt: skip
     if row["paper"] is not None:
         ax.plot(row["paper"][NEW][0], at, "x", color="black", markersize=8, clip_on=False)
@@ -157,7 +167,8 @@ def _name(row: Mapping[str, Any]) -> str:
 def _tables(title: str, result: Result, rows: Rows) -> list[Folded]:
     n_test = result.settings["protocol"]["n_test"]
     how = (
-        f"Mean ± standard deviation over {len(result.seeds)} seeds, with an interval in brackets: "
+        f"Mean ± standard deviation over {counted(len(result.seeds), 'seed')}, with an interval "
+        "in brackets: "
         "95%, for new seeds and new test sequences: it combines the spread over seeds with the "
         f"error of the {n_test:,} sequences. No hit among them still allows a rate of "
         f"{384 / n_test:.2f} %. Controls: an untrained random prefix, random directions with "
@@ -171,13 +182,15 @@ def _tables(title: str, result: Result, rows: Rows) -> list[Folded]:
     ]  # fmt: skip
 
 
-def sweep_figure(rows: Rows) -> Figure:
+def sweep_figure(rows: Rows, *, figsize: Size | None = None, width: Width | None = None) -> Figure:
     """Plot exact match, token accuracy and loss against the learning rate of prefix tuning.
 
     Lines are means over seeds, bands go from the smallest to the largest seed.
 
     Args:
         rows: from `sweep_rows`.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
     Raises:
         PrefixInterpError: no rows, or more variants than can be told apart.
@@ -192,9 +205,9 @@ def sweep_figure(rows: Rows) -> Figure:
         "token_accuracy": "token accuracy (share of outputs)",
         "loss": "test loss (nats per output)",
     }
-    with look():
-        figure = Figure(figsize=(9.6, 3.5), layout="constrained")
-        axes = figure.subplots(1, 3)
+    with sheet(figsize, width) as room:
+        found = panels(room, 3, size=(3.2, 2.8), beside=(0.0, 0.7), each=1.9, sharey=False)
+        figure, axes, _, _ = found
         for i, (kind, n) in enumerate(variants):
             own = [r for r in rows if (r["parameterization"], r["n_slots"]) == (kind, n)]
             lrs = [r["lr"] for r in own]

@@ -1,4 +1,4 @@
-"""Table 1 over seeds: rows of numbers, tables of text, and the README's block."""
+"""Table 1 over seeds: rows of numbers, tables of text, and the findings' block."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from analyses.summaries import spread
 from analyses.table1.measure import NEW, OLD
 from prefix_interp.results import Result
 from prefix_interp.views.style import variant_label
+from prefix_interp.words import counted
 
 METRICS = ("exact_match", "token_accuracy", "loss")
 METHODS = (
@@ -201,7 +202,7 @@ def sweep_table(rows: Rows) -> Table:
     return Table(header, tuple(lines))
 
 
-def readme_block(evidence: Evidence) -> str:
+def findings_block(evidence: Evidence) -> str:
     """Return Table 1 in Markdown: the paper's numbers and those of both presets, without controls.
 
     Args:
@@ -213,7 +214,11 @@ def readme_block(evidence: Evidence) -> str:
     for preset in presets:
         rows = evidence.tables("table1", preset)["rows"]
         n_seeds = max(row["n_seeds"] for row in rows)
-        head += [f"`{preset}`, {n_seeds} seeds: ascending", "descending", "loss, descending"]
+        head += [
+            f"`{preset}`, {counted(n_seeds, 'seed')}: ascending",
+            "descending",
+            "loss, descending",
+        ]
         for row in rows:
             if not row["method"].endswith(" prefix"):
                 key = (row["method"], row["parameterization"], row["n_slots"])

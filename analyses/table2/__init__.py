@@ -3,7 +3,7 @@
 from analyses.study import Study
 from analyses.table2.measure import PROTOCOLS, export_zoo, measure, settings
 from analyses.table2.section import figures, section
-from analyses.table2.tables import readme_block, tables
+from analyses.table2.tables import findings_block, tables
 
 STUDY = Study(
     name="table2",
@@ -12,7 +12,7 @@ STUDY = Study(
     measure=measure,
     tables=tables,
     section=section,
-    readme={"table 2": readme_block},
+    findings={"table 2": findings_block},
     exports=export_zoo,
     settings=settings,
     figures=figures,

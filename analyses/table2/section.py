@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses.names import task_lines
+from analyses.panels import panels
 from analyses.report.charts import Bar, bars
 from analyses.report.evidence import Evidence
 from analyses.report.sections import Card, Cell, Claim, Section, Words, picture
@@ -17,9 +18,12 @@ from analyses.report.tables import Table, percent, share
 from analyses.table2.skills import SKILL_WORDS
 from analyses.table2.tables import PAPER, table2_rows
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.results import Result
 from prefix_interp.tasks import FOUR_SKILLS
-from prefix_interp.views.style import CONTENT_COLOURS, look
+from prefix_interp.views.sheet import sheet
+from prefix_interp.views.style import CONTENT_COLOURS
+from prefix_interp.words import counted
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -40,7 +44,8 @@ def section(evidence: Evidence) -> Section:
     most_plain = max(plain[t]["exact_match"]["mean"] for t in FOUR_SKILLS)
     lost = [r for r in summary["restarts"] if r["found"] < r["runs"]]
     how = (
-        f"Exact match in percent, mean over {len(result.seeds)} seeds, the paper's mean in "
+        f"Exact match in percent, mean over {counted(len(result.seeds), 'seed')}, the paper's "
+        "mean in "
         f"brackets. Whole model (one layer, four heads), one slot, {n_test:,} unseen inputs. No "
         "prefix: masked baseline."
     )
@@ -124,7 +129,7 @@ def _starts(lost: Rows, restarts: Rows) -> str:
     for kind in kinds:
         own = [r for r in restarts if kind_label(r["parameterization"], r["init_std"]) == kind]
         found, runs = (sum(r[key] for r in own) for key in ("found", "runs"))
-        words.append(f"{found} of {runs} runs ({kind})")
+        words.append(f"{found} of {counted(runs, 'run')} ({kind})")
     return f"The start decides whether tuning finds the skill: {', '.join(words)} did."
 
 
@@ -202,11 +207,13 @@ def restarts_table(rows: Rows) -> Table:
     return Table(header, tuple(lines))
 
 
-def matrix_figure(rows: Rows) -> Figure:
+def matrix_figure(rows: Rows, *, figsize: Size | None = None, width: Width | None = None) -> Figure:
     """Plot Table 2 as heat maps, one per kind of prefix, with the paper's mean in brackets.
 
     Args:
         rows: from `table2_rows`.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
     Raises:
         PrefixInterpError: `rows` has no prefixes.
@@ -216,16 +223,17 @@ def matrix_figure(rows: Rows) -> Figure:
     kinds = list(dict.fromkeys((r["parameterization"], r["init_std"]) for r in tuned))
     if not kinds:
         raise PrefixInterpError("rows has no prefixes; give those of a whole Table 2")
-    with look():
-        figure = Figure(figsize=(3.2 * len(kinds) + 0.8, 3.0), layout="constrained")
-        axes = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
-        for ax, kind in zip(axes, kinds, strict=True):
+    with sheet(figsize, width) as room:
+        found = panels(room, len(kinds), size=(3.2, 3.0), beside=(0.8, 0.0), each=1.6)
+        for ax, kind in zip(found.axes, kinds, strict=True):
             own = [r for r in tuned if (r["parameterization"], r["init_std"]) == kind]
             _matrix(ax, [plain, *own])
             ax.set_title(kind_label(*kind))
+        for ax in found.bottom:
             ax.set_xlabel("tested on")
-        axes[0].set_ylabel("prefix tuned on")
-    return figure
+        for ax in found.left:
+            ax.set_ylabel("prefix tuned on")
+    return found.figure
 
 
 def _matrix(ax: Axes, rows: Rows) -> None:
@@ -233,13 +241,13 @@ def _matrix(ax: Axes, rows: Rows) -> None:
     ax.imshow(means, cmap=CONTENT_COLOURS, vmin=0, vmax=100, aspect="auto")
     ax.grid(False)
     ax.tick_params(length=0)
-    ax.set_xticks(range(len(FOUR_SKILLS)), [task_lines(t) for t in FOUR_SKILLS], fontsize=8)
+    ax.set_xticks(range(len(FOUR_SKILLS)), [task_lines(t) for t in FOUR_SKILLS], fontsize="small")
     names = ["no prefix", *(SKILL_WORDS[r["tuned_on"]] for r in rows[1:])]
-    ax.set_yticks(range(len(rows)), names, fontsize=9)
+    ax.set_yticks(range(len(rows)), names)
     for i, row in enumerate(rows):
         for j, task in enumerate(FOUR_SKILLS):
             text = f"{means[i, j]:.1f}"
             if row["paper"]:
                 text += f"\n({row['paper'][task][0]})"
             colour = "white" if means[i, j] > 60 else "black"
-            ax.text(j, i, text, ha="center", va="center", fontsize=7.5, color=colour)
+            ax.text(j, i, text, ha="center", va="center", fontsize="x-small", color=colour)

@@ -152,7 +152,7 @@ def _variants(result: Result) -> list[_Variant]:
     return sorted({_variant(r) for r in result.rows()}, key=order)
 
 
-def readme_block(evidence: Evidence) -> str:
+def findings_block(evidence: Evidence) -> str:
     """Return Table 2 in Markdown: ours, the paper's number in brackets, without controls.
 
     Args:

@@ -11,8 +11,10 @@ from matplotlib.ticker import MaxNLocator
 from analyses.study import Tables
 from analyses.universality.tables import Rows, tables
 from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.figure_files import Size, Width
 from prefix_interp.results import Result
-from prefix_interp.views.style import COLOURS, MARKERS, look
+from prefix_interp.views.sheet import Sheet, sheet
+from prefix_interp.views.style import COLOURS, MARKERS, legend_below
 
 _METHODS = {
     "quadrature": "values of the function itself",
@@ -24,7 +26,14 @@ _METRICS = {"rmse": "root mean square error", "max_error": "largest error"}
 EPSILON = 2.0**-52  # of float64
 
 
-def universality_figure(summary: Tables, dim: int = 2, metric: str = "rmse") -> Figure:
+def universality_figure(
+    summary: Tables,
+    dim: int = 2,
+    metric: str = "rmse",
+    *,
+    figsize: Size | None = None,
+    width: Width | None = None,
+) -> Figure:
     """Plot error against the number of slots, one panel per function, and what does not change.
 
     Lines are means over seeds, bands go from the best seed to the worst. The dashed line is the
@@ -36,6 +45,8 @@ def universality_figure(summary: Tables, dim: int = 2, metric: str = "rmse") -> 
         summary: from `tables`.
         dim: m of the sphere S^m.
         metric: ``"rmse"`` or ``"max_error"``.
+        figsize: width and height in inches; None for a size of its own.
+        width: ``"column"`` (3.25 inches) or ``"page"`` (6.75) in place of `figsize`.
 
     Raises:
         PrefixInterpError: no such sphere or metric.
@@ -49,27 +60,38 @@ def universality_figure(summary: Tables, dim: int = 2, metric: str = "rmse") -> 
         (row for row in summary["limits"] if row["dim"] == dim), key=lambda row: row["n_slots"]
     )
     names = list(dict.fromkeys(row["function"] for row in errors))
-    n_columns = math.ceil((len(names) + 2) / 2)
-    with look():
-        figure = Figure(figsize=(3.5 * n_columns, 6.4), layout="constrained")
-        axes = figure.subplots(2, n_columns, squeeze=False, sharex=True).ravel(order="F")
+    with sheet(figsize, width) as room:
+        figure, axes, bottom = _panels(room, len(names) + 2)
         for ax, name in zip(axes, names, strict=False):
             _errors(ax, [row for row in errors if row["function"] == name], metric)
             ax.set_title(f"{name} on $S^{dim}$")
             ax.set_ylabel(_METRICS[metric])
         _violations(axes[-2], limits)
         _ranks(axes[-1], limits)
-        for ax in axes[len(names) : -2]:
-            ax.set_visible(False)
         for ax in axes:
             ax.set_xscale("log", base=2)
             ax.set_xticks([row["n_slots"] for row in limits][::2])
             ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-        for ax in axes.reshape(-1, 2)[:, 1]:
+        for ax in bottom:
             ax.set_xlabel("slots")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        legend_below(figure, axes[0], 3)
     return figure
+
+
+def _panels(room: Sheet, n: int) -> tuple[Figure, list[Axes], list[Axes]]:
+    """Return two rows of panels, more where they have no room, the last two below each other.
+
+    Also returns those with nothing below.
+    """
+    across = room.columns(math.ceil(n / 2), each=1.3)
+    down = math.ceil(n / across)
+    figure = room.figure(3.5 * across, (3.2 if down == 2 else 2.5) * down)
+    drawn = figure.subplots(down, across, squeeze=False, sharex=True)
+    every = list(drawn.ravel(order="F" if down == 2 else "C"))
+    spare = len(every) - n
+    for ax in every[n - 2 : n - 2 + spare]:
+        ax.set_visible(False)
+    return figure, every[: n - 2] + every[-2:], list(drawn[-1])
 
 
 def _errors(ax: Axes, rows: Rows, metric: str) -> None:

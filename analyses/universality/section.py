@@ -12,6 +12,7 @@ from analyses.report.sections import Cell, Claim, Picture, Section, Words, pictu
 from analyses.report.tables import Column, decimals, power, rows_table, whole
 from analyses.study import Tables
 from analyses.universality.figure import universality_figure
+from prefix_interp.words import counted
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -75,9 +76,9 @@ def _picture(tables: Tables, dim: int, n_seeds: int) -> Picture:
         "bias's rank.",
         Markup(
             "One head with fixed weights, functions on S<sup>{}</sup> with variance 1, held-out "
-            "points, {} seeds (bands: all). Layer 0, head 0, masked baseline. Only the prefix "
+            "points, {} (bands: all). Layer 0, head 0, masked baseline. Only the prefix "
             "differs from line to line: its values, or the length of its keys (κ)."
-        ).format(dim, n_seeds),
+        ).format(dim, counted(n_seeds, "seed")),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,11 @@ from prefix_interp.views.sheet import sheet
 from prefix_interp.views.style import COLOURS, legend_below
 
 PARTS = {"gate": "gate", "bias": "bias", "propagated": "propagated"}
-_CONTROL = "#b9b9c2"
+_CONTROL, _INK = "#b9b9c2", "#3c3c44"
 _OWN = 13.0  # inches, the widest that a figure of its own size becomes
 _GAPLESS = 4.0  # points for a head
+_REACH = 1.0  # of the extent of the effects, by which controls may make an axis longer
+_TURNED, _UNWRITTEN = 22.0, 8.0  # points for a head, below which a number is turned, or left out
 _TOTALS = {True: "total (95% interval)", False: "total, as random prefixes do"}
 
 
@@ -35,8 +38,9 @@ def elicitation_figure(
     One panel per entry of `frames`, one bar per head in the order of the model: gate, bias and
     propagated stacked up and down from 0, a diamond with its interval at their sum, and a grey band
     for the norm-matched controls. The diamond is hollow where the sum lies inside the band: random
-    prefixes do as much there. The axis fits the effects: if random prefixes do more harm, their
-    band is cut off.
+    prefixes do as much there. The axis holds the effects, and the bands unless they reach much
+    farther: those end at the edge in an arrow, beside the value that they reach. Where heads are
+    too many for that, the farthest value of a panel stands there once.
 
     Args:
         frames: from `Elicitation.to_dataframe`, by name.
@@ -69,9 +73,9 @@ def elicitation_figure(
                 ax.set_xlabel("layer.head")
             if i % side == 0:
                 ax.set_ylabel(f"effect ({unit})")
-        low = min(float(f[_columns(gate_column)].min(axis=None)) for f in frames.values())
-        high = max(float(f[_columns(gate_column)].max(axis=None)) for f in frames.values())
-        axes[0].set_ylim(low - 0.15 * (high - low), high + 0.15 * (high - low))
+        axes[0].set_ylim(_limits(list(frames.values()), gate_column))
+        for ax, frame in zip(axes, frames.values(), strict=False):
+            _ends_beyond(ax, frame.sort_values(["layer", "head"]), pitch)
         legend_below(figure, list(axes[: len(frames)]))
     return figure
 
@@ -80,12 +84,64 @@ def _columns(gate_column: str) -> list[str]:
     return [gate_column, "bias", "propagated", "effect", "low", "high"]
 
 
+def _controls(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return each head's smallest and largest effect under random prefixes."""
+    ends = (frame["effect"] - frame[name] for name in ("excess_high", "excess_low"))
+    low, high = (x.to_numpy(dtype=float) for x in ends)
+    return low, high
+
+
+def _limits(frames: Sequence[pd.DataFrame], gate_column: str) -> tuple[float, float]:
+    """Return the ends of the axis: all effects, bands within reach, and room for numbers."""
+    shown = np.concatenate([f[_columns(gate_column)].to_numpy(float).ravel() for f in frames])
+    low, high = min(0.0, float(shown.min())), max(0.0, float(shown.max()))
+    reach = _REACH * (high - low)
+    ends = np.concatenate([x for frame in frames for x in _controls(frame)])
+    inside = ends[(ends >= low - reach) & (ends <= high + reach)]
+    cut_below, cut_above = (ends < low - reach).any(), (ends > high + reach).any()
+    low, high = min(low, *inside, 0.0), max(high, *inside, 0.0)
+    room = (high - low) or 1.0
+    return low - (0.4 if cut_below else 0.1) * room, high + (0.4 if cut_above else 0.1) * room
+
+
+def _ends_beyond(ax: Axes, frame: pd.DataFrame, pitch: float) -> None:
+    """Mark where the band of the controls leaves the panel, and say how far it reaches."""
+    bottom, top = ax.get_ylim()
+    low, high = _controls(frame)
+    for ends, beyond, edge, marker in (
+        (low, low < bottom, 0.0, "v"), (high, high > top, 1.0, "^"),
+    ):  # fmt: skip
+        at = np.flatnonzero(beyond)
+        if not len(at):
+            continue
+        inward = 1 - 2 * edge
+        across = ax.get_xaxis_transform()  # heads across, shares of the panel's height up
+        size = min(3.5, max(0.3 * pitch, 1.2))
+        ax.plot(
+            at, np.full(len(at), edge + 0.02 * inward), marker, color=_INK, markersize=size,
+            transform=across, linestyle="none", label="goes on to the number",
+        )  # fmt: skip
+        style: Any = {"va": "bottom" if edge == 0 else "top", "color": _INK, "fontsize": "x-small"}
+        height = edge + 0.06 * inward
+        if pitch < _UNWRITTEN:
+            far = ends[at[np.abs(ends[at]).argmax()]]
+            ax.text(0.99, height, f"to {_number(far)}", ha="right", transform=ax.transAxes, **style)
+            continue
+        turn = 90 if pitch < _TURNED else 0
+        for i in at:
+            ax.text(i, height, _number(ends[i]), ha="center", rotation=turn, transform=across,
+                    **style)  # fmt: skip
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}".replace("-", "−")
+
+
 def _bars(ax: Axes, frame: pd.DataFrame, gate_column: str, pitch: float) -> None:
     at = np.arange(len(frame))
-    # Range of the controls: effect - excess_high is the smallest, effect - excess_low the largest.
-    low, high = frame["effect"] - frame["excess_high"], frame["effect"] - frame["excess_low"]
+    low, high = _controls(frame)
     band = {"color": _CONTROL, "alpha": 0.6, "linewidth": 0, "label": "random prefixes (range)"}
-    _columns_of(ax, low.to_numpy(), (high - low).to_numpy(), 0.92, pitch, band)
+    _columns_of(ax, low, high - low, 0.92, pitch, band)
     up, down = np.zeros(len(frame)), np.zeros(len(frame))
     for i, part in enumerate(PARTS):
         values = frame[gate_column if part == "gate" else part].to_numpy()

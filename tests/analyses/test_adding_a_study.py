@@ -50,7 +50,7 @@ STUDY = Study(
     name="gates", claim="Does a random prefix take attention at all?",
     protocols={"fast": Protocol(), "smoke": Protocol(2)}, measure=measure, tables=tables,
     section=section, seeds=2,
-    readme={"gates": lambda e: f"{e.tables('gates')['gates'][0]['gate']['mean']:.3f}"},
+    findings={"gates": lambda e: f"{e.tables('gates')['gates'][0]['gate']['mean']:.3f}"},
 )
 '''
 
@@ -64,7 +64,7 @@ def added(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_commands_the_report_and_the_readme_know_it(added, capsys):
+def test_the_commands_the_report_and_the_findings_know_it(added, capsys):
     assert main(["gates", "--seeds", "2", "--jobs", "1", "--quiet"]) == 0
     assert capsys.readouterr().out == "results/gates-fast.json.gz\n"
     assert main(["all", "--preset", "smoke", "--jobs", "1", "--out", "other", "--quiet"]) == 0

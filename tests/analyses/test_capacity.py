@@ -106,7 +106,7 @@ def test_the_figure_draws_the_summaries(made_up):
     assert lines["2 layers"].get_ydata() == pytest.approx(np.array([100, 62.5, 12.5]))
 
 
-def test_section_and_readme_say_what_was_counted(made_up):
+def test_section_and_findings_say_what_was_counted(made_up):
     evidence = evidence_of([made_up])
     section = STUDY.section(evidence)
     assert section.title.startswith("One soft token can name 2 random tokens, and 4 of 4 searched")
@@ -115,7 +115,7 @@ def test_section_and_readme_say_what_was_counted(made_up):
         "distinct": 6, "lengths": 6, "longest": 2
     }  # fmt: skip
     assert "2 seeds. Left: different continuations of 7 tokens" in section.figure.caption
-    *_, untrained, trained = STUDY.readme["one token"](evidence).splitlines()
+    *_, untrained, trained = STUDY.findings["one token"](evidence).splitlines()
     assert trained == "| 2 layers | 8.5 of 11 | 3.5 of 4 | 1.5 tokens | 4 tokens |"
     assert untrained.endswith("| 0.5 tokens | 1 token |")
 

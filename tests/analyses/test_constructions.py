@@ -100,12 +100,12 @@ def test_the_section_sums_what_was_counted(result, evidence):
     assert section.figure.id == "theorem-1"
 
 
-def test_the_readme_joins_sizes_that_differ_in_nothing_but_the_vocabulary(result):
+def test_the_findings_join_sizes_that_differ_in_nothing_but_the_vocabulary(result):
     pairs = [r for r in result.rows("right") if r["construction"] == "any_map_of_pairs"]
     wider = pairs[0] | {"n_tokens": 7, "right": 1000, "checked": 1001}
     rows = {"right": [*result.rows("right"), wider]}
     given = replace(result, preset="fast", tables={**result.tables, **rows})
-    *_, last = STUDY.readme["constructions"](evidence_of([given])).splitlines()
+    *_, last = STUDY.findings["constructions"](evidence_of([given])).splitlines()
     cells = [cell.strip() for cell in last.strip("|").split("|")]
     assert cells[:5] == ["maps of two tokens", "4 to 7", "1", "1", "10 each"]
     assert cells[5] == f"{pairs[0]['right'] + 1000:,} of {pairs[0]['checked'] + 1001:,}"

@@ -11,7 +11,7 @@ import prefix_interp as pi
 from analyses.heads import STUDY
 from analyses.heads.measure import Protocol, controls, copy_attention, measure
 from analyses.heads.section import copying_figure
-from analyses.heads.tables import agreement_rows, tables
+from analyses.heads.tables import agreement_rows, calibration_rows, tables
 from analyses.study import Job
 from analyses.table2.models import NAME, PREFIXES, variant
 from prefix_interp.errors import PrefixInterpError
@@ -138,6 +138,25 @@ def test_summaries_are_those_of_the_rows(result):
         for seed in (0, 1)
     ]  # fmt: skip
     assert gating["dropped_at_one"] == pytest.approx(sum(lowest) / 2) and gating["seeds"] == 2
+
+
+def test_an_interval_has_the_error_of_the_inputs_where_it_was_recorded():
+    def rows(control, draws, *effects):
+        return [
+            {"seed": seed, "parameterization": "kv", "direction": "noise", "control": control,
+             "draws": draws, "effect": x, "low": x - 0.3, "high": x + 0.3}
+            for seed, x in enumerate(effects)
+        ]  # fmt: skip
+
+    made_up = {"head": rows("", 1, 0.5, 0.5), "control": rows("one", 1, 0.0, 0.1)
+               + rows("several", 39, 0.0, 0.1)}  # fmt: skip
+    found = calibration_rows(Result("heads", "smoke", [0, 1], {}, made_up))
+    tuned, one, several = ((r["low"], r["high"]) for r in found)
+    assert tuned == pytest.approx((0.2, 0.8))  # seeds agree: the inputs alone
+    seeds = 12.706 * 0.05  # Student's t with one degree of freedom, standard error
+    assert several == pytest.approx((0.05 - seeds, 0.05 + seeds), abs=1e-4)
+    both = math.hypot(seeds, 0.3)
+    assert one == pytest.approx((0.05 - both, 0.05 + both), abs=1e-4)
 
 
 def test_a_correlation_that_does_not_exist_does_not_count():

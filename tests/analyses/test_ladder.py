@@ -236,9 +236,9 @@ def test_the_controls_are_those_of_the_tuned_contexts(result):
     assert {row[0] for row in table.rows} == {"random", "norm-matched"}
 
 
-def test_the_readme_shows_the_longest_tuning_of_new_tasks(result):
+def test_the_findings_show_the_longest_tuning_of_new_tasks(result):
     evidence = evidence_of([result])
-    lines = [line.split(" | ") for line in STUDY.readme["suffixes"](evidence).splitlines()]
+    lines = [line.split(" | ") for line in STUDY.findings["suffixes"](evidence).splitlines()]
     cells = {(line[0], line[1]): line[2:] for line in lines[2:]}
     assert list(cells) == [("| 1, 4", context) for context in (BLIND, *TUNED)]
     for context in TUNED:

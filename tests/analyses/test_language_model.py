@@ -6,7 +6,7 @@ import torch
 
 import prefix_interp as pi
 from analyses.language_model import STUDY
-from analyses.language_model.tables import readme_line
+from analyses.language_model.tables import findings_line
 from analyses.registry import evidence_of
 from analyses.runs import run_study
 from prefix_interp.models.llama import hook_llama
@@ -59,7 +59,7 @@ def test_the_result_says_which_model_it_is_of(result, model):
     assert result.settings["protocol"]["n_out"] == SIZES.n_out
 
 
-def test_section_and_readme_say_what_was_counted(result):
+def test_section_and_findings_say_what_was_counted(result):
     evidence = evidence_of([replace(result, preset="fast")])
     section = STUDY.section(evidence)
     rows = {r["kind"]: r for r in result.rows("distinct")}
@@ -68,7 +68,7 @@ def test_section_and_readme_say_what_was_counted(result):
     count = rows["hard"]["distinct"]
     assert f"{rows['searched']['distinct']} of 3 soft tokens" in section.title
     assert "tiny (made up), 31 tokens" in section.figure.caption
-    name, hard, searched, half, longest = readme_line(evidence)
+    name, hard, searched, half, longest = findings_line(evidence)
     assert (name, hard) == ("tiny", f"{count} of 31")
     assert searched == f"{rows['searched']['distinct']} of 3"
     reached = {r["length"]: r["reached"] for r in result.rows("length")}

@@ -8,7 +8,7 @@ from analyses.study import committed_result
 from analyses.table1 import STUDY
 from analyses.table1.measure import FINE_TUNED, NEW, OLD, PRETRAINED, PROTOCOLS
 from analyses.table1.section import section, sweep_figure
-from analyses.table1.tables import main_table, more_table, readme_block, sweep_rows, table1_rows
+from analyses.table1.tables import findings_block, main_table, more_table, sweep_rows, table1_rows
 from prefix_interp.prefixes.prefix import load_prefixes
 from prefix_interp.views.style import svg
 from tests.analyses.made_up import made_up_table1
@@ -102,8 +102,8 @@ def test_text_tables_put_each_number_in_its_column(made_up):
     assert kv[2:5] == ("3", "0.1 (3)", "20.0 to 20.0")
 
 
-def test_the_readme_has_ours_beside_the_paper_without_controls(made_up):
-    block = readme_block(evidence_of([made_up, made_up_table1(learned=0.3, preset="paper")]))
+def test_the_findings_have_ours_beside_the_paper_without_controls(made_up):
+    block = findings_block(evidence_of([made_up, made_up_table1(learned=0.3, preset="paper")]))
     lines = block.splitlines()
     assert len(lines) == 2 + 4 and "random" not in block
     assert lines[0].count("3 seeds") == 2
@@ -111,7 +111,7 @@ def test_the_readme_has_ours_beside_the_paper_without_controls(made_up):
     assert cells == ["prefix, kv, 10 slots", "", "", "0.0 ± 0.0", "20.0 ± 0.0", "1.80",
                      "0.0 ± 0.0", "30.0 ± 0.0", "1.70"]  # fmt: skip
     assert "91 ± 5" in lines[2] and "92.0 ± 2.0" in lines[2]
-    assert "paper`" not in readme_block(evidence_of([made_up])).splitlines()[0]
+    assert "paper`" not in findings_block(evidence_of([made_up])).splitlines()[0]
 
 
 def test_sweep_lines_are_the_means_over_seeds(made_up):

@@ -189,8 +189,8 @@ def test_the_section_says_what_was_found_and_has_its_numbers():
     assert len(shown.numbers["table2"]) == 5 and len(shown.numbers["restarts"]) == 4
 
 
-def test_the_readme_has_every_prefix_but_no_controls():
+def test_the_findings_have_every_prefix_but_no_controls():
     evidence = evidence_of([made_up()])
-    lines = STUDY.readme["table 2"](evidence).splitlines()
+    lines = STUDY.findings["table 2"](evidence).splitlines()
     assert len(lines) == 2 + 1 + 4
     assert lines[3].startswith("| residual prefix, sort ascending | 90.0 ± 0.0 (95 ± 2) | 1.0 ±")

@@ -72,7 +72,7 @@ SOURCE = Study(
     exports=lambda kept, zoo: [kept.export_toy("toy", zoo / "toy")],
     seeds=2,
     settings=lambda preset: {"about": preset},
-    readme={"tiny": lambda evidence: f"size {evidence.tables('source')['sizes'][0]['size']}"},
+    findings={"tiny": lambda evidence: f"size {evidence.tables('source')['sizes'][0]['size']}"},
 )
 USER = Study(
     name="user",

@@ -6,6 +6,7 @@ import prefix_interp as pi
 from prefix_interp.attribution.grid import PatchGrid
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.views.elicitation import elicitation_figure, patch_figure
+from tests.views.drawn import MODELS, drawn, elicited
 
 
 def _frame():
@@ -33,6 +34,34 @@ def test_bars_stack_up_and_down_to_the_total():
     assert filled.get_markerfacecolor() == "black" and hollow.get_markerfacecolor() == "white"
     with pytest.raises(PrefixInterpError, match="frames is empty"):
         elicitation_figure({})
+
+
+def _with_controls(heads, low, high):
+    frame = elicited(heads)
+    return frame.assign(excess_low=frame["effect"] - high, excess_high=frame["effect"] - low)
+
+
+def test_the_axis_holds_controls_that_reach_a_little_farther_than_the_effects():
+    near = _with_controls(4, low=-0.9, high=0.2)
+    ax = elicitation_figure({"a": near, "b": elicited(4, 1)}).axes[0]
+    assert ax.get_ylim()[0] < -0.9 and not ax.texts
+
+
+@pytest.mark.parametrize("width", [None, "column"])
+@pytest.mark.parametrize("heads", MODELS)
+def test_controls_beyond_the_axis_end_in_an_arrow_and_their_value(heads, width, monkeypatch):
+    far = _with_controls(heads, low=-8.27, high=5.21)
+    figure = elicitation_figure({"a": far, "b": elicited(heads, 1)}, width=width)
+    cut, whole = figure.axes
+    assert -2 < cut.get_ylim()[0] and cut.get_ylim()[1] < 2  # effects can still be seen
+    said = [text.get_text() for text in cut.texts]
+    for value in ("−8.3", "5.2"):
+        assert said.count(value) == heads or said.count(f"to {value}") == 1
+    arrows = [line for line in cut.lines if line.get_label() == "goes on to the number"]
+    assert [len(line.get_xdata()) for line in arrows] == [heads, heads]
+    assert not whole.texts
+    found = drawn(figure, "pdf", monkeypatch)
+    assert found.outside() == [] and found.overlaps() == []
 
 
 def test_patches_are_drawn_as_what_they_recover():

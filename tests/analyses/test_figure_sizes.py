@@ -1,0 +1,113 @@
+"""Every figure of the studies at the sizes of a paper, as in tests/views/test_sizes.py."""
+
+import inspect
+from functools import cache
+
+import pytest
+import torch
+
+from analyses.capacity.figure import capacity_figure
+from analyses.constructions.section import WRITTEN
+from analyses.constructions.trace import trace, trace_figure
+from analyses.heads.section import copying_figure
+from analyses.ladder.figures import ladder_figure, suffix_figure, tuning_length_figure
+from analyses.ladder.tables import ladder_rows
+from analyses.language_model.section import model_figure
+from analyses.long_prefixes.figures import slots_figure
+from analyses.registry import find_study
+from analyses.report.explorer import Choice, still_figure
+from analyses.study import committed_result
+from analyses.subspaces.figures import angles_figure, removal_figure
+from analyses.table1.section import learned_figure, sweep_figure
+from analyses.table2.section import matrix_figure
+from analyses.universality.figure import universality_figure
+from prefix_interp.figure_files import WIDTHS
+from prefix_interp.theory.constructions import any_sequence
+from prefix_interp.views.attention import AttentionView
+from tests.structure import ROOT, files, module_name, tree
+from tests.views.drawn import drawn
+
+
+@cache
+def _result(study):
+    return committed_result(study)
+
+
+@cache
+def _tables(study):
+    return find_study(study).tables(_result(study))
+
+
+@cache
+def _ladder():
+    return ladder_rows(_result("ladder").rows())
+
+
+def _still(**size):
+    torch.manual_seed(0)
+    tokens = [str(i % 10) for i in range(19)]
+    shares = torch.rand(1, 1, 19, 19).tril()
+    off = AttentionView("no prefix", tokens, torch.zeros(1, 1, 19, 0), shares)
+    on = AttentionView("prefix", tokens, torch.rand(1, 1, 19, 1), shares)
+    return still_figure(Choice("a toy", "sort descending", [(off, on)]), **size)
+
+
+def _trace(**size):
+    made = any_sequence(n_tokens=10, length=len(WRITTEN))
+    return trace_figure(made, trace(made, WRITTEN), **size)
+
+
+def _noise():
+    frame = _result("heads").to_dataframe("head")
+    return frame[(frame["parameterization"] == "residual") & (frame["direction"] == "noise")]
+
+
+FIGURES = {
+    "capacity": lambda **k: capacity_figure(_tables("capacity"), **k),
+    "trace": _trace,
+    "copying": lambda **k: copying_figure(_noise(), **k),
+    "ladder": lambda **k: ladder_figure(_ladder(), **k),
+    "suffixes": lambda **k: suffix_figure(_ladder(), **k),
+    "first output": lambda **k: suffix_figure(_ladder(), "first_output", **k),
+    "tuning length": lambda **k: tuning_length_figure(_ladder(), **k),
+    "language model": lambda **k: model_figure(_tables("language-model"), **k),
+    "slots": lambda **k: slots_figure(
+        _tables("long-prefixes")["bias"], _result("long-prefixes").rows("bias"), **k
+    ),
+    "still": _still,
+    "angles": lambda **k: angles_figure(_result("subspaces").rows("angle"), **k),
+    "removal": lambda **k: removal_figure(
+        _tables("subspaces")["removal"], _result("subspaces").rows("removal"), **k
+    ),
+    "learned": lambda **k: learned_figure(_tables("table1")["rows"], **k),
+    "sweep": lambda **k: sweep_figure(_tables("table1")["sweep"], **k),
+    "matrix": lambda **k: matrix_figure(_tables("table2")["rows"], **k),
+    "universality": lambda **k: universality_figure(_tables("universality"), **k),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_text_is_cut_or_covered(name, width, monkeypatch):
+    figure = FIGURES[name](width=width)
+    assert figure.get_figwidth() == WIDTHS[width] and figure.get_figheight() < 20
+    found = drawn(figure, "pdf", monkeypatch)
+    assert len(found.texts) >= 3
+    assert found.outside() == [] and found.overlaps() == []
+
+
+def test_a_size_is_taken_as_it_is():
+    assert tuple(_still(figsize=(5, 4)).get_size_inches()) == (5, 4)
+
+
+def test_every_figure_of_a_study_takes_a_size_and_is_among_those_looked_at():
+    made = set()
+    for file in files(ROOT / "analyses"):
+        for node in tree(file).body:
+            name = getattr(node, "name", "")
+            if name.endswith("_figure") and not name.startswith("_"):
+                arguments = {a.arg for a in node.args.kwonlyargs}
+                assert arguments >= {"figsize", "width"}, f"{module_name(file)}.{name}"
+                made.add(name)
+    source = inspect.getsource(inspect.getmodule(_tables))
+    assert len(made) >= 15 and all(source.count(f"{name}(") for name in made)
