@@ -128,14 +128,20 @@ def _planned(arguments: argparse.Namespace) -> list[_Planned]:
         check_target(path)
         first, n = arguments.seed, arguments.seeds or study.seeds
         model: dict[str, Any] = {}
-        if study.model is not None and arguments.model is not None:
-            name = arguments.model_name or Path(arguments.model).stem
-            model = {"model": study.model.load(arguments.model), "model_name": name}
+        if study.model is not None and (chosen := _model_path(study, arguments)) is not None:
+            name = arguments.model_name or Path(chosen).stem
+            model = {"model": study.model.load(str(chosen)), "model_name": name}
         planned.append(_Planned(study, path, list(range(first, first + n)), model))
         if not arguments.overwrite:
             settings = result_settings(study, arguments.preset, **model)
             check_result(path, study.name, arguments.preset, planned[-1].seeds, settings)
     return planned
+
+
+def _model_path(study: Study, arguments: argparse.Namespace) -> str | Path | None:
+    """Return the model that a study measures: the one that is named, or its usual one."""
+    usual = study.model and study.model.usual
+    return arguments.model if arguments.model is not None or usual is None else usual()
 
 
 def _chosen(arguments: argparse.Namespace) -> list[Study]:

@@ -114,11 +114,14 @@ class ModelOption:
         help: what may be passed.
         load: turns the argument into a model.
         settings: what the result records, from the model and its name.
+        usual: returns the path of the model that is measured if none is passed, named by its last
+            part; None if one must be passed.
     """
 
     help: str
     load: Callable[[str], Model]
     settings: Callable[[Model, str], Mapping[str, Any]]
+    usual: Callable[[], Path] | None = None
 
 
 @dataclass(frozen=True)
