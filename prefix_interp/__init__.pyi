@@ -21,6 +21,8 @@ from .models.toy import build_toy as build_toy
 from .models.zoo import load_toy as load_toy
 from .prefixes.attach import attach as attach
 from .prefixes.baselines import run_pair as run_pair
+from .prefixes.check import check_context as check_context
+from .prefixes.generation import generate as generate
 from .prefixes.inject import prefix_hooks as prefix_hooks
 from .prefixes.prefix import Prefix as Prefix
 from .prefixes.prefix import load_prefixes as load_prefixes
@@ -38,7 +40,6 @@ from .tuning.contexts import ContextFit as ContextFit
 from .tuning.contexts import sweep as sweep
 from .tuning.contexts import tune_prefix as tune_prefix
 from .tuning.contexts import tune_soft_prompt as tune_soft_prompt
-from .tuning.evaluate import Evaluation as Evaluation
 from .tuning.evaluate import evaluate as evaluate
 from .tuning.recipes import Recipe as Recipe
 from .tuning.train import fine_tune as fine_tune
