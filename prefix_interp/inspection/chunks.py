@@ -65,5 +65,5 @@ class Effort:
         host = host_of(model)
         n_heads = host.n_layers * host.n_heads
         if n_heads <= _SMALL:
-            return cls(n_leading=min(n_heads, 8), n_random=39, n_examples=64)
+            return cls(n_leading=min(n_heads, 8), n_random=39, n_examples=32)
         return cls(n_leading=6, n_random=19, n_examples=8)

@@ -76,7 +76,7 @@ class Leading:
         return 1 - 2 / (len(self.controls) + 1)
 
     def rows(self) -> list[dict[str, float | int | bool | None]]:
-        """Return one row per head: means, bootstrap intervals, controls, and whether it is elicited.
+        """Return one row per head: means, intervals, controls, and whether it is elicited.
 
         As in `Elicitation`, a head is elicited if its effect lies outside the range of the random
         prefixes and its own interval excludes 0 on the same side.

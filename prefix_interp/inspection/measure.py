@@ -36,11 +36,13 @@ class Measured:
     Attributes:
         parts: means over sequences of the gate, and of the norms of t, (1 - g) t, bias and
             propagated, by name (see `Decomposition`).
+        count: sequences that have content at each position.
         residual: largest norm of what eq. 7 leaves over.
         sink_on: attention of later content to the first content token, with the prefix.
         sink_off: the same without it.
         moved: how far relative attention moves between the runs: total variation, 0 to 1.
         eq6: largest violation of eq. 6, by layer.
+        eq7: largest violation of eq. 7, divided by the largest output of a head.
         spaces: the bias's subspace of every head, layer by layer.
         mean_bias: mean over positions and sequences.
         estimates: first-order effects on the log-probability, ``"denoise"`` and ``"noise"``.
@@ -49,18 +51,21 @@ class Measured:
         plain: mean log-probability of the model as it is.
         kl: KL(with prefix || without) at each place of an answer, mean, in nats.
         changed: share of the answers' places whose most likely token changes.
-        logit_change: largest absolute difference of a logit with and without the prefix.
+        logit_change: largest difference of a logit with and without the prefix, divided by the
+            largest logit.
         methods: largest difference between the logits of both ways to inject, divided by the
             largest logit.
         final: residual streams behind the last layer with the prefix, at answers.
     """
 
     parts: dict[str, Float[Tensor, "layer head pos"]]
+    count: Float[Tensor, " pos"]
     residual: Float[Tensor, "layer head pos"]
     sink_on: Float[Tensor, "layer head"]
     sink_off: Float[Tensor, "layer head"]
     moved: Float[Tensor, "layer head"]
     eq6: Float[Tensor, " layer"]
+    eq7: float
     spaces: tuple[tuple[BiasSubspace, ...], ...]
     mean_bias: Float[Tensor, "layer head d_head"]
     estimates: dict[str, Float[Tensor, "layer head batch"]]
@@ -77,6 +82,10 @@ class Measured:
     def gate(self) -> Float[Tensor, "layer head pos"]:
         """Return the mean gate."""
         return self.parts["gate"]
+
+    def mean(self, part: str) -> Float[Tensor, "layer head"]:
+        """Return the mean of one of `parts` over all content, each token counted once."""
+        return self.parts[part] @ self.count / self.count.sum()
 
 
 @dataclass
@@ -168,6 +177,9 @@ def _add_heads(sums: _Sums, pair: Contrast, chunk: Sentences) -> None:
     sums.keep_largest("residual", padded)
     eq6 = parts.pattern_residual.abs() * real[:, None, :, None]
     sums.keep_largest("eq6", eq6.flatten(1).amax(dim=1).double())
+    for name, values in (("left", parts.residual), ("output", parts.output)):
+        at_real = values.abs().amax(dim=-1) * real[:, None]
+        sums.keep_largest(name, at_real.max().double())
     _add_attention(sums, pair, parts, real)
     by_row = "layer batch head query d_head -> layer head (batch query) d_head"
     rows = real.flatten()
@@ -209,6 +221,7 @@ def _add_answers(sums: _Sums, pair: Contrast) -> None:
     sums.list("changed", (on.argmax(dim=-1) != off.argmax(dim=-1))[given].double())
     change = (target.logits_on - target.logits_off).abs().amax(dim=-1)
     sums.keep_largest("logit_change", change[given].max().double())
+    sums.keep_largest("logit", target.logits_on[given].abs().max().double())
     sums.list("plain", pair.plain["log_prob"].double())
 
 
@@ -229,11 +242,13 @@ def _measured(sums: _Sums, prefix: Prefix) -> Measured:
     listed = {name: _stacked(values) for name, values in sums.listed.items()}
     return Measured(
         parts={name: x.cpu() for name, x in parts.items()},
+        count=sums.count.cpu(),
         residual=sums.largest["residual"].cpu(),
         sink_on=(sums.by_head["sink_on"] / later).cpu(),
         sink_off=(sums.by_head["sink_off"] / later).cpu(),
         moved=(sums.by_head["moved"] / later).cpu(),
         eq6=sums.largest["eq6"].cpu(),
+        eq7=float(sums.largest["left"] / sums.largest["output"].clamp_min(1e-300)),
         spaces=_spaces(sums, n_rows, prefix),
         mean_bias=sums.by_head["bias"] / n_rows,
         estimates={name: listed[name].double().cpu() for name in ("denoise", "noise")},
@@ -242,7 +257,7 @@ def _measured(sums: _Sums, prefix: Prefix) -> Measured:
         plain=float(listed["plain"].mean()),
         kl=float(listed["kl"].mean()),
         changed=float(listed["changed"].mean()),
-        logit_change=float(sums.largest["logit_change"]),
+        logit_change=float(sums.largest["logit_change"] / sums.largest["logit"]),
         methods=float(sums.largest["methods"]),
         final=_evenly(listed["final"]),
     )
@@ -274,9 +289,7 @@ def _spaces(sums: _Sums, n_rows: int, prefix: Prefix) -> tuple[tuple[BiasSubspac
     bound = min(vh.shape[-1], prefix.n_slots)
     return tuple(
         tuple(
-            BiasSubspace(
-                "head", i, j, bound, s[i, j], vh[i, j], n_rows, float(scales[i, j])
-            )
+            BiasSubspace("head", i, j, bound, s[i, j], vh[i, j], n_rows, float(scales[i, j]))
             for j in range(s.shape[1])
         )
         for i in range(len(s))
