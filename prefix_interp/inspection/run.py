@@ -125,7 +125,8 @@ def save_page(found: Inspection, page: Path, numbers: Path | None = None) -> Pat
     """
     numbers = page.with_suffix(".json") if numbers is None else numbers
     html = drawing("inspect_page.render_inspection")(found, numbers.name)
-    return write_together({page: html, numbers: found.result().to_bytes()})[0]
+    # The numbers say whose run it is, so they are the file that is never missing.
+    return write_together({numbers: found.result().to_bytes(), page: html})[1]
 
 
 def _look(

@@ -160,7 +160,7 @@
       rows.textContent = "";
       var step = Math.max(6, Math.min(18, 420 / n)), width = 46 + n * step;
       var svg = draw("svg", { viewBox: "0 0 " + width + " 96", role: "img", "aria-label": "Gate and size of the bias by position; the table below has the numbers" }, bars);
-      svg.style.maxWidth = width * 1.4 + "px";
+      svg.style.maxWidth = width * 1.2 + "px";
       [["gate", gate, 1000, "--orange", 38], ["bias", bias, 1000, "--violet", 82]].forEach(function (one) {
         draw("text", { x: 40, y: one[4], "text-anchor": "end" }, svg, one[0]);
         draw("line", { x1: 44, x2: width, y1: one[4], y2: one[4], "class": "pi-axis" }, svg);
@@ -202,7 +202,7 @@
       pad.textContent = "";
       pad.setAttribute("aria-label", "Attention of head " + state.layer + "." + state.head + ". Arrow keys move over the cells.");
       var svg = draw("svg", { viewBox: "0 0 " + width + " " + height, "aria-hidden": "true" }, pad);
-      svg.style.maxWidth = width * 1.8 + "px";
+      svg.style.maxWidth = width * 1.5 + "px";
       range(n).forEach(function (q) {
         var y = TOP + q * CELL, word = d.s.words[q];
         draw("text", { x: left - 4, y: y + 9, "text-anchor": "end" }, svg, q + ": " + (word.length > 16 ? word.slice(0, 15) + "\u2026" : word));

@@ -19,8 +19,8 @@ from prefix_interp.views.sheet import sheet
 from prefix_interp.views.style import COLOURS, MARKERS, legend_below
 
 MANY = 32  # heads that no longer have a line each
-_POINTS = 600  # answers that are drawn
-_BLUE, _ORANGE, _GREY = COLOURS[0], COLOURS[1], "#8a8a92"
+_POINTS = 400  # answers that are drawn
+_BLUE, _ORANGE, _GREY, _PURPLE = COLOURS[0], COLOURS[1], "#8a8a92", "#6a51a3"
 
 
 def many_heads(found: Inspection) -> bool:
@@ -38,7 +38,7 @@ def answers_figure(found: Inspection) -> Figure:
         own = torch.randperm(len(off), generator=rng)[:_POINTS]
         off, on = off[own], on[own]
     with sheet() as room:
-        figure = room.figure(4.6, 4.2)
+        figure = room.figure(4.6, 3.8)
         ax = figure.subplots()
         low = float(torch.minimum(off, on).min()) - 0.1
         ax.plot([low, 0], [low, 0], color=_GREY, linewidth=0.8)
@@ -70,7 +70,7 @@ def gate_figure(found: Inspection) -> Figure:
             ax.set_yticks(centres, [str(layer) for layer in range(n_layers)])
             ax.set_ylabel(f"layer ({n_heads} heads each)")
         else:
-            names = [head_name(i, j) for i in range(n_layers) for j in range(n_heads)]
+            names = _names(n_layers, n_heads)
             ax.set_yticks(range(len(names)), names)
             ax.set_ylabel("layer.head")
         ax.set_xticks(range(n_pos), [str(i) for i in range(n_pos)])
@@ -91,7 +91,7 @@ def sink_figure(found: Inspection) -> Figure:
         else:
             figure = room.figure(6.4, 1.4 + max(0.3 * off.numel(), 0.6))
             ax = figure.subplots()
-            names = [head_name(i, j) for i in range(len(off)) for j in range(off.shape[1])]
+            names = _names(*off.shape)
             at = np.arange(len(names))
             a, b = off.flatten().numpy(), on.flatten().numpy()
             ax.hlines(at, a, b, color=_GREY, linewidth=1.2)
@@ -107,22 +107,53 @@ def sink_figure(found: Inspection) -> Figure:
 def bias_figure(found: Inspection) -> Figure:
     """Plot the bias's mean size, its rank and its effective rank, by layer and head."""
     spaces = found.measured.spaces
+    size = found.measured.mean("bias")
     rank = torch.tensor([[float(space.rank) for space in own] for own in spaces])
     effective = torch.tensor([[space.effective_rank for space in own] for own in spaces])
+    if not many_heads(found):
+        return _bias_bars(size, found.measured.mean("scaled_base"), rank, effective)
     bound = float(spaces[0][0].bound)
     panels = {
-        "mean size": (found.measured.mean("bias"), None),
+        "mean size": (size, None),
         "rank": (rank, bound),
         "effective rank": (effective, bound),
     }
     return _grids(panels, "Purples")
 
 
+def _bias_bars(
+    size: Float[Tensor, "layer head"],
+    base: Float[Tensor, "layer head"],
+    rank: Float[Tensor, "layer head"],
+    effective: Float[Tensor, "layer head"],
+) -> Figure:
+    """Draw a bar for every head's bias beside what the head still writes itself."""
+    names = _names(*size.shape)
+    at = np.arange(len(names))
+    with sheet() as room:
+        figure = room.figure(7.4, 1.5 + max(0.42 * len(names), 0.6))
+        ax = figure.subplots()
+        ax.barh(at - 0.18, size.flatten(), height=0.34, color=_PURPLE, label="bias")
+        ax.barh(at + 0.18, base.flatten(), height=0.34, color="#c9c9d0", label="(1 − g) t")
+        ranks = zip(at, size.flatten(), rank.flatten(), effective.flatten(), strict=True)
+        for y, x, whole, weighed in ranks:
+            text = f" rank {int(whole)}, effective {float(weighed):.2f}"
+            ax.text(float(x), y - 0.18, text, va="center", fontsize="x-small")
+        ax.set_yticks(at, names)
+        ax.set_ylim(len(names) - 0.4, -0.6)
+        ax.set(ylabel="layer.head", xlabel="mean size (Euclidean norm)")
+        ax.set_xlim(0, 1.25 * float(torch.maximum(size, base).max()))
+        legend_below(figure, ax)
+    return figure
+
+
 def moved_figure(found: Inspection) -> Figure:
     """Plot how far relative attention moves in each layer: every head, and their mean."""
     moved = found.measured.moved
     with sheet() as room:
-        figure = room.figure(max(4.0, min(7.6, 2.6 + 0.3 * len(moved))), 3.2)
+        figure = room.figure(
+            max(4.0, min(7.6, 2.6 + 0.3 * len(moved))), 2.4 if len(moved) < 3 else 3.2
+        )
         ax = figure.subplots()
         for head in range(moved.shape[1]):
             label = "each head" if head == 0 else None
@@ -238,6 +269,10 @@ def _bands(ax: Axes, values: Mapping[str, Float[Tensor, "layer head"]]) -> None:
         ax.fill_between(at, x.amin(dim=1), x.amax(dim=1), color=COLOURS[i], alpha=0.15, linewidth=0)
         ax.plot(at, x.mean(dim=1), marker=MARKERS[i], color=COLOURS[i], label=f"{name} (mean)")
     ax.set(xlabel="layer (bands: all heads)", ylim=(0, None))
+
+
+def _names(n_layers: int, n_heads: int) -> list[str]:
+    return [head_name(i, j) for i in range(n_layers) for j in range(n_heads)]
 
 
 def _layers_and_heads(ax: Axes, n_layers: int, n_heads: int) -> None:

@@ -38,6 +38,7 @@ from prefix_interp.views.inspect_words import (
 from prefix_interp.views.page import Picture, Words, picture
 from prefix_interp.views.page_tables import Column, Table, decimals, percent, rows_table, whole
 from prefix_interp.views.pictures import svg_uri
+from prefix_interp.words import counted
 
 _ROWS = 20  # of a folded table; all are in the JSON
 _LAYER_HEAD = (Column("Layer", "layer", whole), Column("Head", "head", whole))
@@ -103,7 +104,6 @@ def _acts(found: Inspection) -> Finding:
             "fig-acts", answers_figure(found),
             "Every answer's log-probability without the prefix against that with it.",
             "Each point is one answer; 0 is certainty. Without: masked baseline.",
-            dense=about.n_answers > 300,
         ),
         folded=[
             Words("Whether it acts", f"It counts as acting if a logit changes by more than "
@@ -136,12 +136,11 @@ def _gate(found: Inspection) -> Finding:
 
 def _sink(found: Inspection) -> Finding:
     off, on = found.measured.sink_off, found.measured.sink_on
-    down = float((on < off).double().mean())
+    down = f"{int((on < off).sum())} of {counted(off.numel(), 'head')}"
     return Finding(
         id="sink", nav="Attention sink", title=sink_title(found),
         text=f"Many models park unused attention on the first token, and a prefix competes with "
-        f"that place. Here {share(down)} of the heads give the first content token less than "
-        "without the prefix.",
+        f"that place. Here {down} give the first content token less than without it.",
         picture=picture(
             "fig-sink", sink_figure(found),
             "Attention to the first content token without and with the prefix, by head or layer.",
@@ -157,17 +156,19 @@ def _sink(found: Inspection) -> Finding:
 
 def _bias(found: Inspection) -> Finding:
     spaces = [space for own in found.measured.spaces for space in own]
-    effective = [space.effective_rank for space in spaces]
+    ranks = sorted(space.effective_rank for space in spaces)
+    low, high = (decimals(2)(x) for x in (ranks[0], ranks[-1]))
+    span = low if low == high else f"{low} to {high}"
     of_base = found.measured.mean("bias") / found.measured.mean("scaled_base").clamp_min(1e-12)
     return Finding(
         id="bias", nav="Bias", title=bias_title(found),
         text=f"The bias is what the slots' values add to a head's output; its effective rank, the "
-        f"number of directions weighted by use, is {small(min(effective))} to "
-        f"{small(max(effective))}. Beside what the head still writes itself it is "
+        f"number of directions weighted by use, is {span}. Beside what the head still "
+        "writes itself it is "
         f"{small(float(of_base.median()))} times as large in the median head.",
         picture=picture(
             "fig-bias", bias_figure(found),
-            "Mean size, rank and effective rank of the bias, layers as rows and heads as columns.",
+            "Mean size of the bias of every head, with its rank and effective rank.",
             "Measured from z_pt − (1 − g) t over all sequences and positions, not from the "
             "prefix's values.",
             dense=many_heads(found),
@@ -323,7 +324,7 @@ def _circuit(found: Inspection) -> Finding:
         f"Without them the rest keeps {share(1 - float(circuit.scores['completeness']))} of the "
         "effect.",
         picture=Picture(
-            "fig-circuit", svg_uri(circuit_svg(circuit, title="", min_effect=0.0)),
+            "fig-circuit", svg_uri(circuit_svg(circuit)),
             f"Circuit: {names}; {len(circuit.edges)} edges.",
             "Layers from bottom to top; an edge's width is its effect, dashed where cutting it "
             "helps. Pale: left out.",

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from prefix_interp.inspection.look import Inspection
 from prefix_interp.inspection.words import Spoken
-from prefix_interp.views.inspect_words import signed
+from prefix_interp.views.inspect_words import plain_signed
 
 _SENTENCES = 8
 _LEVELS = (0.02, 0.2, 0.7, 2.0)  # nats from which a colour begins
@@ -35,7 +35,7 @@ def _sentence(said: Spoken, changes: Sequence[float], number: int) -> Markup:
     for i, word in enumerate(said.words):
         text = word if i < said.n_tokens else f"→ {word}"
         change = at.get(i)
-        number_below = "\u00a0" if change is None else signed(change)
+        number_below = "\u00a0" if change is None else plain_signed(change)
         words.append(
             Markup(
                 '<span class="pi-token"><span class="{}">{}</span><small>{}</small></span> '

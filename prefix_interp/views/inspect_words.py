@@ -7,6 +7,7 @@ from prefix_interp.views.page_tables import decimals, percent, power
 from prefix_interp.words import counted
 
 _NAMED = 4  # heads in a sentence
+_CLEAR = 0.1  # nats: by about a tenth
 
 
 def head_name(layer: int, head: int) -> str:
@@ -134,6 +135,12 @@ def signed(x: float, digits: int = 2) -> str:
     return ("+" if x > 0 else "") + decimals(digits)(x)
 
 
+def plain_signed(x: float, digits: int = 2) -> str:
+    """Return a number with its sign and a few decimals; one that is rounded to 0 has no sign."""
+    text = decimals(digits)(x)
+    return f"+{text}" if x > 0 and float(text.replace(",", "")) else text
+
+
 def circuit_title(found: Inspection) -> str:
     """Return the circuit, as a clause."""
     if found.circuit is None:
@@ -149,8 +156,11 @@ def circuit_title(found: Inspection) -> str:
 
 
 def answers_title(found: Inspection) -> str:
-    """Return how many answers become more likely, as a clause."""
+    """Return how many answers become clearly more or less likely, as a clause."""
     change = found.measured.log_prob_on - found.measured.log_prob_off
     change = change[~change.isnan()]
-    up, down = (float((sign * change > 0).double().mean()) for sign in (1, -1))
-    return f"{share(up)} of the answers become more likely, {share(down)} less"
+    up, down = (float((sign * change > _CLEAR).double().mean()) for sign in (1, -1))
+    return (
+        f"{share(up)} of the answers become clearly more likely, {share(down)} clearly less "
+        f"(by more than {_CLEAR} nats)"
+    )
