@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -15,8 +16,7 @@ from torch import Tensor
 from prefix_interp.inspection.look import Inspection
 from prefix_interp.seeds import derive_generator
 from prefix_interp.views.inspect_words import head_name
-from prefix_interp.views.sheet import sheet
-from prefix_interp.views.style import COLOURS, MARKERS, legend_below
+from prefix_interp.views.style import COLOURS, MARKERS, legend_below, look
 
 MANY = 32  # heads that no longer have a line each
 _POINTS = 400  # answers that are drawn
@@ -37,12 +37,14 @@ def answers_figure(found: Inspection) -> Figure:
         rng = derive_generator(found.about.seed, "points")
         own = torch.randperm(len(off), generator=rng)[:_POINTS]
         off, on = off[own], on[own]
-    with sheet() as room:
-        figure = room.figure(4.6, 3.8)
+    with look():
+        figure = _paper(4.6, 3.8)
         ax = figure.subplots()
         low = float(torch.minimum(off, on).min()) - 0.1
         ax.plot([low, 0], [low, 0], color=_GREY, linewidth=0.8)
-        ax.plot(off, on, ".", color=_BLUE, alpha=0.45, markersize=6, markeredgewidth=0)
+        ax.plot(
+            off.numpy(), on.numpy(), ".", color=_BLUE, alpha=0.45, markersize=6, markeredgewidth=0
+        )
         ax.set(
             xlabel="log-probability without the prefix (nats)",
             ylabel="log-probability with it (nats)",
@@ -56,8 +58,8 @@ def gate_figure(found: Inspection) -> Figure:
     gate = found.measured.gate
     n_layers, n_heads, n_pos = gate.shape
     rows = gate.flatten(0, 1).double()
-    with sheet() as room:
-        figure = room.figure(8.2, min(8.5, 1.3 + max(0.22 * len(rows), 0.5)))
+    with look():
+        figure = _paper(8.2, min(8.5, 1.3 + max(0.22 * len(rows), 0.5)))
         ax = figure.subplots()
         image = ax.imshow(
             rows.numpy(), cmap="Oranges", vmin=0, vmax=1, aspect="auto", interpolation="none"
@@ -73,7 +75,7 @@ def gate_figure(found: Inspection) -> Figure:
             names = _names(n_layers, n_heads)
             ax.set_yticks(range(len(names)), names)
             ax.set_ylabel("layer.head")
-        ax.set_xticks(range(n_pos), [str(i) for i in range(n_pos)])
+        _numbered(ax.xaxis, n_pos, 24)
         ax.set_xlabel("position of the content")
         figure.colorbar(image, ax=ax, label="gate")
     return figure
@@ -82,14 +84,14 @@ def gate_figure(found: Inspection) -> Figure:
 def sink_figure(found: Inspection) -> Figure:
     """Plot the attention to the first content token without and with the prefix."""
     off, on = found.measured.sink_off, found.measured.sink_on
-    with sheet() as room:
+    with look():
         if many_heads(found):
-            figure = room.figure(7.6, 3.6)
+            figure = _paper(7.6, 3.6)
             ax = figure.subplots()
             _bands(ax, {"without the prefix": off, "with it": on})
             ax.set_ylabel("attention to the first token")
         else:
-            figure = room.figure(6.4, 1.4 + max(0.3 * off.numel(), 0.6))
+            figure = _paper(6.4, 1.4 + max(0.3 * off.numel(), 0.6))
             ax = figure.subplots()
             names = _names(*off.shape)
             at = np.arange(len(names))
@@ -130,11 +132,11 @@ def _bias_bars(
     """Draw a bar for every head's bias beside what the head still writes itself."""
     names = _names(*size.shape)
     at = np.arange(len(names))
-    with sheet() as room:
-        figure = room.figure(7.4, 1.5 + max(0.42 * len(names), 0.6))
+    with look():
+        figure = _paper(7.4, 1.5 + max(0.42 * len(names), 0.6))
         ax = figure.subplots()
-        ax.barh(at - 0.18, size.flatten(), height=0.34, color=_PURPLE, label="bias")
-        ax.barh(at + 0.18, base.flatten(), height=0.34, color="#c9c9d0", label="(1 − g) t")
+        ax.barh(at - 0.18, size.flatten().numpy(), height=0.34, color=_PURPLE, label="bias")
+        ax.barh(at + 0.18, base.flatten().numpy(), height=0.34, color="#c9c9d0", label="(1 − g) t")
         ranks = zip(at, size.flatten(), rank.flatten(), effective.flatten(), strict=True)
         for y, x, whole, weighed in ranks:
             text = f" rank {int(whole)}, effective {float(weighed):.2f}"
@@ -150,16 +152,16 @@ def _bias_bars(
 def moved_figure(found: Inspection) -> Figure:
     """Plot how far relative attention moves in each layer: every head, and their mean."""
     moved = found.measured.moved
-    with sheet() as room:
-        figure = room.figure(
-            max(4.0, min(7.6, 2.6 + 0.3 * len(moved))), 2.4 if len(moved) < 3 else 3.2
-        )
+    with look():
+        figure = _paper(max(4.0, min(7.6, 2.6 + 0.3 * len(moved))), 2.4 if len(moved) < 3 else 3.2)
         ax = figure.subplots()
         for head in range(moved.shape[1]):
             label = "each head" if head == 0 else None
-            ax.plot(moved[:, head], ".", color=_BLUE, alpha=0.5, label=label, markersize=6)
-        ax.plot(moved.mean(dim=1), "-D", color=_ORANGE, label="mean of the heads", markersize=5)
-        ax.set_xticks(range(len(moved)))
+            ax.plot(moved[:, head].numpy(), ".", color=_BLUE, alpha=0.5, label=label, markersize=6)
+        ax.plot(
+            moved.mean(dim=1).numpy(), "-D", color=_ORANGE, label="mean of the heads", markersize=5
+        )
+        _numbered(ax.xaxis, len(moved), 16)
         top = max(1.1 * float(moved.max()), 0.05)
         ax.set(xlabel="layer", ylabel="share of attention moved", ylim=(-0.03 * top, top))
         ax.set_xlim(-0.5, len(moved) - 0.5)
@@ -172,8 +174,8 @@ def elicited_figure(found: Inspection) -> Figure:
     rows = found.leading.rows()
     estimate = found.measured.estimates["denoise"].mean(dim=-1)
     n_layers, n_heads = estimate.shape
-    with sheet() as room:
-        figure = room.figure(9.2, max(3.4, min(6.5, 1.6 + 0.18 * n_layers)))
+    with look():
+        figure = _paper(9.2, max(3.4, min(6.5, 1.6 + 0.18 * n_layers)))
         left, right = figure.subplots(1, 2, width_ratios=[1, 1.35])
         top = max(float(estimate.abs().max()), 1e-12)
         image = left.imshow(
@@ -245,8 +247,8 @@ def _grids(
     panels: Mapping[str, tuple[Float[Tensor, "layer head"], float | None]], colours: str
 ) -> Figure:
     n_layers, n_heads = next(iter(panels.values()))[0].shape
-    with sheet() as room:
-        figure = room.figure(9.2, max(2.0, min(6.5, 1.4 + 0.18 * n_layers)))
+    with look():
+        figure = _paper(9.2, max(2.0, min(6.5, 1.4 + 0.18 * n_layers)))
         axes = figure.subplots(1, len(panels))
         for ax, (title, (values, top)) in zip(axes, panels.items(), strict=True):
             top = max(float(values.max()), 1e-12) if top is None else top
@@ -266,9 +268,29 @@ def _grids(
 def _bands(ax: Axes, values: Mapping[str, Float[Tensor, "layer head"]]) -> None:
     for i, (name, x) in enumerate(values.items()):
         at = np.arange(len(x))
-        ax.fill_between(at, x.amin(dim=1), x.amax(dim=1), color=COLOURS[i], alpha=0.15, linewidth=0)
-        ax.plot(at, x.mean(dim=1), marker=MARKERS[i], color=COLOURS[i], label=f"{name} (mean)")
+        ax.fill_between(
+            at,
+            x.amin(dim=1).numpy(),
+            x.amax(dim=1).numpy(),
+            color=COLOURS[i],
+            alpha=0.15,
+            linewidth=0,
+        )
+        ax.plot(
+            at, x.mean(dim=1).numpy(), marker=MARKERS[i], color=COLOURS[i], label=f"{name} (mean)"
+        )
     ax.set(xlabel="layer (bands: all heads)", ylim=(0, None))
+
+
+def _paper(width: float, height: float) -> Figure:
+    """Return an empty figure; its own size is the page's, so nothing has to be made to fit."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _numbered(axis: Axis, n: int, room: int) -> None:
+    """Number `n` ticks from 0, and leave out labels if more than `room` would stand there."""
+    shown = range(0, n, -(-n // room))
+    axis.set_ticks(list(shown), [str(i) for i in shown])
 
 
 def _names(n_layers: int, n_heads: int) -> list[str]:
@@ -276,8 +298,8 @@ def _names(n_layers: int, n_heads: int) -> list[str]:
 
 
 def _layers_and_heads(ax: Axes, n_layers: int, n_heads: int) -> None:
-    ax.set_xticks(range(n_heads), [str(i) for i in range(n_heads)])
-    ax.set_yticks(range(n_layers), [str(i) for i in range(n_layers)])
+    _numbered(ax.xaxis, n_heads, 9)
+    _numbered(ax.yaxis, n_layers, 16)
     ax.set(xlabel="head", ylabel="layer")
 
 
