@@ -186,7 +186,7 @@ def _control_values(
     names = sorted({Site.Z.at(layer) for layer, _ in heads})
     donors = []
     for control in controls:
-        with torch.no_grad(), attach(model, control):
+        with torch.no_grad(), attach(model, control, method="mixture"):
             _, cache = model.run_with_cache(
                 pair.tokens, names_filter=lambda name: name in names, return_cache_object=False
             )

@@ -125,7 +125,7 @@ def _checked_texts(given: object) -> list[str]:
     return texts
 
 
-def _tokens_of(model: Model, text: str, i: int) -> Int[Tensor, " pos"]:
+def _tokens_of(model: Model, text: str, i: int) -> Int[Tensor, "_"]:
     tokenizer: Any = getattr(model, "tokenizer", None)
     if tokenizer is None:
         raise PrefixInterpError(
@@ -135,7 +135,7 @@ def _tokens_of(model: Model, text: str, i: int) -> Int[Tensor, " pos"]:
     return torch.tensor(tokenizer(text)["input_ids"], dtype=torch.long)
 
 
-def _next_tokens(name: str, rows: Sequence[Int[Tensor, " pos"]]) -> Sentences:
+def _next_tokens(name: str, rows: Sequence[Int[Tensor, "_"]]) -> Sentences:
     """Return rows of any length; the answers are the next token at every position."""
     for i, row in enumerate(rows):
         if len(row) < 2:

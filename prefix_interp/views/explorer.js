@@ -94,9 +94,9 @@
     }
     function recolour() {
       var colour = data.colours[state.colour];
-      var most = Math.max.apply(null, colour.values.map(Math.abs)) * colour.step || 1;
+      var largest = Math.max.apply(null, colour.values.map(Math.abs)) * colour.step || 1;
       cells.forEach(function (cell, i) {
-        var x = value(state.colour, i), part = Math.abs(x) / (colour.top || most);
+        var x = value(state.colour, i), part = Math.abs(x) / (colour.top || largest);
         paint(cell, part, x < 0 ? "orange" : colour.tone);
         cell.textContent = data.heads > 16 ? "" : (colour.signed ? signed(x, colour.digits) : x.toFixed(colour.digits));
         var name = "head " + Math.floor(i / data.heads) + "." + i % data.heads;
@@ -112,7 +112,7 @@
     var more = make("details", { "class": "pi-more" }, panel);
     make("summary", {}, more, "Gate and bias by position, as a table");
     var rows = make("div", { "class": "pi-scroll pi-rows", tabindex: "0", role: "region", "aria-label": "Gate and bias by position" }, more);
-    var deep = make("div", {}, panel), none = make("p", { "class": "pi-soft" }, panel,
+    var deep = make("div", { "class": "pi-deep", role: "region", "aria-label": "Attention and fades of the head that is open" }, live), none = make("p", { "class": "pi-soft" }, panel,
       "Attention and fades are kept for the leading heads alone: " + data.leading.map(function (x) { return x.head.join("."); }).join(", ") + ".");
     var bar = make("div", { "class": "pi-choice" }, deep);
     var pick = make("select", {}, make("label", {}, bar, "Sentence "));
@@ -126,7 +126,7 @@
     var shown = make("span", { "class": "pi-shown" }, slide);
     slider.addEventListener("input", function () { state.fade = data.fades.length - 1 - Number(slider.value); deeper(); });
     var faded = make("p", { "aria-live": "polite" }, deep);
-    make("p", { "class": "pi-head" }, deep, "Attention: prefix slots apart, content renormalised");
+    var scale = make("p", { "class": "pi-head" }, deep);
     var pad = make("div", { tabindex: "0", role: "group", "class": "pi-pad" }, deep);
     var told = make("output", { "aria-live": "polite" }, deep);
     make("p", { "class": "pi-head" }, deep, "Log-probability of each answer, change from no prefix (nats)");
@@ -155,7 +155,7 @@
     function quote(token) { return "\u201c" + token + "\u201d"; }
 
     function positions(i) {
-      var gate = data.gate[i], bias = data.bias[i], n = gate.length, most = data.biasTop || 1;
+      var gate = data.gate[i], bias = data.bias[i], n = gate.length, top = data.biasTop || 1;
       bars.textContent = "";
       rows.textContent = "";
       var step = Math.max(6, Math.min(18, 420 / n)), width = 46 + n * step;
@@ -178,10 +178,11 @@
         var row = make("tr", {}, inside);
         make("th", { scope: "row" }, row, String(p));
         make("td", {}, row, (gate[p] / 1000).toFixed(3));
-        make("td", {}, row, (most * bias[p] / 1000).toFixed(3));
+        make("td", {}, row, (top * bias[p] / 1000).toFixed(3));
       });
     }
 
+    function most(rows) { return Math.max(0.001, Math.max.apply(null, rows.map(function (r) { return Math.max.apply(null, r); })) / 1000); }
     function now() { var s = data.sentences[state.sentence]; return { s: s, at: s.at[lead()] }; }
     function slots(at, q) {  // the prefix's mass, faded, competes with the content's: as in the model
       var f = data.fades[state.fade], own = at.slots[q].map(function (v) { return v / 1000; });
@@ -196,8 +197,10 @@
       slider.setAttribute("aria-valuetext", shown.textContent);
       faded.textContent = "With " + shown.textContent + " of the prefix at this head the answers' mean log-probability is " +
         minus(own.fades[state.fade].toFixed(3)) + " nats (" + minus(own.fades[0].toFixed(3)) + " with all of it, " + minus(data.off.toFixed(3)) + " without any prefix).";
-      var most = Math.max(8, Math.min(16, Math.max.apply(null, d.s.words.map(function (w) { return w.length; }))));
-      var left = 24 + most * 5.4, x0 = left + data.slots * CELL + GAP, width = x0 + n * CELL + 2, height = TOP + n * CELL + 24;
+      var dark = most(d.at.slots);
+      scale.textContent = "Attention: prefix slots apart (darkest " + dark.toFixed(2) + "), content renormalised (darkest 0.5 or more)";
+      var wide = Math.max(8, Math.min(16, Math.max.apply(null, d.s.words.map(function (w) { return w.length; }))));
+      var left = 24 + wide * 5.4, x0 = left + data.slots * CELL + GAP, width = x0 + n * CELL + 2, height = TOP + n * CELL + 24;
       place = { left: left, x0: x0 };
       pad.textContent = "";
       pad.setAttribute("aria-label", "Attention of head " + state.layer + "." + state.head + ". Arrow keys move over the cells.");
@@ -206,7 +209,7 @@
       range(n).forEach(function (q) {
         var y = TOP + q * CELL, word = d.s.words[q];
         draw("text", { x: left - 4, y: y + 9, "text-anchor": "end" }, svg, q + ": " + (word.length > 16 ? word.slice(0, 15) + "\u2026" : word));
-        slots(d.at, q).forEach(function (v, s) { square(svg, left + s * CELL, y, "--orange", v, q, s - data.slots); });
+        slots(d.at, q).forEach(function (v, s) { square(svg, left + s * CELL, y, "--orange", v / dark, q, s - data.slots); });
         range(q + 1).forEach(function (k) { square(svg, x0 + k * CELL, y, "--blue", tri(d.at.on, q, k) / 0.5, q, k); });
       });
       range(data.slots).forEach(function (s) { if (s % Math.ceil(data.slots / 8) === 0) { note(svg, left + s * CELL, n, "P" + (s + 1)); } });

@@ -16,6 +16,7 @@ from torch import Tensor
 from prefix_interp.inspection.leading import FADES
 from prefix_interp.inspection.look import Inspection
 from prefix_interp.views.inspect_figures import grid_figure
+from prefix_interp.views.inspect_words import readable
 from prefix_interp.views.pictures import compact_uri
 
 _FOLDER = Path(__file__).parent
@@ -162,7 +163,7 @@ def _facts(found: Inspection) -> list[dict[str, Any]]:
         if found.said is not None:
             said = found.said[i][j]
             fact |= {
-                end: [token for token, _ in getattr(said, end)[:_SAID]]
+                end: [readable(token) for token, _ in getattr(said, end)[:_SAID]]
                 for end in ("raised", "lowered")
             }
         facts.append(fact)
@@ -194,7 +195,8 @@ def _sentences(found: Inspection) -> list[dict[str, Any]]:
         columns = list(said.columns)
         sentences.append(
             {
-                "words": list(said.words), "tokens": said.n_tokens, "places": list(said.places),
+                "words": [_on_one_line(word) for word in said.words],
+                "tokens": said.n_tokens, "places": list(said.places),
                 "off": _whole(found.measured.log_prob_off[i, columns]),
                 "at": [
                     {
@@ -207,6 +209,10 @@ def _sentences(found: Inspection) -> list[dict[str, Any]]:
             }
         )  # fmt: skip
     return sentences
+
+
+def _on_one_line(word: str) -> str:
+    return word.replace("\n", "⏎").replace("\t", "⇥")
 
 
 def _whole(values: Float[Tensor, " n"]) -> list[int]:

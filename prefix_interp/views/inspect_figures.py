@@ -59,7 +59,7 @@ def gate_figure(found: Inspection) -> Figure:
     n_layers, n_heads, n_pos = gate.shape
     rows = gate.flatten(0, 1).double()
     with look():
-        figure = _paper(8.2, min(8.5, 1.3 + max(0.22 * len(rows), 0.5)))
+        figure = _paper(8.2, min(5.4, 1.3 + max(0.22 * len(rows), 0.5)))
         ax = figure.subplots()
         image = ax.imshow(
             rows.numpy(), cmap="Oranges", vmin=0, vmax=1, aspect="auto", interpolation="none"
@@ -67,9 +67,10 @@ def gate_figure(found: Inspection) -> Figure:
         _bare(ax)
         if many_heads(found):
             for layer in range(1, n_layers):
-                ax.axhline(layer * n_heads - 0.5, color="white", linewidth=0.6)
-            centres = [layer * n_heads + (n_heads - 1) / 2 for layer in range(n_layers)]
-            ax.set_yticks(centres, [str(layer) for layer in range(n_layers)])
+                ax.axhline(layer * n_heads - 0.5, color="white", linewidth=0.4)
+            shown = range(0, n_layers, -(-n_layers // 16))
+            centres = [layer * n_heads + (n_heads - 1) / 2 for layer in shown]
+            ax.set_yticks(centres, [str(layer) for layer in shown])
             ax.set_ylabel(f"layer ({n_heads} heads each)")
         else:
             names = _names(n_layers, n_heads)

@@ -30,6 +30,7 @@ from prefix_interp.views.inspect_words import (
     gate_title,
     head_name,
     moved_title,
+    readable,
     share,
     signed,
     sink_title,
@@ -208,7 +209,7 @@ def _says(found: Inspection) -> Finding:
     return Finding(
         id="says", nav="What the bias says",
         title=f"Read in the vocabulary, the bias of head {head_name(best['layer'], best['head'])} "
-        f"raises “{first[0]}” most ({signed(first[1])} logits)",
+        f"raises “{readable(first[0])}” most ({signed(first[1])} logits)",
         text="The mean bias of a head, through its output matrix, the final norm and the "
         "unembedding, raises some tokens and lowers others. This is the direct path alone: what "
         "later layers make of the bias is not in it.",
@@ -223,7 +224,7 @@ def _says(found: Inspection) -> Finding:
 
 
 def _tokens(said: Sequence[tuple[str, float]]) -> str:
-    return ", ".join(f"“{token}” {signed(value)}" for token, value in said[:4])
+    return ", ".join(f"“{readable(token)}” {signed(value)}" for token, value in said[:3])
 
 
 def _table_markup(table: Table, caption: str) -> Markup:

@@ -33,6 +33,7 @@ def _sentence(said: Spoken, changes: Sequence[float], number: int) -> Markup:
     at = dict(zip(said.places, changes, strict=True))
     words = []
     for i, word in enumerate(said.words):
+        word = word.replace("\n", "⏎").replace("\t", "⇥")
         text = word if i < said.n_tokens else f"→ {word}"
         change = at.get(i)
         number_below = "\u00a0" if change is None else plain_signed(change)

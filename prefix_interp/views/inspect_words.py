@@ -15,6 +15,11 @@ def head_name(layer: int, head: int) -> str:
     return f"{layer}.{head}"
 
 
+def readable(token: str) -> str:
+    """Return a token as part of a sentence: without spaces at its ends, line breaks as signs."""
+    return token.strip(" ").replace("\n", "⏎").replace("\t", "⇥") or "␣"
+
+
 def share(x: float) -> str:
     """Return a share in percent, e.g. ``12.3 %``."""
     return f"{percent(x)} %"
