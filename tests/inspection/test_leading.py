@@ -65,7 +65,7 @@ def test_fades_are_runs_with_the_prefix_gated_at_one_head(given, found):
             gates = torch.ones(2, 3, dtype=torch.float64)
             gates[layer, head] = share
             for j, row in enumerate(sentences.batch.tokens):
-                with pi.attach(model, prefix, gates=gates):
+                with torch.no_grad(), pi.attach(model, prefix, gates=gates):
                     logits = model(row[None, : n[j]])[0, -n[j] :]
                 chances = logits[:-1].log_softmax(-1).gather(-1, row[1 : n[j], None])
                 assert float(found.fades[i, k, j]) == pytest.approx(float(chances.mean()), abs=1e-9)
@@ -91,7 +91,7 @@ def test_fading_in_the_page_is_the_models_own(given, found):
     layer, head = HEADS[0]
     gates = torch.ones(2, 3, dtype=torch.float64)
     gates[layer, head] = 0.25
-    with pi.attach(model, prefix, gates=gates):
+    with torch.no_grad(), pi.attach(model, prefix, gates=gates):
         _, cache = model.run_with_cache(sentences.batch.tokens[:1, :5])
     real = cache[pi.Site.PATTERN.at(layer)][0, head, -5:]
     own = found.shown[0].slots[0]
