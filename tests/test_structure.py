@@ -51,7 +51,7 @@ def against_the_arrows(file):
 
 
 def test_arrows_run_one_way():
-    on_top = {PACKAGE / "__init__.py", PACKAGE / "cli.py"}
+    on_top = {PACKAGE / name for name in ("__init__.py", "cli.py", "cli_inspect.py")}
     wrong = {
         module_name(file): found
         for file in LIBRARY
@@ -84,7 +84,7 @@ def test_the_library_stays_small():
     doors = 400  # commands that resume, and that replace no file of another run
     paper = 1_250  # figures at any size, circuits as svg, pdf and png, tables as LaTeX and CSV
     own = 900  # tasks of one's own, answers at any positions, positions that stay
-    page = 2_900  # everything about one prefix on one page, and what it shares with the report
+    page = 3_000  # everything about one prefix on one page, and what it shares with the report
     assert sum(map(length, LIBRARY)) <= house + trust + doors + paper + own + page
 
 

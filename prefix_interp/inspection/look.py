@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -17,9 +17,6 @@ from prefix_interp.inspection.vocabulary import Said
 from prefix_interp.inspection.words import Spoken
 from prefix_interp.result_object import drawing
 from prefix_interp.results import Result
-
-if TYPE_CHECKING:
-    from prefix_interp.views.explorer import Explorer
 
 Rows = list[dict[str, Any]]
 
@@ -98,8 +95,8 @@ class Inspection:
         """Return at most six plain sentences with the main numbers."""
         return drawing("inspect_words.summary_sentences")(self)
 
-    def explorer(self) -> Explorer:
-        """Return the figure in which every head can be opened, for a notebook."""
+    def explorer(self) -> Any:
+        """Return the figure in which every head can be opened, for a notebook (an `Explorer`)."""
         return drawing("explorer.explorer")(self)
 
     def __repr__(self) -> str:
@@ -141,7 +138,9 @@ class Inspection:
         measured = self.measured
         columns = {name: measured.parts[name] for name in PARTS} | {"residual": measured.residual}
         shape = measured.residual.shape
-        index = pd.MultiIndex.from_product(map(range, shape), names=["layer", "head", "pos"])
+        index = pd.MultiIndex.from_product(
+            [range(k) for k in shape], names=["layer", "head", "pos"]
+        )
         frame = pd.DataFrame({k: x.flatten().tolist() for k, x in columns.items()}, index=index)
         return frame.reset_index().to_dict("records")  # type: ignore[return-value]
 

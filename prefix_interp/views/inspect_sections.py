@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
 from prefix_interp.inspection.look import Inspection
-from prefix_interp.views.circuit_graph import circuit_svg
 from prefix_interp.views.explorer import explorer
+from prefix_interp.views.inspect_effects import (
+    answers_section,
+    circuit_section,
+    elicited_section,
+)
 from prefix_interp.views.inspect_figures import (
     answers_figure,
     bias_figure,
-    elicited_figure,
     gate_figure,
     many_heads,
     moved_figure,
     sink_figure,
 )
-from prefix_interp.views.inspect_tokens import sentences_markup, shown_sentences
+from prefix_interp.views.inspect_finding import LAYER_HEAD, ROWS, Finding
 from prefix_interp.views.inspect_words import (
     acts_title,
-    answers_title,
     bias_title,
-    circuit_title,
-    elicited_title,
     gate_title,
     head_name,
     moved_title,
@@ -36,38 +34,9 @@ from prefix_interp.views.inspect_words import (
     sink_title,
     small,
 )
-from prefix_interp.views.page import Picture, Words, picture
+from prefix_interp.views.page import Words, picture
 from prefix_interp.views.page_tables import Column, Table, decimals, percent, rows_table, whole
-from prefix_interp.views.pictures import svg_uri
 from prefix_interp.words import counted
-
-_ROWS = 20  # of a folded table; all are in the JSON
-_LAYER_HEAD = (Column("Layer", "layer", whole), Column("Head", "head", whole))
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One section.
-
-    Attributes:
-        id: unique in the page.
-        nav: its name in the contents.
-        title: the finding.
-        text: two sentences.
-        picture: the figure; None if `markup` is it.
-        markup: what is shown in place of a picture.
-        folded: numbers, controls and method.
-        tables: names of its tables in the JSON.
-    """
-
-    id: str
-    nav: str
-    title: str
-    text: str | Markup
-    picture: Picture | None = None
-    markup: Markup | str = ""
-    folded: Sequence[Words] = ()
-    tables: Sequence[str] = ()
 
 
 def all_sections(found: Inspection) -> list[Finding]:
@@ -76,7 +45,18 @@ def all_sections(found: Inspection) -> list[Finding]:
     Args:
         found: from `inspect`.
     """
-    makers = (_acts, _gate, _sink, _bias, _says, _moved, _elicited, _circuit, _answers, _explorer)
+    makers = (
+        _acts,
+        _gate,
+        _sink,
+        _bias,
+        _says,
+        _moved,
+        elicited_section,
+        circuit_section,
+        answers_section,
+        _explorer,
+    )
     return [make(found) for make in makers]
 
 
@@ -202,7 +182,7 @@ def _says(found: Inspection) -> Finding:
         ),
         key=lambda row: -row["size"],
     )  # fmt: skip
-    columns = (*_LAYER_HEAD, Column("Raises", "raised"), Column("Lowers", "lowered"))
+    columns = (*LAYER_HEAD, Column("Raises", "raised"), Column("Lowers", "lowered"))
     best = rows[0]
     first = found.said[best["layer"]][best["head"]].raised[0]
     table = rows_table(rows[:8], columns)
@@ -217,8 +197,8 @@ def _says(found: Inspection) -> Finding:
                              "most"),
         folded=[Words(title, "The logits that go missing if the head's mean bias is taken out of "
                       "the residual stream behind the last layer, less their mean over all tokens. "
-                      f"The {min(len(rows), _ROWS)} heads that say most:",
-                      rows_table(rows[:_ROWS], columns))],
+                      f"The {min(len(rows), ROWS)} heads that say most:",
+                      rows_table(rows[:ROWS], columns))],
         tables=["vocabulary"],
     )  # fmt: skip
 
@@ -266,101 +246,6 @@ def _moved(found: Inspection) -> Finding:
     )  # fmt: skip
 
 
-def _elicited(found: Inspection) -> Finding:
-    leading = found.leading
-    draws, n = len(leading.controls), leading.denoise.shape[-1]
-    rows = [
-        row | {
-            "own": _with_ends(row, "enough"), "other": _with_ends(row, "needed"),
-            "random": f"{signed(float(row['control_low'] or 0), 3)} to "
-            f"{signed(float(row['control_high'] or 0), 3)}",
-            "yes": "yes" if row["elicited"] else "no",
-        }
-        for row in leading.rows()
-    ]  # fmt: skip
-    columns = (
-        *_LAYER_HEAD, Column("Enough alone", "own"), Column("Needed", "other"),
-        Column("Random prefixes", "random"), Column("Elicited", "yes"),
-    )  # fmt: skip
-    return Finding(
-        id="elicits", nav="Elicited heads", title=elicited_title(found),
-        text="Gradients estimate what each head alone would do (left); the heads with the largest "
-        "estimates are patched exactly (right), and a star marks those that do more than every "
-        f"one of {draws} random prefixes with the same norms. Enough: the head's prefixed output "
-        "put into the plain run; needed: its plain output put into the prefixed run.",
-        picture=picture(
-            "fig-elicits", elicited_figure(found),
-            "Left: estimated effects of all heads as a heat map. Right: exact effects of the "
-            "leading heads with intervals, over the range of random prefixes.",
-            "Intervals: 95 % bootstrap over sequences. Grey: smallest to largest of the random "
-            "prefixes, cut off where it would hide the rest.",
-        ),
-        folded=[Words("The leading heads", f"On {n} sequences, in nats per answer. A head is "
-                      "elicited if its effect lies outside the range of the random prefixes (an "
-                      f"interval of level {share(leading.level)}) and its own interval excludes 0 "
-                      "on the same side.", rows_table(rows, columns))],
-        tables=["leading", "heads", "fades"],
-    )  # fmt: skip
-
-
-def _with_ends(row: Mapping[str, Any], name: str) -> str:
-    value, low, high = (float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
-    return f"{signed(value, 3)} ({signed(low, 3)} to {signed(high, 3)})"
-
-
-def _circuit(found: Inspection) -> Finding:
-    circuit = found.circuit
-    if circuit is None:
-        return Finding(
-            id="circuit", nav="Circuit", title=circuit_title(found),
-            text=found.why_no_circuit,
-            folded=[Words("Method", "find_circuit searches for the fewest heads and MLPs that keep "
-                          "95 % of the prefix's effect on the mean log-probability.")],
-        )  # fmt: skip
-    rows = [row | {"kept": row["minimality"]} for row in found.tables["circuit"]]
-    names = ", ".join(node.name for node in circuit.nodes)
-    return Finding(
-        id="circuit", nav="Circuit", title=circuit_title(found),
-        text="These act as with the prefix while all other heads and MLPs act as without it. "
-        f"Without them the rest keeps {share(1 - float(circuit.scores['completeness']))} of the "
-        "effect.",
-        picture=Picture(
-            "fig-circuit", svg_uri(circuit_svg(circuit)),
-            f"Circuit: {names}; {len(circuit.edges)} edges.",
-            "Layers from bottom to top; an edge's width is its effect, dashed where cutting it "
-            "helps. Pale: left out.",
-        ),
-        folded=[Words("The parts", f"Found by the search “{circuit.search}” among "
-                      f"{len(circuit.all_nodes)} heads and MLPs for "
-                      f"{share(circuit.threshold)} of the effect; the slots always stay. "
-                      "Needed: what the circuit loses without the part.",
-                      rows_table(rows, (Column("Part", "node"),
-                                        Column("Needed (%)", "kept", percent))))],
-        tables=["circuit"],
-    )  # fmt: skip
-
-
-def _answers(found: Inspection) -> Finding:
-    rows = sorted(found.tables["answers"], key=lambda row: -abs(row["change"]))
-    count = len(shown_sentences(found))
-    return Finding(
-        id="tokens", nav="Effect on each token", title=answers_title(found),
-        text="Blue: the prefix makes the token more likely at its place; orange: less likely. The "
-        "number below a token is the change of its log-probability in nats; tokens without a "
-        "number are not measured.",
-        markup=sentences_markup(found),
-        folded=[Words("The answers that change most", f"The first {count} of "
-                      f"{found.about.n_sequences} sequences are shown above. A position predicts "
-                      "the answer behind it.", rows_table(rows[:_ROWS], (
-                          Column("Sequence", "sequence", whole), Column("Position", "pos", whole),
-                          Column("Answer", "answer"),
-                          Column("Without (nats)", "log_prob_off", decimals(3)),
-                          Column("With (nats)", "log_prob_on", decimals(3)),
-                          Column("Change", "change", lambda x: signed(x, 3)))))],
-        tables=["answers"],
-    )  # fmt: skip
-
-
 def _explorer(found: Inspection) -> Finding:
     live = explorer(found)
     return Finding(
@@ -380,5 +265,5 @@ def _explorer(found: Inspection) -> Finding:
 
 
 def _largest(found: Inspection, key: str, title: str, columns: Sequence[Column]) -> Words:
-    rows = sorted(found.tables["heads"], key=lambda row: -row[key])[:_ROWS]
-    return Words(title, "", rows_table(rows, (*_LAYER_HEAD, *columns)))
+    rows = sorted(found.tables["heads"], key=lambda row: -row[key])[:ROWS]
+    return Words(title, "", rows_table(rows, (*LAYER_HEAD, *columns)))
