@@ -198,7 +198,7 @@
       faded.textContent = "With " + shown.textContent + " of the prefix at this head the answers' mean log-probability is " +
         minus(own.fades[state.fade].toFixed(3)) + " nats (" + minus(own.fades[0].toFixed(3)) + " with all of it, " + minus(data.off.toFixed(3)) + " without any prefix).";
       var dark = most(d.at.slots);
-      scale.textContent = "Attention: prefix slots apart (darkest " + dark.toFixed(2) + "), content renormalised (darkest 0.5 or more)";
+      scale.textContent = "Attention: prefix slots apart (strongest " + dark.toFixed(2) + "), content renormalised (strongest 0.5 or more)";
       var wide = Math.max(8, Math.min(16, Math.max.apply(null, d.s.words.map(function (w) { return w.length; }))));
       var left = 24 + wide * 5.4, x0 = left + data.slots * CELL + GAP, width = x0 + n * CELL + 2, height = TOP + n * CELL + 24;
       place = { left: left, x0: x0 };
@@ -258,7 +258,7 @@
       d.s.words.forEach(function (word, p) {
         var box = make("span", { "class": "pi-token" }, tokens), shown = make("span", {}, box, (p >= d.s.tokens ? "\u2192 " : "") + word);
         var has = change[p] !== undefined;
-        if (has) { paint(shown, 0.75 * Math.min(1, Math.abs(change[p]) / 2), change[p] < 0 ? "orange" : "blue"); }
+        if (has && Math.abs(change[p]) >= 0.02) { paint(shown, 0.75 * Math.min(1, Math.abs(change[p]) / 2), change[p] < 0 ? "orange" : "blue"); }
         make("small", {}, box, has ? signed(change[p], 2) : "\u00a0");
         tokens.appendChild(document.createTextNode(" "));
       });

@@ -83,7 +83,7 @@ def circuit_section(found: Inspection) -> Finding:
         f"Without them the rest keeps {share(1 - float(circuit.scores['completeness']))} of the "
         "effect.",
         picture=Picture(
-            "fig-circuit", svg_uri(circuit_svg(circuit)),
+            "fig-circuit", svg_uri(circuit_svg(circuit, title="the parts of the circuit")),
             f"Circuit: {names}; {len(circuit.edges)} edges.",
             "Layers from bottom to top; an edge's width is its effect, dashed where cutting it "
             "helps. Pale: left out.",

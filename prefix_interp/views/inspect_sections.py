@@ -106,7 +106,7 @@ def _gate(found: Inspection) -> Finding:
         picture=picture(
             "fig-gate", gate_figure(found),
             "Heat map of the gate: heads as rows, positions of the content as columns.",
-            "Mean over the sequences. Dark: the head attends to the prefix alone.",
+            "Mean over the sequences. At 1 the head attends to the prefix alone.",
             dense=found.measured.gate.numel() > 1500,
         ),
         folded=[_largest(found, "gate", "The heads with the largest gates", (
