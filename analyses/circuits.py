@@ -8,7 +8,6 @@ from typing import Any
 
 from analyses.report.charts import dots
 from analyses.report.evidence import Evidence, numbers
-from analyses.report.pictures import svg_uri
 from analyses.report.sections import (
     Card,
     Cell,
@@ -29,6 +28,7 @@ from prefix_interp.results import Result
 from prefix_interp.tasks import FOUR_SKILLS
 from prefix_interp.tasks.words import task_words
 from prefix_interp.views.circuit_graph import circuit_curves_figure, circuit_svg
+from prefix_interp.views.pictures import svg_uri
 
 
 @dataclass(frozen=True)

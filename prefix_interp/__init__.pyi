@@ -13,6 +13,7 @@ from .attribution.patching import patch_heads as patch_heads
 from .attribution.patching import patch_sites as patch_sites
 from .attribution.patching import patch_slots as patch_slots
 from .errors import PrefixInterpError as PrefixInterpError
+from .inspection.run import inspect as inspect
 from .models.model import to_dtype as to_dtype
 from .models.pretrained import load_pretrained as load_pretrained
 from .models.sites import Site as Site

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 # Whatever loads torch is imported inside the handlers, so that --help answers at once.
 import prefix_interp as pi
 from prefix_interp.cli_check import add_check
-from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.errors import PrefixInterpError
 from prefix_interp.files import check_target, check_writable, is_there
 from prefix_interp.overwriting import check_same_run
 from prefix_interp.words import counted
 
 if TYPE_CHECKING:
-    import torch
-
     from prefix_interp.models.host import Model
-    from prefix_interp.prefixes.prefix import Prefix
-    from prefix_interp.tasks import Task
     from prefix_interp.tuning.recipes import Recipe
 
 # Commands of version 0.1 that moved out of the library with the studies.
@@ -79,12 +75,17 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     look = command(
-        "inspect", "split every head's output under a prefix", _inspect, _check_inspect, None
+        "inspect", "show what a prefix does, on one page", _inspect, _check_inspect, None
     )
     look.add_argument("--prefix", required=True, help="folder, or a key of the model's zoo entry")
     look.add_argument("--task", help="inputs to run (the task that the prefix was tuned on)")
     look.add_argument("--tokens", help="instead: token numbers with commas, e.g. 3,1,4,1,5")
-    look.add_argument("--out", type=Path, default=Path("inspect"), help="folder (inspect)")
+    look.add_argument(
+        "--text", type=Path, help="instead: a file with a text a line, .txt or .jsonl"
+    )
+    look.add_argument(
+        "--out", type=Path, default=Path("inspect"), help="folder, or a page.html (inspect)"
+    )
 
     tune = command("tune", "tune a prefix for a toy", _tune, _check_tune, _left_by_tune)
     tune.add_argument("--task", required=True, help="what the prefix should do")
@@ -198,97 +199,16 @@ def _left_by_tune(arguments: argparse.Namespace) -> str | None:
 
 
 def _check_inspect(arguments: argparse.Namespace) -> None:
-    if arguments.tokens is not None and arguments.task is not None:
-        raise PrefixInterpError(
-            f"tokens={arguments.tokens!r} and task={arguments.task!r} are both given; name one of "
-            "them"
-        )
-    check_target(arguments.out / "inspect.json")
+    from prefix_interp.cli_inspect import check_inspect
+
+    check_inspect(arguments)
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from prefix_interp.models.model import model_id
-    from prefix_interp.results import Result
+    from prefix_interp.cli_inspect import run_inspect
 
-    model = _load_model(arguments)
-    prefix = _load_prefix(arguments).to(model)
-    settings = {
-        "model": arguments.model, "model_id": model_id(model), "prefix": arguments.prefix,
-        "tuned": {**prefix.settings, "n_slots": prefix.n_slots, **prefix.metadata},
-        "baseline": "masked",
-    }  # fmt: skip
-    task = None
-    if arguments.tokens is None:
-        task, why = _task_of(arguments, prefix)
-        settings |= {"task": task.name, "task_from": why}
-        tokens = task.sample(64, seed=arguments.seed).tokens
-    else:
-        tokens = _parse_tokens(arguments.tokens)
-        settings |= {"tokens": tokens.tolist()}
-    file = arguments.out / "inspect.json"
-    if not arguments.overwrite:
-        _refuse_other_inspection(file, {**settings, "seeds": [arguments.seed]})
-    if task is not None:
-        score = pi.evaluate(model, task, prefix, seed=arguments.seed)
-        settings |= {"evaluation": score.to_dict()}
-        print(f"task {task.name}: {settings['task_from']}")
-        print(f"{task.name}: exact match {score.exact_match}, loss {score.loss}")
-    parts = pi.decompose_attention(pi.run_pair(model, prefix, tokens))
-    table = parts.to_dataframe()
-    print(table.drop(columns="pos").groupby(["layer", "head"]).agg("mean").to_string())
-    print("largest violations, baseline masked:", parts.max_errors())
-    records = table.to_dict("records")
-    result = Result("inspect", "none", [arguments.seed], settings, {"parts": records})
-    print(result.save(file))
-
-
-def _load_prefix(arguments: argparse.Namespace) -> Prefix:
-    shipped = pi.load_prefixes(arguments.model)
-    if arguments.prefix not in shipped and not Path(arguments.prefix).is_dir():
-        check_choice("prefix", arguments.prefix, [*shipped, "a folder"])
-    return shipped.get(arguments.prefix) or pi.Prefix.load(arguments.prefix)
-
-
-def _task_of(arguments: argparse.Namespace, prefix: Prefix) -> tuple[Task, str]:
-    """Return the task to run, and why it is this one."""
-    own = prefix.metadata.get("task")
-    if arguments.task is not None:
-        tuned = "" if own == arguments.task else f"; the prefix was tuned on {own or 'none named'}"
-        return pi.get_task(arguments.task), f"named by --task{tuned}"
-    try:
-        return pi.get_task(str(own)), "the prefix was tuned on it, as its metadata say"
-    except PrefixInterpError:
-        says = "name no task" if own is None else f"name {own!r}, which is no task of the library"
-        raise PrefixInterpError(
-            f"prefix={arguments.prefix!r} has metadata that {says}; name the task to run with "
-            "--task, or token numbers with --tokens"
-        ) from None
-
-
-def _refuse_other_inspection(file: Path, now: Mapping[str, Any]) -> None:
-    """Raise if the file is no inspection of the same prefix on the same inputs."""
-    from prefix_interp.results import Result
-
-    if not is_there(file):
-        return
-    try:
-        found = Result.load(file)
-    except PrefixInterpError:
-        check_same_run(file, None, now)
-    else:
-        before = {k: v for k, v in found.settings.items() if k != "evaluation"}
-        check_same_run(file, {**before, "seeds": list(found.seeds)}, now)
-
-
-def _parse_tokens(text: str) -> torch.Tensor:
-    import torch
-
-    try:
-        return torch.tensor([[int(part) for part in text.split(",")]])
-    except (ValueError, RuntimeError):
-        raise PrefixInterpError(
-            f"tokens={text!r} is not a list of whole numbers; write e.g. --tokens 3,1,4,1,5"
-        ) from None
+    for line in run_inspect(arguments, _load_model(arguments)):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pandas as pd
 
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.records import MAX_DEPTH, Schema, one_line
-from prefix_interp.storage import read_json, write_json
+from prefix_interp.storage import json_bytes, read_json, write_json
 from prefix_interp.words import counted
 
 _PACKAGES = (
@@ -135,12 +135,22 @@ class Result:
             PrefixInterpError: the file cannot be written, a value is infinite or not plain JSON,
                 or a key contains a dot.
         """
+        return write_json(path, self._record(path), compact=True)
+
+    def to_bytes(self) -> bytes:
+        """Return what `save` writes to a file that is not compressed.
+
+        Raises:
+            PrefixInterpError: as in `save`.
+        """
+        return json_bytes(self._record(""), compact=True)
+
+    def _record(self, path: str | Path) -> dict[str, Any]:
         fields = ("name", "preset", "seeds", "settings")
         record = {"format": max(SCHEMAS)} | {key: getattr(self, key) for key in fields}
         record["tables"] = {name: _to_columns(rows) for name, rows in self.tables.items()}
         _check_size(path, record["tables"])
-        record |= {"versions": self.versions, "timing": self.timing}
-        return write_json(path, record, compact=True)
+        return record | {"versions": self.versions, "timing": self.timing}
 
     @classmethod
     def load(cls, path: str | Path) -> Result:

@@ -59,7 +59,7 @@ def write_json(path: str | Path, record: Mapping[str, Any], compact: bool = Fals
     Raises:
         PrefixInterpError: the file cannot be written, or a value is not plain JSON.
     """
-    data = seal(sealable(record, compact).encode())
+    data = json_bytes(record, compact)
     if Path(path).suffix == ".gz":
         packed = io.BytesIO()
         # No name and no time in the header.
@@ -67,6 +67,19 @@ def write_json(path: str | Path, record: Mapping[str, Any], compact: bool = Fals
             file.write(data)
         data = packed.getvalue()
     return write_file(path, data)
+
+
+def json_bytes(record: Mapping[str, Any], compact: bool = False) -> bytes:
+    """Return `record` as sealed JSON; equal records give equal bytes.
+
+    Args:
+        record: plain values; ``format`` says which schema it follows.
+        compact: as for `to_json`.
+
+    Raises:
+        PrefixInterpError: a value is not plain JSON.
+    """
+    return seal(sealable(record, compact).encode())
 
 
 def read_json(path: str | Path, schemas: Schemas) -> dict[str, Any]:

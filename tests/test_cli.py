@@ -36,6 +36,33 @@ def test_inspect_prints_and_writes_the_split(tmp_path, capsys):
     assert code == 0 and len(Result.load(tmp_path / "inspect.json").rows("parts")) == 5
 
 
+def test_inspect_writes_a_page_and_its_numbers(tmp_path, capsys):
+    argv = [*INSPECT, "sort_descending", "--tokens", "3,1,4,1,5", "--quiet"]
+    code, out, _ = run(capsys, *argv, "--out", tmp_path / "folder")
+    assert code == 0 and "It takes" in out and out.rstrip().endswith("report.html")
+    assert {p.name for p in (tmp_path / "folder").iterdir()} == {"report.html", "inspect.json"}
+    assert run(capsys, *argv, "--out", tmp_path / "mine.html")[0] == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"folder", "mine.html", "mine.json"}
+    tables = Result.load(tmp_path / "mine.json").tables
+    assert len(tables["answers"]) == 4 and len(tables["heads"]) == 1
+    (tmp_path / "mine.json").unlink()
+    code, _, err = run(capsys, *argv, "--out", tmp_path / "mine.html")  # a page of who knows what
+    assert code == 2 and "no result of this command" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [("a.txt", "some words", "no tokenizer"), ("a.txt", " ", "holds no text"),
+     ("a.pdf", "x", ".txt or .jsonl"), (None, None, "does not exist")],
+)  # fmt: skip
+def test_a_file_of_texts_is_read_or_refused_in_one_line(name, content, says, tmp_path, capsys):
+    file = tmp_path / (name or "none.txt")
+    if content is not None:
+        file.write_text(content)
+    code, _, err = run(capsys, *INSPECT, "sort_descending", "--text", file, "--out", tmp_path / "o")
+    assert code == 2 and says in err and err.count("\n") == 1
+
+
 def test_commands_run_on_one_thread(tmp_path, monkeypatch):
     seen, real = [], pi.load_toy
     monkeypatch.setattr(

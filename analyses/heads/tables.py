@@ -114,10 +114,13 @@ def calibration_rows(result: Result) -> Rows:
 
 def _mean_effect(own: pd.DataFrame) -> Estimate:
     """Return the mean over seeds with its interval, over inputs too if the records have it."""
-    seeds = own.groupby("seed")[["effect", "low", "high"]].mean()
+    seeds = [part for _, part in own.groupby("seed")]
+    scores = [
+        Estimate(*(float(part[name].mean()) for name in ("effect", "low", "high")))
+        for part in seeds
+    ]
     if int(own["draws"].max()) > 1:
-        return seed_interval(seeds["effect"].tolist())
-    scores = [Estimate(*map(float, ends)) for ends in seeds.to_numpy()]
+        return seed_interval([score.value for score in scores])
     return combined_interval(scores)
 
 

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
-from markupsafe import Markup
 from tqdm.auto import tqdm
 
 from analyses import registry
@@ -20,6 +18,7 @@ from prefix_interp.files import check_writable, write_together
 from prefix_interp.records import to_json
 from prefix_interp.results import Result, package_versions
 from prefix_interp.tuning.parallel import one_thread
+from prefix_interp.views.page import page_style, page_template
 
 _FOLDER = Path(__file__).parent
 _TEMPLATE, _STYLE = "page.html.j2", "page.css"
@@ -119,21 +118,14 @@ def render_report(sections: Sequence[Section]) -> str:
     Args:
         sections: from `all_sections`.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     parts = [
         (key, title, own)
         for key, title in PARTS.items()
         if (own := [section for section in sections if section.part == key])
     ]
     live = [section.figure for section in sections if isinstance(section.figure, Live)]
-    return environment.get_template(_TEMPLATE).render(
-        style=Markup((_FOLDER / _STYLE).read_text(encoding="utf-8")),
+    return page_template(_TEMPLATE, _FOLDER).render(
+        style=page_style(_FOLDER / _STYLE),
         cards=[(section, section.card) for section in sections if section.card],
         tops=[(section, section.top) for section in sections if section.top],
         parts=parts,

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import pandas as pd
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from analyses.report.pictures import compact_uri
-from analyses.report.tables import Table
+from prefix_interp.views.page import Picture as Picture
+from prefix_interp.views.page import Words as Words
+from prefix_interp.views.page import picture as picture
 
 # The report's parts, in order: the key that a section names, and the heading.
 PARTS: Mapping[str, str] = {
@@ -21,24 +21,6 @@ PARTS: Mapping[str, str] = {
     "reaches": "How far contexts reach",
     "about": "About this report",
 }
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A static figure.
-
-    Attributes:
-        id: unique in the page.
-        src: the picture as a data URI.
-        alt: what it shows, for readers who cannot see it.
-        caption: how to read it, with baseline, level and layer.
-    """
-
-    id: str
-    src: str
-    alt: str
-    caption: str | Markup
-    kind: ClassVar[str] = "picture"
 
 
 @dataclass(frozen=True)
@@ -65,16 +47,6 @@ class Live:
     markup: Markup
     script: Markup
     kind: ClassVar[str] = "live"
-
-
-@dataclass(frozen=True)
-class Words:
-    """A heading, a paragraph and a table, each optional; only inside what is folded."""
-
-    title: str
-    text: str | Markup = ""
-    table: Table | None = None
-    kind: ClassVar[str] = "words"
 
 
 @dataclass(frozen=True)
@@ -159,21 +131,6 @@ class Section:
     card: Card | None = None
     top: Picture | None = None
     claims: Sequence[Claim] = ()
-
-
-def picture(
-    id: str, figure: Figure, alt: str, caption: str | Markup, *, dense: bool = False
-) -> Picture:
-    """Return a figure as a picture of the page.
-
-    Args:
-        id: unique in the page.
-        figure: drawn by matplotlib.
-        alt: what it shows.
-        caption: how to read it.
-        dense: it has thousands of marks, which are smaller as pixels than as drawing.
-    """
-    return Picture(id, compact_uri(figure, dense), alt, caption)
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

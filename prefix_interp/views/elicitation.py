@@ -124,12 +124,12 @@ def _ends_beyond(ax: Axes, frame: pd.DataFrame, pitch: float) -> None:
         style: Any = {"va": "bottom" if edge == 0 else "top", "color": _INK, "fontsize": "x-small"}
         height = edge + 0.06 * inward
         if pitch < _UNWRITTEN:
-            far = ends[at[np.abs(ends[at]).argmax()]]
+            far = float(ends[at[np.abs(ends[at]).argmax()]])
             ax.text(0.99, height, f"to {_number(far)}", ha="right", transform=ax.transAxes, **style)
             continue
         turn = 90 if pitch < _TURNED else 0
-        for i in at:
-            ax.text(i, height, _number(ends[i]), ha="center", rotation=turn, transform=across,
+        for i in at.tolist():
+            ax.text(i, height, _number(float(ends[i])), ha="center", rotation=turn, transform=across,
                     **style)  # fmt: skip
 
 
