@@ -129,8 +129,8 @@ def _ends_beyond(ax: Axes, frame: pd.DataFrame, pitch: float) -> None:
             continue
         turn = 90 if pitch < _TURNED else 0
         for i in at.tolist():
-            ax.text(i, height, _number(float(ends[i])), ha="center", rotation=turn, transform=across,
-                    **style)  # fmt: skip
+            text = _number(float(ends[i]))
+            ax.text(i, height, text, ha="center", rotation=turn, transform=across, **style)
 
 
 def _number(value: float) -> str:
