@@ -88,7 +88,7 @@ class ContextCheck(ResultObject):
         return f"{n['pass']} passed, {n['not checked']} not checked, {n['fail']} failed{named}"
 
     def plot(self, *, figsize: Size | None = None, width: Width | None = None) -> Figure:
-        """Return the largest share of attention on all slots, for each layer and head."""
+        """Return the largest share of attention on one slot, for each layer and head."""
         return drawing("masses.mass_figure")(self.mass, figsize=figsize, width=width)
 
 

@@ -60,7 +60,7 @@ def generate(
 
     Example:
         >>> generate(model, prefix, tokens[:, :10], 3).tolist()[0] == tokens[0, 10:13].tolist()
-        False
+        True
     """
     check_supported(model)
     check_free(model)

@@ -1,4 +1,4 @@
-"""The figure of a context check: how much of each head's attention the slots take."""
+"""The figure of a context check: how much of each head's attention a slot takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def mass_figure(
     figsize: Size | None = None,
     width: Width | None = None,
 ) -> Figure:
-    """Plot the largest share of attention that all slots together take in each head.
+    """Plot the largest share of attention that a single slot takes in each head.
 
     Args:
         mass: of each slot, from `check_context`.
@@ -28,9 +28,9 @@ def mass_figure(
     with sheet(figsize, width) as room:
         figure = room.figure(4.0, 3.0)
         ax = figure.subplots()
-        image = heat(ax, mass.sum(-1).clamp(0, 1), "Oranges")
+        image = heat(ax, mass.amax(-1).clamp(0, 1), "Oranges")
         ax.set(xlabel="head", ylabel="layer")
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(MaxNLocator(integer=True))
-        figure.colorbar(image, ax=ax, label="largest share of attention on the slots")
+        figure.colorbar(image, ax=ax, label="largest share of attention on one slot")
     return figure
