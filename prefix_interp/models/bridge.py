@@ -158,7 +158,7 @@ class BridgeHost(Host):
 
     def attention(self, layer: int) -> BridgeAttention:
         """Return the attention of a layer (0-based)."""
-        return BridgeAttention(self.model, layer, self)
+        return BridgeAttention(self.model, layer, self, self.facts)
 
     @property
     def norms_embedding(self) -> bool:

@@ -7,17 +7,16 @@ that no hook shows (GPT-NeoX, whose three projections are one matrix), and none 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from prefix_interp.models.attention import Attention, Projection, expand_heads
+from prefix_interp.models.bridge_facts import Facts
+from prefix_interp.models.port import Host
 from prefix_interp.models.sites import Site
-
-if TYPE_CHECKING:
-    from prefix_interp.models.bridge import BridgeHost
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +28,11 @@ class BridgeAttention(Attention):
 
     Attributes:
         host: the model's interface.
+        facts: what is known of the model.
     """
 
-    host: BridgeHost
+    host: Host
+    facts: Facts
 
     @property
     def original(self) -> Any:
@@ -58,11 +59,11 @@ class BridgeAttention(Attention):
     @property
     def shows_rotated(self) -> bool:
         """Return whether hooks show and write rotated queries and keys."""
-        return self.host.facts.shows_rotated
+        return self.facts.shows_rotated
 
     @property
     def _rotates_unseen(self) -> bool:
-        return self.host.facts.rotates[self.layer] and not self.shows_rotated
+        return self.facts.rotates[self.layer] and not self.shows_rotated
 
     @property
     def key_site(self) -> Site:
@@ -77,7 +78,7 @@ class BridgeAttention(Attention):
     @property
     def shows_scores(self) -> bool:
         """Return whether a hook shows the scores that the softmax takes."""
-        return self.host.is_live(Site.ATTN_SCORES)
+        return Site.ATTN_SCORES in self.facts.live
 
     def slot_keys(
         self, keys: Float[Tensor, "*any slot any_head d_head"]
@@ -117,7 +118,7 @@ class BridgeAttention(Attention):
         norm = self.module._modules.get("k_norm")
         if norm is not None and norm.original_component is not None:
             k = norm.original_component(k)
-        if self.host.facts.rotates[self.layer]:
+        if self.facts.rotates[self.layer]:
             k = self.turned(k, 0)
         return k, self.project(x, "V")
 
@@ -168,7 +169,9 @@ class BridgeAttention(Attention):
             start: position of the first.
             back: undo it instead.
         """
-        cos, sin = (c[0, :, None] for c in self.host.rotation(self.layer, start, x.shape[-3]))
+        cos, sin = (
+            c[0, :, None] for c in self.facts.rotation(self.host, self.layer, start, x.shape[-3])
+        )
         cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         if back:
             size = cos.square() + sin.square()

@@ -11,20 +11,19 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
 from transformers import DynamicCache
 
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.model import hub_model
+from prefix_interp.models.port import Host
 from prefix_interp.models.sites import Site, rotation_sites
-
-if TYPE_CHECKING:
-    from prefix_interp.models.bridge import BridgeHost
 
 _PROBE = 3  # tokens
 # Hugging Face adds the stream of before to what its MLP writes, whatever the hook of the stream in
@@ -51,12 +50,12 @@ class Facts:
     passed_over: Callable[..., Any]
 
     def rotation(
-        self, host: BridgeHost, layer: int, start: int, n_rows: int
+        self, host: Host, layer: int, start: int, n_rows: int
     ) -> tuple[Float[Tensor, "1 pos rotated"], Float[Tensor, "1 pos rotated"]]:
         """Return cosine and sine of a layer's rotation of rows from position `start` on."""
-        module = host.bridge.rotary_emb.original_component
+        module = _bridge(host).rotary_emb.original_component
         rows = torch.arange(start, start + n_rows, device=host.device)[None]
-        kinds = getattr(hub_model(host.bridge).config, "layer_types", None)
+        kinds = getattr(hub_model(_bridge(host)).config, "layer_types", None)
         by_layer = "layer_type" in signature(module.forward).parameters
         more = (kinds[layer],) if by_layer and kinds else ()
         with torch.no_grad():
@@ -66,14 +65,18 @@ class Facts:
 _KNOWN: WeakKeyDictionary[nn.Module, Facts] = WeakKeyDictionary()
 
 
-def facts_of(host: BridgeHost) -> Facts:
+def _bridge(host: Host) -> TransformerBridge:
+    return cast(TransformerBridge, host.model)
+
+
+def facts_of(host: Host) -> Facts:
     """Return what is true of a model; it runs only the first time."""
-    if host.bridge not in _KNOWN:
-        _KNOWN[host.bridge] = _found(host)
-    return _KNOWN[host.bridge]
+    if _bridge(host) not in _KNOWN:
+        _KNOWN[_bridge(host)] = _found(host)
+    return _KNOWN[_bridge(host)]
 
 
-def _tokens(host: BridgeHost) -> Tensor:
+def _tokens(host: Host) -> Tensor:
     return torch.arange(_PROBE, device=host.device)[None] % host.d_vocab
 
 
@@ -87,7 +90,7 @@ def window_of(config: Any) -> int | None:
     return int(window)
 
 
-def _found(host: BridgeHost) -> Facts:
+def _found(host: Host) -> Facts:
     seen: dict[str, tuple[int, ...]] = {}
 
     def see(name: str) -> tuple[str, Callable[..., None]]:
@@ -100,8 +103,8 @@ def _found(host: BridgeHost) -> Facts:
         with host.hooked(
             [see(name) for name in [*names, *cosines] if name in host.points], exact=False
         ):
-            plain = host.bridge(_tokens(host))
-            outputs = hub_model(host.bridge)(_tokens(host)).logits
+            plain = _bridge(host)(_tokens(host))
+            outputs = hub_model(_bridge(host))(_tokens(host)).logits
         if not torch.allclose(plain, outputs):
             raise PrefixInterpError("model gives other logits than the one it wraps; load it again")
         live = {
@@ -114,7 +117,7 @@ def _found(host: BridgeHost) -> Facts:
     return Facts(frozenset(live), rotates, Site.ROT_K.at(0) in seen, width, _passes(host))
 
 
-def _takes_a_write(host: BridgeHost, name: str) -> bool:
+def _takes_a_write(host: Host, name: str) -> bool:
     """Return whether a write there changes what the first layer gives."""
 
     def write(x: Tensor, hook: object) -> Tensor:
@@ -123,19 +126,19 @@ def _takes_a_write(host: BridgeHost, name: str) -> bool:
 
     def run(hooks: list[Any]) -> Tensor:
         with host.hooked(hooks, exact=False):
-            return host.bridge(_tokens(host), stop_at_layer=min(1, host.n_layers - 1) or None)
+            return _bridge(host)(_tokens(host), stop_at_layer=min(1, host.n_layers - 1) or None)
 
     return not torch.equal(run([(name, write)]), run([]))
 
 
-def _passes(host: BridgeHost) -> Callable[..., Any]:
+def _passes(host: Host) -> Callable[..., Any]:
     """Return a forward that hands on the stream in the form in which a layer gives it."""
     kinds: list[bool] = []
     handle = host.blocks[0].register_forward_hook(
         lambda module, args, output: kinds.append(isinstance(output, tuple))
     )
     with torch.no_grad():
-        host.bridge(_tokens(host))
+        _bridge(host)(_tokens(host))
     handle.remove()
 
     def hand_on(hidden_states: Tensor, *args: object, **kwargs: object) -> Any:
@@ -145,7 +148,7 @@ def _passes(host: BridgeHost) -> Callable[..., Any]:
 
 
 def cached_logits(
-    host: BridgeHost, keys_values: list[tuple[Tensor, Tensor]], tokens: Tensor
+    host: Host, keys_values: list[tuple[Tensor, Tensor]], tokens: Tensor
 ) -> Float[Tensor, "batch pos d_vocab"]:
     """Return the logits of Hugging Face's own run behind cached keys and values: PEFT's way.
 
@@ -154,7 +157,7 @@ def cached_logits(
         keys_values: of each layer's slots, ``slot kv_head d_head``, keys as they are multiplied.
         tokens: the content.
     """
-    model, n_slots = hub_model(host.bridge), len(keys_values[0][0])
+    model, n_slots = hub_model(_bridge(host)), len(keys_values[0][0])
     cache = filled_cache(keys_values, len(tokens))
     rows = torch.arange(n_slots, n_slots + tokens.shape[1], device=tokens.device)
     mask = tokens.new_ones(len(tokens), n_slots + tokens.shape[1])

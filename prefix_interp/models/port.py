@@ -233,8 +233,13 @@ class Host(Positions):
             )
 
     @contextmanager
-    def hooked(self, hooks: Sequence[NamedHook]) -> Iterator[None]:
-        """Put forward hooks on the model for the time of a block, in order."""
+    def hooked(self, hooks: Sequence[NamedHook], *, exact: bool = True) -> Iterator[None]:
+        """Put forward hooks on the model for the time of a block, in order.
+
+        Args:
+            hooks: by name.
+            exact: whether a float64 model also takes its softmax in float64.
+        """
         with self.model.hooks(fwd_hooks=list(hooks)):
             yield
 
