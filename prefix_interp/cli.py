@@ -64,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         name: str, text: str, run: Handler, check: Handler, left: Callable[..., str | None] | None
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
-        sub.add_argument("--model", required=True, help="zoo name or folder")
+        where = "zoo name, or folder of a toy or of a Hugging Face model"
+        sub.add_argument("--model", required=True, help=where)
         sub.add_argument("--device", default="cpu", help="cpu, cuda or mps (cpu)")
         sub.add_argument("--seed", type=int, default=0, help="any whole number (0)")
         sub.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -122,6 +123,9 @@ def _load_model(arguments: argparse.Namespace) -> Model:
     from prefix_interp.models.device import check_device
 
     check_device(arguments.device)
+    place = Path(arguments.model)
+    if (place / "config.json").exists() or place.suffix == ".gguf":
+        return pi.load_pretrained(place, device=arguments.device)
     model = pi.load_toy(arguments.model)
     model.to(arguments.device, print_details=False)
     return model

@@ -42,7 +42,7 @@ def run_inspect(arguments: argparse.Namespace, model: Model) -> Iterator[str]:
     from prefix_interp.inspection.run import inspect, save_page
     from prefix_interp.models.model import model_id
 
-    prefix = _load_prefix(arguments).to(model)
+    prefix = _load_prefix(arguments, model).to(model)
     settings: dict[str, Any] = {
         "model": arguments.model, "model_id": model_id(model), "prefix": arguments.prefix,
         "tuned": {**prefix.settings, "n_slots": prefix.n_slots, **prefix.metadata},
@@ -102,10 +102,16 @@ def _lines(found: Inspection) -> Iterator[str]:
     yield from found.summary()
 
 
-def _load_prefix(arguments: argparse.Namespace) -> Prefix:
-    shipped = pi.load_prefixes(arguments.model)
+def _load_prefix(arguments: argparse.Namespace, model: Model) -> Prefix:
+    from prefix_interp.models.host import host_of
+    from prefix_interp.prefixes.peft import is_adapter
+
+    toy = host_of(model).n_reserved is not None
+    shipped = pi.load_prefixes(arguments.model) if toy else {}
     if arguments.prefix not in shipped and not Path(arguments.prefix).is_dir():
         check_choice("prefix", arguments.prefix, [*shipped, "a folder"])
+    if is_adapter(arguments.prefix):
+        return pi.Prefix.from_peft(arguments.prefix, model)
     return shipped.get(arguments.prefix) or pi.Prefix.load(arguments.prefix)
 
 
