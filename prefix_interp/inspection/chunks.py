@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from prefix_interp.models.host import Model, host_of
 
-_BYTES = 3 * 2**29  # for the activations of one chunk
+_BYTES = 5 * 2**29  # for the activations of one chunk
 _RUNS = 5  # caches held at once: on, off, held, and a gradient's
 _LOGITS = 10  # copies of the logits held at once: of runs, metrics and gradients
 MAX_SEQUENCES = 64
