@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -115,17 +116,22 @@ def _refuse_moved(argv: Sequence[str]) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from prefix_interp.tuning.parallel import one_thread
 
-    with one_thread():  # for the same bits on any number of cores
+    # A toy's runs have the same bits on any number of cores; a language model takes all there are.
+    with nullcontext() if _is_hub(arguments.model) else one_thread():
         return arguments.run(arguments) or 0
+
+
+def _is_hub(model: str) -> bool:
+    """Return whether a name is the folder, or the .gguf file, of a Hugging Face model."""
+    return (Path(model) / "config.json").exists() or Path(model).suffix == ".gguf"
 
 
 def _load_model(arguments: argparse.Namespace) -> Model:
     from prefix_interp.models.device import check_device
 
     check_device(arguments.device)
-    place = Path(arguments.model)
-    if (place / "config.json").exists() or place.suffix == ".gguf":
-        return pi.load_pretrained(place, device=arguments.device)
+    if _is_hub(arguments.model):
+        return pi.load_pretrained(arguments.model, device=arguments.device)
     model = pi.load_toy(arguments.model)
     model.to(arguments.device, print_details=False)
     return model
