@@ -57,7 +57,7 @@ def load_pretrained(
     Example:
         >>> lm = pi.load_pretrained(tiny_llama())
         >>> tuple(lm(tokens).shape)
-        (4, 19, 11)
+        (4, 19, 99)
     """
     if device is not None and device_map is not None:
         raise PrefixInterpError(
