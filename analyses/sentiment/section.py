@@ -32,8 +32,9 @@ def section(evidence: Evidence) -> Section:
         f"{mean_share(best['lora']['choice'])} %, the prompt alone {mean_share(bare['choice'])} %",
         "reaches",
         f"{result.settings['model']} on sentences of movie reviews, "
-        f"{counted(protocol['steps'], 'step')} of {protocol['batch_size']} sentences, {counted(len(result.seeds), 'seed')}; the best size, "
-        "start and parameterization of each. The rate is chosen on sentences of neither split.",
+        f"{counted(protocol['steps'], 'step')} of {protocol['batch_size']} sentences, "
+        f"{counted(len(result.seeds), 'seed')}; the best size, start and parameterization "
+        "of each. The rate is chosen on sentences of neither split.",
         folded=[
             Words("Every method", f"Share of {protocol['n_test']} test sentences whose right "
                   f"answer beats the other, mean with 95% interval over seeds and sentences. "
