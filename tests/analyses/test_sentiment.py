@@ -1,4 +1,5 @@
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -92,8 +93,7 @@ def test_lora_is_of_the_size_of_the_prefix_and_starts_as_the_model(model):
 
 
 def test_a_killed_run_repeats_one_training_at_most(run, result, monkeypatch):
-    import analyses.sentiment.measure as measure
-
+    measure = import_module(STUDY.measure.__module__)
     made = []
     before = measure.sweep
     monkeypatch.setattr(measure, "sweep", lambda *a, **k: made.append(1) or before(*a, **k))
