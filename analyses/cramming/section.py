@@ -27,8 +27,9 @@ def section(evidence: Evidence) -> Section:
         "at random, exactly (median)",
         "reaches",
         f"The longest of {text['tried']} reviews is {text['longest']}, of {uniform['tried']} "
-        f"random targets {uniform['longest']}; the medians in bits are {text['median_bits']:.0f} and "
-        f"{uniform['median_bits']:.0f}. A longer search may reach more: these are lower bounds.",
+        f"random targets {uniform['longest']}; the medians in bits are "
+        f"{text['median_bits']:.0f} and {uniform['median_bits']:.0f}. "
+        "A longer search may reach more: these are lower bounds.",
         folded=[
             Words("By kind", f"{result.settings['model']}; token by token, each from the vector "
                   f"found before, at most {counted(size['steps'], 'step')} a token, up to "
@@ -36,7 +37,7 @@ def section(evidence: Evidence) -> Section:
                   "surprisal in the bare model.",
                   rows_table(tables["kinds"], [
                       Column("Target", "kind", _KINDS.__getitem__), Column("Tried", "tried"),
-                      Column("Shortest", "shortest"), Column("Median", "median", decimals(1)),
+                      Column("Shortest", "shortest"), Column("Median", "median"),
                       Column("Longest", "longest"),
                       Column("Median bits", "median_bits", decimals(0)),
                       Column("Most bits", "most_bits", decimals(0))])),

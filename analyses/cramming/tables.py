@@ -28,7 +28,7 @@ def _kinds(rows: Rows) -> Rows:
         lengths, bits = ([r[k] for r in rows if r["kind"] == kind] for k in ("length", "bits"))
         found.append(
             {
-                "kind": kind, "tried": len(lengths), "median": statistics.median(lengths),
+                "kind": kind, "tried": len(lengths), "median": statistics.median_low(lengths),
                 "longest": max(lengths), "shortest": min(lengths),
                 "median_bits": statistics.median(bits), "most_bits": max(bits),
             }

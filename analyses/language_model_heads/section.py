@@ -16,10 +16,8 @@ def section(evidence: Evidence) -> Section:
     Args:
         evidence: with the result of this study.
     """
-    result, tables = (
-        evidence.result("language-model-heads"),
-        evidence.tables("language-model-heads"),
-    )
+    name = "language-model-heads"
+    result, tables = evidence.result(name), evidence.tables(name)
     assert result is not None
     size, rows = result.settings["protocol"], tables["prefixes"]
     n_heads = len({(r["layer"], r["head"]) for r in result.rows("heads")})

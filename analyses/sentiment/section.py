@@ -42,13 +42,13 @@ def section(evidence: Evidence) -> Section:
                   rows_table([{**row, "how": _how(row)} for row in scores], [
                       Column("Context", "how"), Column("Parameters", "n_parameters", decimals(0)),
                       Column("Right (%)", "choice", mean_share),
-                      Column("Loss (nats)", "loss", mean_of(decimals(2)))])),
+                      Column("Loss (nats)", "loss", mean_of(2))])),
             Words("Every rate", "On validation sentences, before tuning and after.",
                   rows_table([{**row, "how": _how(row)} for row in tables["fits"]], [
                       Column("Context", "how"), Column("Rate", "lr", str),
                       Column("Untuned (%)", "untuned_choice", mean_share),
                       Column("Tuned (%)", "choice", mean_share),
-                      Column("Training loss (nats)", "train_loss", mean_of(decimals(2)))])),
+                      Column("Training loss (nats)", "train_loss", mean_of(2))])),
             Words("Heads", "Effect of each head's prefixed output in the plain run on the logit "
                   "difference of the two answers; the largest of random prefixes with the same "
                   "norms beside it.",

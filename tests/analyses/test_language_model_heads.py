@@ -51,7 +51,7 @@ def test_gate_and_sink_against_a_plain_recount(result, model, monkeypatch):
         tokens = torch.tensor([model.tokenizer.encode(text)])
         with torch.no_grad(), pi.attach(model, prefix):
             _, cache = model.run_with_cache(tokens)
-        pattern = cache["blocks.1.attn." + "hook_pattern"][0]  # head query slots+key
+        pattern = cache["blocks.1.attn." + "hook_pattern"][0, :, 3:]  # head query slots+key
         gates += pattern[:, 1:, :3].sum(-1).mean(0).tolist()
         sinks += pattern[:, 1:, 3].mean(0).tolist()
     row = next(r for r in result.rows("layers") if r["prefix"] == "random" and r["layer"] == 1)
