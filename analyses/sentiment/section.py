@@ -43,12 +43,17 @@ def section(evidence: Evidence) -> Section:
                       Column("Context", "how"), Column("Parameters", "n_parameters", decimals(0)),
                       Column("Right (%)", "choice", mean_share),
                       Column("Loss (nats)", "loss", mean_of(2))])),
-            Words("Every rate", "On validation sentences, before tuning and after.",
+            Words("Every rate", "On validation sentences.",
                   rows_table([{**row, "how": _how(row)} for row in tables["fits"]], [
                       Column("Context", "how"), Column("Rate", "lr", str),
-                      Column("Untuned (%)", "untuned_choice", mean_share),
-                      Column("Tuned (%)", "choice", mean_share),
+                      Column("Right (%)", "choice", mean_share),
+                      Column("Loss (nats)", "loss", mean_of(2)),
                       Column("Training loss (nats)", "train_loss", mean_of(2))])),
+            Words("Before tuning", "Every start on the same sentences: what a prefix costs that "
+                  "was not tuned.",
+                  rows_table([{**row, "how": _how(row)} for row in tables["untuned"]], [
+                      Column("Context", "how"), Column("Right (%)", "choice", mean_share),
+                      Column("Loss (nats)", "loss", mean_of(2))])),
             Words("Heads", "Effect of each head's prefixed output in the plain run on the logit "
                   "difference of the two answers; the largest of random prefixes with the same "
                   "norms beside it.",

@@ -13,7 +13,7 @@ _LEADING = 10  # heads
 
 
 def tables(result: Result) -> Tables:
-    """Return ``scores`` and ``fits`` over seeds, and the ``heads`` that lead.
+    """Return ``scores``, ``fits`` and ``untuned`` over seeds, and the ``heads`` that lead.
 
     Args:
         result: of this study.
@@ -21,6 +21,7 @@ def tables(result: Result) -> Tables:
     return {
         "scores": _grouped(result.rows("scores"), _ABOUT),
         "fits": _grouped(result.rows("fits"), (*_ABOUT, "lr")),
+        "untuned": _grouped(result.rows("untuned"), _ABOUT),
         "heads": _leading(result.rows("heads")),
     }
 
@@ -33,13 +34,9 @@ def _grouped(rows: Rows, keys: tuple[str, ...]) -> Rows:
     found = []
     for group, own in groups.items():
         about = dict(zip(keys, group, strict=True)) | {"n_seeds": len({r["seed"] for r in own})}
-        for stage in ("untuned", "evaluation"):
-            if stage not in own[0]:
-                continue
-            prefix = "" if stage == "evaluation" else "untuned_"
-            for score, top in (("choice", 1.0), ("loss", float("inf"))):
-                flat = [{"seed": r["seed"], score: r[stage][score]} for r in own]
-                about[prefix + score] = over_seeds(flat, score, top)
+        for score, top in (("choice", 1.0), ("loss", float("inf"))):
+            flat = [{"seed": row["seed"], score: row["evaluation"][score]} for row in own]
+            about[score] = over_seeds(flat, score, top)
         if "train_loss" in own[0]:
             about["train_loss"] = over_seeds(own, "train_loss")
         found.append(about)

@@ -116,6 +116,6 @@ def test_tables_and_section(study, result):
     evidence = evidence_of([replace(result, preset="fast")])
     evidence.studies = (study,)
     section = study.section(evidence)
-    assert "%" in section.title and len(section.folded) == 3
+    assert "%" in section.title and len(section.folded) == 4
     rows = section.numbers["scores"]
     assert rows[0]["n_seeds"] == 1 and 0 <= rows[0]["choice"]["mean"] <= 1
