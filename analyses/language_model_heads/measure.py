@@ -183,7 +183,7 @@ def joined(parts: list[Tensors]) -> Tensors:
     """
     found = {name: torch.stack([part[name] for part in parts]).amax(0) for name in LARGEST}
     n = sum(float(part["n"]) for part in parts)
-    found |= {name: sum(part[name] for part in parts) / n for name in SUMS}
+    found |= {name: torch.stack([part[name] for part in parts]).sum(0) / n for name in SUMS}
     return found | {"shares": torch.cat([part["shares"] for part in parts])}
 
 

@@ -171,7 +171,7 @@ def measure(job: Job) -> Tables:
 def _configs(work: _Work) -> Iterator[_Config]:
     """Yield every prefix, and a LoRA of the size of each."""
     size, model, seed = work.job.protocol, work.model, work.job.seed
-    sizes: dict[tuple[int, int], None] = {}
+    sizes: dict[int, None] = {}
     for n in size.n_slots:
         for kind in ("kv", "residual"):
             for start in STARTS:
@@ -184,8 +184,8 @@ def _configs(work: _Work) -> Iterator[_Config]:
                     f"{kind}-{n}-{start}", about, size.lrs, lambda first=first: first,
                     partial(_tune_prefix, work), partial(_score_prefix, work),
                 )  # fmt: skip
-            sizes[lora_shape(model, first.n_parameters)] = None
-    for rank, layers in sizes:
+                sizes[first.n_parameters] = None
+    for rank, layers in dict.fromkeys(lora_shape(model, n) for n in sizes):
         adapted = with_lora(model, rank, layers, seed)
         about = {
             "method": "lora", "parameterization": None, "n_slots": None, "start": None,
