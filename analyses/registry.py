@@ -11,11 +11,14 @@ from analyses.capacity import STUDY as CAPACITY
 from analyses.circuits import STUDY as CIRCUITS
 from analyses.claims import STUDY as CLAIMS
 from analyses.constructions import STUDY as CONSTRUCTIONS
+from analyses.cramming import STUDY as CRAMMING
 from analyses.heads import STUDY as HEADS
 from analyses.ladder import STUDY as LADDER
 from analyses.language_model import STUDY as LANGUAGE_MODEL
+from analyses.language_model_heads import STUDY as LANGUAGE_MODEL_HEADS
 from analyses.long_prefixes import STUDY as LONG_PREFIXES
 from analyses.report.evidence import Evidence
+from analyses.sentiment import STUDY as SENTIMENT
 from analyses.study import RESULTS, Study, named
 from analyses.subspaces import STUDY as SUBSPACES
 from analyses.table1 import STUDY as TABLE1
@@ -35,6 +38,9 @@ STUDIES: tuple[Study, ...] = (
     CONSTRUCTIONS,
     CAPACITY,
     LANGUAGE_MODEL,
+    CRAMMING,
+    LANGUAGE_MODEL_HEADS,
+    SENTIMENT,
     LADDER,
     UNIVERSALITY,
     CLAIMS,

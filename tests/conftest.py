@@ -36,6 +36,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group(group))
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Say in one line which tests were left out for want of the real language model."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    n = sum("make test-lm" in str(report.longrepr) for report in skipped)
+    if n:
+        terminalreporter.write_line(f"{n} skipped without the real language model: make test-lm")
+
+
 @pytest.fixture
 def unchecked():
     """Switch off the annotation checks, to see what a user is told, who runs without them."""

@@ -175,6 +175,8 @@ def search_soft_tokens(
     steps: int = 500,
     lr: float = 0.1,
     init_std: float = 1.0,
+    starts: Float[Tensor, "target slot d_model"] | None = None,
+    until_reached: bool = False,
     seed: int = 0,
     progress: bool = True,
 ) -> SoftSearch:
@@ -191,6 +193,8 @@ def search_soft_tokens(
         steps: number of optimiser steps.
         lr: peak learning rate.
         init_std: standard deviation of the normal starts.
+        starts: what to start from in place of noise, e.g. the vectors found for shorter targets.
+        until_reached: keep each vector as it is when its target is reached, and stop with the last.
         seed: decides the starts.
         progress: show a bar.
 
@@ -211,7 +215,14 @@ def search_soft_tokens(
     _check(model, targets.shape[1], n_slots)
     rng = derive_generator(seed, "soft-search", n_slots)
     host = host_of(model)
-    start = torch.randn(len(targets), n_slots, host.d_model, generator=rng) * init_std
+    shape = (len(targets), n_slots, host.d_model)
+    start = torch.randn(shape, generator=rng) * init_std if starts is None else starts
+    if tuple(start.shape) != shape:
+        raise PrefixInterpError(
+            f"starts have shape {tuple(start.shape)} but the targets need {shape}; give a soft "
+            "prompt for each"
+        )
+    check_finite("starts", start)
     found, losses = [], []
     for part in torch.arange(len(targets)).split(_SEQUENCES):
         vectors, loss = _optimise(
@@ -220,6 +231,7 @@ def search_soft_tokens(
             targets[part].to(host.device),
             steps,
             lr,
+            until_reached,
             progress,
         )
         found.append(vectors)
@@ -235,26 +247,36 @@ def _optimise(
     targets: Int[Tensor, "target n_out"],
     steps: int,
     lr: float,
+    until_reached: bool,
     progress: bool,
 ) -> tuple[Float[Tensor, "target slot d_model"], Float[Tensor, " target"]]:
     vectors = start.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([vectors], lr=lr, betas=(0.9, 0.95))
-    losses = start.new_zeros(len(start))
+    losses, kept = start.new_zeros(len(start)), start.clone()
+    left = torch.arange(len(start), device=start.device)  # targets that are still searched for
     for step in tqdm(range(steps), desc="soft tokens", disable=not progress):
         optimiser.param_groups[0]["lr"] = lr * (
             0.05 + 0.475 * (1 + math.cos(math.pi * step / steps))
         )
-        hooks = soft_hooks(model, vectors[:, None], predict_first=True)
-        logits = model.run_with_hooks(targets[:, :-1], fwd_hooks=hooks)
-        losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(dim=1)
+        hooks = soft_hooks(model, vectors[left][:, None], predict_first=True)
+        logits = model.run_with_hooks(targets[left, :-1], fwd_hooks=hooks)
+        own = F.cross_entropy(logits.transpose(1, 2), targets[left], reduction="none").mean(dim=1)
+        losses[left] = own.detach()
         # Differentiate by the vectors only: the weights may require gradients themselves.
-        (gradient,) = torch.autograd.grad(losses.sum(), vectors)
+        (gradient,) = torch.autograd.grad(own.sum(), vectors)
+        if until_reached:
+            reached = (logits.argmax(dim=-1) == targets[left]).all(dim=1)
+            kept[left[reached]] = vectors.detach()[left[reached]]
+            left = left[~reached]
+            if not len(left):
+                break
         norms = gradient.flatten(1).norm(dim=1).clamp_min(1.0)
         vectors.grad = gradient / norms[:, None, None]
         optimiser.step()
+    kept[left] = vectors.detach()[left]
     if not bool(torch.isfinite(losses).all()):
         raise PrefixInterpError(f"lr={lr!r} made a loss NaN or infinite; choose a smaller one")
-    return vectors.detach(), losses.detach()
+    return kept, losses
 
 
 def _check(model: Model, n_out: int, n_slots: int) -> None:

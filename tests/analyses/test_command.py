@@ -235,3 +235,26 @@ def test_a_model_that_cannot_be_read_is_found_before_any_work(here, monkeypatch,
     )
     assert run("all", "--preset", "smoke", "--model", "nowhere") == 2 and MEASURED == []
     assert "path='nowhere' is no model" in capsys.readouterr().err
+
+
+def test_a_study_may_have_a_model_that_it_usually_measures(here, monkeypatch, capsys):
+    """It is taken where none is named, but not by `all`, and not asked for where one is named."""
+    asked, loaded = [], []
+
+    def usual():
+        asked.append(1)
+        return here / "usual-model"
+
+    def load(path):
+        loaded.append(Path(path).name)
+        raise pi.PrefixInterpError(f"path={path!r} is no model")
+
+    option = ModelOption("a folder", load, lambda model, name: {}, usual)
+    study = replace(SOURCE, name="measures", model=option)
+    monkeypatch.setattr(registry, "STUDIES", (USER, SOURCE, study))
+    assert run("measures", "--preset", "smoke") == 2 and loaded == ["usual-model"]
+    assert "usual-model' is no model" in capsys.readouterr().err
+    assert run("measures", "--preset", "smoke", "--model", "mine") == 2
+    assert loaded == ["usual-model", "mine"] and asked == [1]
+    assert run("all", "--preset", "smoke") == 0 and len(loaded) == 2
+    assert "measures: left out" in capsys.readouterr().out

@@ -1,0 +1,121 @@
+from dataclasses import replace
+from importlib import import_module
+
+import pytest
+import torch
+
+import prefix_interp as pi
+from analyses.models import Review
+from analyses.registry import evidence_of
+from analyses.runs import run_study
+from analyses.sentiment import STUDY, data
+from analyses.sentiment.data import Sentences, shown
+from analyses.sentiment.lora import lora_shape, plain_copy, trained, with_lora
+from analyses.sentiment.measure import start_prefix
+from prefix_interp.prefixes.examples import prefix_from_text
+from tests.helpers import assert_close
+from tests.tiny_language_models import language_model, random_tokens
+
+KINDS = ("zero", "text", "random")
+SENTENCES = Sentences(n_validation=8, test_share=0.25, answers=(" w5", " w6"))
+
+
+def reviews():
+    return [Review(f"w{10 + i} w{20 + i % 7} w{30 + i % 5}", i % 2 == 0) for i in range(40)]
+
+
+@pytest.fixture(scope="module")
+def study():
+    smoke = replace(STUDY.protocols["smoke"], sentences=SENTENCES)
+    return replace(STUDY, protocols={"smoke": smoke, "fast": smoke})
+
+
+@pytest.fixture(scope="module")
+def model():
+    return language_model("llama")
+
+
+@pytest.fixture(scope="module")
+def run(study, model, tmp_path_factory):
+    work = tmp_path_factory.mktemp("work")
+
+    def run():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(data.models, "movie_reviews", reviews)
+            return run_study(
+                study, "smoke", [0], work=work, n_jobs=1, progress=False, model=model,
+                model_name="tiny",
+            )  # fmt: skip
+
+    run.work = work
+    return run
+
+
+@pytest.fixture(scope="module")
+def result(run):
+    return run()
+
+
+def test_every_method_is_scored_once(result):
+    scores = result.rows("scores")
+    assert [row["method"] for row in scores[:3]] == ["zero-shot", "few-shot", "instruction"]
+    tuned = [(r["parameterization"], r["n_slots"], r["start"])
+             for r in scores if r["method"] == "prefix"]  # fmt: skip
+    assert len(tuned) == len(set(tuned)) == 2 * 2 * 3
+    assert any(row["method"] == "lora" for row in scores)
+    assert all(row["evaluation"]["choice"] is not None for row in scores)
+    assert all(row["n_parameters"] for row in scores[3:])
+    assert {row["control"] for row in result.rows("heads")} == {0, 1}
+
+
+def test_a_start_and_its_scores(model):
+    zero, text, noise = (
+        start_prefix(model, "kv", 2, s, 0, 1.0) for s in ("zero", "text", "random")
+    )
+    assert not zero.keys.any() and noise.keys.std() > 0.5
+    with pytest.raises(pi.PrefixInterpError, match="n_slots=99"):
+        start_prefix(model, "kv", 99, "text", 0, 1.0)
+    front = torch.ones(1, 2, dtype=torch.long)  # all words of the instruction are unknown: token 1
+    assert_close(text.keys, prefix_from_text(model, front[0]).keys, 1e-6)
+
+
+def test_lora_is_of_the_size_of_the_prefix_and_starts_as_the_model(model):
+    tokens = random_tokens()
+    assert_close(plain_copy(model)(tokens).logits, model(tokens), 1e-6)
+    n = start_prefix(model, "kv", 20, "zero", 0, 1.0).n_parameters
+    rank, layers = lora_shape(model, n)
+    adapted = with_lora(model, rank, layers, 0)
+    own = sum(p.numel() for p in trained(adapted).values())
+    assert abs(own - n) <= 0.1 * n
+    assert_close(adapted(tokens).logits, model(tokens), 1e-6)
+    again = with_lora(model, rank, layers, 0)
+    assert all(map(torch.equal, trained(adapted).values(), trained(again).values()))
+
+
+def test_a_killed_run_repeats_one_training_at_most(run, result, monkeypatch):
+    measure = import_module(STUDY.measure.__module__)
+    made = []
+    before = measure.sweep
+    monkeypatch.setattr(measure, "sweep", lambda *a, **k: made.append(1) or before(*a, **k))
+    (finished,) = run.work.rglob("finished.json.gz")
+    finished.unlink()
+    parts = finished.parent / "parts"
+    for name in ("kv-1-zero-0.03.json", "kv-1-zero-0.03-tuned.safetensors"):
+        (parts / name).unlink()
+    again = run()
+    assert made == [1]
+    assert again.rows("scores") == result.rows("scores")
+
+
+def test_examples_are_balanced():
+    text = shown(reviews(), 4, (" yes", " no"))
+    assert text.count("Sentiment: yes\n\n") == text.count("Sentiment: no\n\n") == 2
+
+
+def test_tables_and_section(study, result):
+    evidence = evidence_of([replace(result, preset="fast")])
+    evidence.studies = (study,)
+    section = study.section(evidence)
+    assert "%" in section.title and len(section.folded) == 4
+    rows = section.numbers["scores"]
+    assert rows[0]["n_seeds"] == 1 and 0 <= rows[0]["choice"]["mean"] <= 1
