@@ -103,4 +103,4 @@ print(f"{report.name}: {report.stat().st_size:,} bytes, {len(asked)} links to ot
 
 # %% [markdown]
 # In a checkout of the repository `make report` writes a page about all that was measured in the
-# paper's models. `prefix-interp inspect` writes the numbers of the first section alone, as JSON.
+# paper's models. `prefix-interp inspect` writes a longer page about one prefix.

@@ -4,7 +4,7 @@
 # A language model from Hugging Face and a prefix that PEFT tuned: does it act, and what does it do
 # inside? The model here is small and trained on the spot; yours goes in the same way.
 #
-# Takes about 60 seconds on one core.
+# Takes about 20 seconds on one core.
 
 # %%
 # %matplotlib inline
@@ -15,9 +15,11 @@ from tempfile import mkdtemp
 import peft
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging
 
 import prefix_interp as pi
 
+logging.disable_progress_bar()
 warnings.filterwarnings("ignore", category=FutureWarning)  # of PEFT, about transformers
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -27,7 +29,7 @@ folder = Path(mkdtemp())
 # ## A model with two habits
 #
 # Each sequence begins with a random number. Half of them repeat it, half count up. Nothing says
-# which, so after the first number the model is torn between the two.
+# which, so the model can only guess what follows the first number.
 
 # %%
 N, LENGTH = 40, 8
