@@ -47,8 +47,10 @@ class Edits:
     dropped: list = field(default_factory=list)
 
 
-def run(hf, tokens, prefix=None, n_slots=0, edits=None, seen=None):
+def run(hf, tokens, prefix=None, n_slots=0, edits=None, seen=None, start=None):
     """Logits of the content behind a prefix, or behind `n_slots` masked positions.
+
+    The content stands at position `start`, by default behind the slots.
 
     `seen` collects each layer's heads ("z", layer) and MLP output ("mlp", layer).
     """
@@ -106,5 +108,6 @@ def run(hf, tokens, prefix=None, n_slots=0, edits=None, seen=None):
                 )
         else:
             more["use_cache"] = False
-        more["position_ids"] = torch.arange(n, n + length)[None].expand(len(tokens), -1)
+        at = n if start is None else start
+        more["position_ids"] = torch.arange(at, at + length)[None].expand(len(tokens), -1)
         return hf(tokens, **more).logits

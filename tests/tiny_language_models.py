@@ -4,6 +4,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -41,6 +42,12 @@ KINDS = {
     "stablelm": dict(_PLAIN, num_key_value_heads=2, partial_rotary_factor=0.25),
     "phi3": _GROUPED,
 }
+# One of each way that attention is wired up; the others run with the slow tests.
+OFTEN = ("gpt2", "llama", "qwen3", "gpt_neox", "opt", "phi3")
+every_kind = pytest.mark.parametrize(
+    "kind",
+    [kind if kind in OFTEN else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS],
+)
 
 
 def hub_model(kind, dtype=torch.float32, seed=0, gain=6.0, **changes):
