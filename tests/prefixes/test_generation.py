@@ -10,7 +10,7 @@ from prefix_interp.models.host import host_of
 from prefix_interp.prefixes.exact import check_exact, reads_cache
 from prefix_interp.prefixes.generation import generate
 from tests.helpers import raw_model, tokens_for, toy
-from tests.tiny_language_models import KINDS, language_model, random_tokens
+from tests.tiny_language_models import every_kind, language_model, random_tokens
 
 LENGTHS = torch.tensor([7, 3, 5])
 NEW = 4
@@ -55,7 +55,7 @@ def check_equal(model, tokens, *names):
     assert len(found) > 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 def test_a_language_model_continues_each_row_from_its_own_end(kind):
     names = () if kind in ("gpt2", "llama") else ("none", "kv", "prompt")
     check_equal(language_model(kind, gain=12.0), random_tokens(3), *names)

@@ -24,7 +24,7 @@ from tests.adapters import (
     saved_adapter,
 )
 from tests.helpers import assert_close, assert_far, toy
-from tests.tiny_language_models import KINDS, hub_model, language_model, random_tokens
+from tests.tiny_language_models import every_kind, hub_model, language_model, random_tokens
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def attached_logits(lm, context, tokens):
         return lm(tokens)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 @pytest.mark.parametrize("method", ["prefix", "projected", "prompt", "p-tuning"])
 def test_logits_are_those_of_peft(kind, method, tmp_path):
     theirs, tokens, lm = adapted(kind, method), random_tokens(), language_model(kind)
@@ -96,7 +96,7 @@ def test_the_round_trip_gives_equal_tensors_and_logits(kind, method, tmp_path):
     assert configs[0] == configs[1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 def test_contexts_of_our_own_load_in_peft(kind, tmp_path):
     lm, tokens = language_model(kind), random_tokens()
     contexts = {
