@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from analyses.sentiment.data import PROMPT, Sentences, sentiment_tasks, short_reviews
+from analyses.sentiment.data import PROMPT, Sentences, sentiment_tasks, short_reviews, to_tune_on
 from analyses.sentiment.measure import start_prefix
 from analyses.study import Job, Rows, Tables
 from prefix_interp.models.host import Model, host_of
@@ -43,12 +43,12 @@ class Protocol:
         batch_size: of the tuning.
     """
 
-    sentences: Sentences = field(default_factory=lambda: Sentences(max_tokens=48))
-    n_sentences: int = 120
+    sentences: Sentences = field(default_factory=lambda: Sentences(max_tokens=32))
+    n_sentences: int = 100
     chunk: int = 5
     n_slots: int = 10
     init_std: float = 1.0
-    steps: int = 60
+    steps: int = 40
     lr: float = 3e-2
     batch_size: int = 8
 
@@ -114,7 +114,7 @@ def _prefixes(job: Job, model: Model) -> dict[str, Callable[[], Prefix]]:
         return Prefix("kv", key_form=host_of(model).key_form, **_kept(job, "tuned", tune))
 
     def tune() -> Tensors:
-        task = sentiment_tasks(model, size.sentences)[0]
+        task = to_tune_on(sentiment_tasks(model, size.sentences)[0])
         recipe = Recipe(size.steps, size.lr, size.batch_size, weight_decay=0.0)
         (fit,) = sweep(
             model, task, [start("text")], [size.lr], recipe=recipe, seed=job.seed,

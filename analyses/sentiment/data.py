@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -23,6 +23,9 @@ INSTRUCTION = (
     "Read the sentence from a movie review below and decide whether its author has a positive or "
     "a negative opinion of the movie."
 )
+
+
+_SCORED = 4  # sentences of each tuning's own test
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,19 @@ def sentiment_tasks(model: Model, size: Sentences) -> tuple[TensorTask, TensorTa
     held, others = reviews[: size.n_validation], reviews[size.n_validation :]
     validation = _task(model, held, size, 1.0, "sentiment, validation")
     return _task(model, others, size, size.test_share, "sentiment"), validation, held
+
+
+def to_tune_on(task: TensorTask) -> TensorTask:
+    """Return the training sentences of a task, as one that keeps next to none for the test.
+
+    A tuning scores itself on the whole test split of its task, at once: minutes and gigabytes here,
+    where each study scores what it needs.
+
+    Args:
+        task: from `sentiment_tasks`.
+    """
+    rows = task.rows["train"]
+    return replace(task, data=task.data.part(rows), test_share=min(0.5, _SCORED / len(rows)))
 
 
 def shown(reviews: Sequence[Review], n: int, answers: tuple[str, str] = ANSWERS) -> str:

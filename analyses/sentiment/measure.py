@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from analyses.sentiment.data import INSTRUCTION, Sentences, sentiment_tasks, shown
+from analyses.sentiment.data import INSTRUCTION, Sentences, sentiment_tasks, shown, to_tune_on
 from analyses.sentiment.lora import adapter_scores, lora_shape, trained, tune_adapter, with_lora
 from analyses.study import Job, Rows, Tables
 from prefix_interp.attribution.patching import patch_heads
@@ -141,7 +141,7 @@ def measure(job: Job) -> Tables:
     size = job.protocol
     task, validation, held = sentiment_tasks(job.model, size.sentences)
     work = _Work(
-        job, job.model, task, validation.sample(size.sentences.n_validation, "test"),
+        job, job.model, to_tune_on(task), validation.sample(size.sentences.n_validation, "test"),
         task.sample(size.n_test, "test"),
     )  # fmt: skip
     fits: Rows = []

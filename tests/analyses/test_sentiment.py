@@ -119,3 +119,13 @@ def test_tables_and_section(study, result):
     assert "%" in section.title and len(section.folded) == 4
     rows = section.numbers["scores"]
     assert rows[0]["n_seeds"] == 1 and 0 <= rows[0]["choice"]["mean"] <= 1
+
+
+def test_a_tuning_sees_no_test_sentence_and_scores_next_to_none(model, monkeypatch):
+    monkeypatch.setattr(data.models, "movie_reviews", reviews)
+    task, validation, _ = data.sentiment_tasks(model, SENTENCES)
+    tuned_on = data.to_tune_on(task)
+    seen = {tuple(row) for row in tuned_on.data.tokens.tolist()}
+    for unseen in (task.sample(99, "test"), validation.sample(99, "test")):
+        assert not seen & {tuple(row) for row in unseen.tokens.tolist()}
+    assert len(tuned_on.rows["test"]) <= 4 < len(tuned_on.rows["train"])

@@ -119,3 +119,34 @@ def test_soft_prompts_that_cannot_be_meant_are_refused():
         hard_continuations(model, 2, torch.ones(2, 2).long())
     with pytest.raises(pi.PrefixInterpError, match=r"as torch\.int64"):
         search_soft_tokens(model, torch.ones(2, 2, dtype=torch.uint8), progress=False)
+
+
+def test_a_search_starts_where_it_is_told_and_stops_when_it_is_there():
+    rng = torch.Generator().manual_seed(0)
+    model = raw_model(dtype=torch.float32, d_model=16)
+    known = 3 * torch.randn(4, 1, 16, generator=rng)
+    targets = soft_continuations(model, known, 2)
+    there = search_soft_tokens(
+        model, targets, starts=known, until_reached=True, steps=50, progress=False
+    )
+    assert torch.equal(there.vectors, known) and there.reached == 4  # nothing was left to search
+    moved = search_soft_tokens(model, targets, starts=known, steps=5, progress=False)
+    assert_far(moved.vectors, known)
+    # What is reached early stays as it is while others are searched for.
+    mixed = torch.cat([known[:2], torch.randn(2, 1, 16, generator=rng)])
+    found = search_soft_tokens(
+        model, targets, starts=mixed, until_reached=True, steps=150, progress=False
+    )
+    assert torch.equal(found.vectors[:2], known[:2])
+    assert_far(found.vectors[2:], mixed[2:])
+    alone = search_soft_tokens(
+        model, targets[2:], starts=mixed[2:], until_reached=True, steps=150, progress=False
+    )
+    assert_close(found.vectors[2:], alone.vectors, 1e-4)
+    assert found.is_reached[:2].all()
+
+
+def test_starts_of_another_shape_are_refused(unchecked):
+    model = raw_model(dtype=torch.float32)
+    with pytest.raises(pi.PrefixInterpError, match="starts have shape"):
+        search_soft_tokens(model, torch.tensor([[1, 2]]), starts=torch.zeros(2, 1, 8), steps=1)
