@@ -17,17 +17,20 @@ from prefix_interp.estimates import Estimate, mean_interval, wilson
 from prefix_interp.figure_files import Size, Width
 from prefix_interp.models.finite import checked_run
 from prefix_interp.models.host import Model, host_of
+from prefix_interp.models.sites import UNEMBED_IN
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.baselines import Baseline, fast_baseline
 from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.given import ContextLike, as_context
 from prefix_interp.prefixes.guard import check_free
-from prefix_interp.prefixes.layout import check_tokens
+from prefix_interp.prefixes.layout import answer_rows_hooks, check_tokens
 from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.tasks import Batch, DigitTask, Task, as_batch, get_task, mean_over_answers
 from prefix_interp.tasks.choice import beats_foils
 from prefix_interp.tasks.words import task_words
 from prefix_interp.tuning.objective import check_batch
+
+_MAX_LOGITS = 2**27  # held at once: half a gigabyte
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -157,10 +160,10 @@ def answer_scores(
         batch_size: sequences per pass.
     """
     check_positive("batch_size", batch_size)
-    parts: list[Scores] = []
-    for start in range(0, len(batch.tokens), batch_size):
-        part = slice(start, start + batch_size)
-        own = batch.part(part).to(host_of(model).device)
+    host, parts = host_of(model), list[Scores]()
+    size = min(batch_size, max(1, _MAX_LOGITS // (batch.n_rows * host.d_vocab)))
+    for start in range(0, len(batch.tokens), size):
+        own = batch.part(slice(start, start + size)).to(host.device)
         logits = answer_logits(model, own, context, baseline).float()
         beats = None if own.foils is None else beats_foils(logits, own.answers, own.foils)
         parts.append(Scores(*marked(logits, own.answers), beats))
@@ -210,7 +213,7 @@ def answer_logits(
     baseline: Baseline | str = "masked",
 ) -> Float[Tensor, "batch n_out d_vocab"]:
     """Return the logits that predict each answer of a batch."""
-    return batch.read(_logits(model, batch.tokens, context, baseline))
+    return batch.read(_logits(model, batch.tokens, context, baseline, batch.n_rows))
 
 
 def _logits(
@@ -218,18 +221,23 @@ def _logits(
     tokens: Int[Tensor, "batch pos"],
     context: Context | None,
     baseline: Baseline | str,
+    n_rows: int | None = None,
 ) -> Float[Tensor, "batch all_pos d_vocab"]:
+    """Return the logits, of a language model only at the last `n_rows` positions if given."""
+    host = host_of(model)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if context is None:
             check_free(model)
-            n_slots = host_of(model).n_reserved or 0
+            n_slots = host.n_reserved or 0
             check_tokens(model, tokens, n_slots)
             tokens, hooks = fast_baseline(model, n_slots, tokens, baseline)
             stack.enter_context(checked_run(model))
-            stack.enter_context(host_of(model).hooked(hooks))
+            stack.enter_context(host.hooked(hooks))
         else:
             stack.enter_context(attach(model, context))
+        if n_rows is not None and host.rows_site == UNEMBED_IN:  # behind whatever drops slots
+            stack.enter_context(host.hooked(answer_rows_hooks(model, n_rows)))
         return model(tokens)
 
 
