@@ -186,7 +186,8 @@ def _refuse_other_prefix(arguments: argparse.Namespace, model: Model, recipe: Re
         return
     now = {
         "task": arguments.task, "parameterization": arguments.parameterization,
-        "positions": "shift", "n_slots": arguments.n_slots, "preset": recipe.preset,
+        "positions": "shift", "key_form": "projected", "n_slots": arguments.n_slots,
+        "preset": recipe.preset,
         "seed": arguments.seed, "start": 0,
         "recipe": recipe.to_dict(), "model_id": model_id(model),
     }  # fmt: skip

@@ -65,6 +65,8 @@ def write_report(
 def all_sections(evidence: Evidence, progress: bool = True) -> list[Section]:
     """Return the sections of all studies; a missing result is replaced by a sentence.
 
+    A study of a model that must be installed first has no section before it has a result.
+
     Args:
         evidence: the studies' measurements.
         progress: show a bar.
@@ -72,6 +74,8 @@ def all_sections(evidence: Evidence, progress: bool = True) -> list[Section]:
     made: list[Section] = []
     for study in tqdm(registry.STUDIES, desc="report", disable=not progress):
         if evidence.result(study.name) is None:
+            if study.model is not None and study.model.usual is not None:
+                continue
             title = f"Not measured: {study.name}"
             made.append(
                 Section(f"missing-{study.name}", study.name, title, "about", missing(study.name))

@@ -83,7 +83,7 @@ def _panels(room: Sheet, n: int) -> tuple[Figure, list[Axes], list[Axes]]:
 
     Also returns those with nothing below.
     """
-    across = room.columns(math.ceil(n / 2), each=1.3)
+    across = room.columns(math.ceil(n / 2), each=1.9)
     down = math.ceil(n / across)
     figure = room.figure(3.5 * across, (3.2 if down == 2 else 2.5) * down)
     drawn = figure.subplots(down, across, squeeze=False, sharex=True)

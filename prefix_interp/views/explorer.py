@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prefix_interp.inspection.leading import FADES
 from prefix_interp.inspection.look import Inspection
-from prefix_interp.views.inspect_figures import grid_figure
+from prefix_interp.views.inspect_figures import grid_picture
 from prefix_interp.views.inspect_words import readable
 from prefix_interp.views.pictures import compact_uri
 
@@ -93,7 +93,7 @@ def explorer(found: Inspection) -> Explorer:
     n_heads = about.n_layers * about.n_heads
     return Explorer(
         data=text.replace("<", "\\u003c"),
-        still=compact_uri(grid_figure(found), dense=n_heads > 64),
+        still=compact_uri(grid_picture(found), dense=n_heads > 64),
         alt=f"Gate, bias and effect of {n_heads} heads, layers as rows and heads as columns; "
         f"{len(leading.heads)} leading heads with attention and fades.",
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from prefix_interp.inspection.look import Inspection
 from prefix_interp.views.circuit_graph import circuit_svg
-from prefix_interp.views.inspect_figures import elicited_figure
+from prefix_interp.views.inspect_figures import elicited_picture
 from prefix_interp.views.inspect_finding import LAYER_HEAD, ROWS, Finding
 from prefix_interp.views.inspect_tokens import sentences_markup, shown_sentences
 from prefix_interp.views.inspect_words import (
@@ -46,7 +46,7 @@ def elicited_section(found: Inspection) -> Finding:
         f"one of {draws} random prefixes with the same norms. Enough: the head's prefixed output "
         "put into the plain run; needed: its plain output put into the prefixed run.",
         picture=picture(
-            "fig-elicits", elicited_figure(found),
+            "fig-elicits", elicited_picture(found),
             "Left: estimated effects of all heads as a heat map. Right: exact effects of the "
             "leading heads with intervals, over the range of random prefixes.",
             "Intervals: 95 % bootstrap over sequences. Grey: smallest to largest of the random "

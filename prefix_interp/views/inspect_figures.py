@@ -28,7 +28,7 @@ def many_heads(found: Inspection) -> bool:
     return found.about.n_layers * found.about.n_heads > MANY
 
 
-def answers_figure(found: Inspection) -> Figure:
+def answers_picture(found: Inspection) -> Figure:
     """Plot every answer's log-probability without the prefix and with it."""
     off, on = found.measured.log_prob_off.flatten(), found.measured.log_prob_on.flatten()
     keep = ~off.isnan()
@@ -53,7 +53,7 @@ def answers_figure(found: Inspection) -> Figure:
     return figure
 
 
-def gate_figure(found: Inspection) -> Figure:
+def gate_picture(found: Inspection) -> Figure:
     """Plot the gate of every head (rows) at every position (columns)."""
     gate = found.measured.gate
     n_layers, n_heads, n_pos = gate.shape
@@ -82,7 +82,7 @@ def gate_figure(found: Inspection) -> Figure:
     return figure
 
 
-def sink_figure(found: Inspection) -> Figure:
+def sink_picture(found: Inspection) -> Figure:
     """Plot the attention to the first content token without and with the prefix."""
     off, on = found.measured.sink_off, found.measured.sink_on
     with look():
@@ -107,7 +107,7 @@ def sink_figure(found: Inspection) -> Figure:
     return figure
 
 
-def bias_figure(found: Inspection) -> Figure:
+def bias_picture(found: Inspection) -> Figure:
     """Plot the bias's mean size, its rank and its effective rank, by layer and head."""
     spaces = found.measured.spaces
     size = found.measured.mean("bias")
@@ -150,7 +150,7 @@ def _bias_bars(
     return figure
 
 
-def moved_figure(found: Inspection) -> Figure:
+def moved_picture(found: Inspection) -> Figure:
     """Plot how far relative attention moves in each layer: every head, and their mean."""
     moved = found.measured.moved
     with look():
@@ -170,7 +170,7 @@ def moved_figure(found: Inspection) -> Figure:
     return figure
 
 
-def elicited_figure(found: Inspection) -> Figure:
+def elicited_picture(found: Inspection) -> Figure:
     """Plot the estimates of all heads, and the exact effects of the leading ones with controls."""
     rows = found.leading.rows()
     estimate = found.measured.estimates["denoise"].mean(dim=-1)
@@ -234,7 +234,7 @@ def _exact(ax: Axes, rows: Sequence[Mapping[str, float | int | bool | None]]) ->
     ax.set_xlim(left - pad, right + pad)
 
 
-def grid_figure(found: Inspection) -> Figure:
+def grid_picture(found: Inspection) -> Figure:
     """Plot gate, bias and estimated effect of every head: the still picture of the explorer."""
     panels = {
         "gate": (found.measured.mean("gate"), 1.0),

@@ -14,12 +14,12 @@ from prefix_interp.views.inspect_effects import (
     elicited_section,
 )
 from prefix_interp.views.inspect_figures import (
-    answers_figure,
-    bias_figure,
-    gate_figure,
+    answers_picture,
+    bias_picture,
+    gate_picture,
     many_heads,
-    moved_figure,
-    sink_figure,
+    moved_picture,
+    sink_picture,
 )
 from prefix_interp.views.inspect_finding import LAYER_HEAD, ROWS, Finding
 from prefix_interp.views.inspect_words import (
@@ -82,7 +82,7 @@ def _acts(found: Inspection) -> Finding:
         f"inject it, slots in the sequence and the exact mixture in every head, {agree} "
         f"(largest difference {small(measured.methods)} of the largest logit).",
         picture=picture(
-            "fig-acts", answers_figure(found),
+            "fig-acts", answers_picture(found),
             "Every answer's log-probability without the prefix against that with it.",
             "Each point is one answer; 0 is certainty. Without: masked baseline.",
         ),
@@ -104,7 +104,7 @@ def _gate(found: Inspection) -> Finding:
         f"the head wrote before by 1 − g. Over the heads it runs from {share(low)} to "
         f"{share(float(mean.max()))}.",
         picture=picture(
-            "fig-gate", gate_figure(found),
+            "fig-gate", gate_picture(found),
             "Heat map of the gate: heads as rows, positions of the content as columns.",
             "Mean over the sequences. At 1 the head attends to the prefix alone.",
             dense=found.measured.gate.numel() > 1500,
@@ -123,7 +123,7 @@ def _sink(found: Inspection) -> Finding:
         text=f"Many models park unused attention on the first token, and a prefix competes with "
         f"that place. Here {down} give the first content token less than without it.",
         picture=picture(
-            "fig-sink", sink_figure(found),
+            "fig-sink", sink_picture(found),
             "Attention to the first content token without and with the prefix, by head or layer.",
             "Mean over sequences and over all positions but the first, of all attention of the "
             "head (slots included).",
@@ -148,7 +148,7 @@ def _bias(found: Inspection) -> Finding:
         "writes itself it is "
         f"{small(float(of_base.median()))} times as large in the median head.",
         picture=picture(
-            "fig-bias", bias_figure(found),
+            "fig-bias", bias_picture(found),
             "Mean size of the bias of every head, with its rank and effective rank.",
             "Measured from z_pt − (1 − g) t over all sequences and positions, not from the "
             "prefix's values.",
@@ -233,7 +233,7 @@ def _moved(found: Inspection) -> Finding:
         f"Given its own input, no layer moves any: the largest violation of equation 6 is "
         f"{small(float(measured.eq6.max()))}.",
         picture=picture(
-            "fig-moved", moved_figure(found),
+            "fig-moved", moved_picture(found),
             "Share of relative attention that moves between the runs, by layer.",
             "Total variation distance between the content's attention with and without the "
             "prefix, mean over sequences and all positions but the first; 1 is everything.",

@@ -13,6 +13,7 @@ from analyses.heads.section import copying_figure
 from analyses.ladder.figures import ladder_figure, suffix_figure, tuning_length_figure
 from analyses.ladder.tables import ladder_rows
 from analyses.language_model.section import model_figure
+from analyses.language_model_heads.section import layers_figure
 from analyses.long_prefixes.figures import slots_figure
 from analyses.registry import find_study
 from analyses.report.explorer import Choice, still_figure
@@ -71,6 +72,7 @@ FIGURES = {
     "first output": lambda **k: suffix_figure(_ladder(), "first_output", **k),
     "tuning length": lambda **k: tuning_length_figure(_ladder(), **k),
     "language model": lambda **k: model_figure(_tables("language-model"), **k),
+    "heads of a language model": lambda **k: layers_figure(_tables("language-model-heads"), **k),
     "slots": lambda **k: slots_figure(
         _tables("long-prefixes")["bias"], _result("long-prefixes").rows("bias"), **k
     ),

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 import prefix_interp as pi
+from prefix_interp.prefixes.baselines import RunPair
 from tests.helpers import assert_close, assert_far, raw_model, tokens_for
 
 Site = pi.Site
@@ -79,7 +80,7 @@ def test_max_errors_see_a_broken_identity(pair):
     wrong = dict(pair.held)
     wrong[Site.Z.at(1)] = wrong[Site.Z.at(1)] * 1.01
     wrong[Site.PATTERN.at(0)] = wrong[Site.PATTERN.at(0)].flip(-1)
-    broken = pi.RunPair(**{**vars(pair), "held": type(pair.held)(wrong, pair.model)})
+    broken = RunPair(**{**vars(pair), "held": type(pair.held)(wrong, pair.model)})
     errors = pi.decompose_attention(broken).max_errors()
     assert errors["eq6"] > 0.1 and errors["eq7"] > 1e-3
 

@@ -39,7 +39,8 @@ def smoke(**changes):
 def start_of(fit, model, seed=0, std=1.0):
     """The noise that a fit started from, drawn again."""
     context = fit.context
-    return type(context).random(model, context.n_slots, seed, **context.settings, std=std)
+    settings = {k: v for k, v in context.settings.items() if k != "key_form"}  # the model's own
+    return type(context).random(model, context.n_slots, seed, **settings, std=std)
 
 
 def train_loss(model, context):

@@ -68,7 +68,7 @@ def test_a_script_in_a_token_stays_text():
 
 
 def test_many_heads_are_drawn_in_another_way(found, monkeypatch):
-    few = {name: getattr(inspect_figures, name)(found) for name in ("sink_figure", "bias_figure")}
+    few = {name: getattr(inspect_figures, name)(found) for name in ("sink_picture", "bias_picture")}
     monkeypatch.setattr(inspect_figures, "MANY", 3)
     for name, figure in few.items():
         many = getattr(inspect_figures, name)(found)
@@ -76,7 +76,7 @@ def test_many_heads_are_drawn_in_another_way(found, monkeypatch):
             len(many.axes) != len(figure.axes)
             or many.get_size_inches()[0] != figure.get_size_inches()[0]
         )
-    assert len(inspect_figures.gate_figure(found).axes[0].get_yticklabels()) == 2
+    assert len(inspect_figures.gate_picture(found).axes[0].get_yticklabels()) == 2
 
 
 @pytest.mark.parametrize(
