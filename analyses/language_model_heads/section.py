@@ -11,7 +11,7 @@ from analyses.report.tables import Column, decimals, percent, power, rows_table
 from analyses.study import Tables
 from prefix_interp.figure_files import Size, Width
 from prefix_interp.views.sheet import sheet
-from prefix_interp.views.style import COLOURS
+from prefix_interp.views.style import COLOURS, legend_below
 from prefix_interp.words import counted
 
 _KINDS = {"random": "random", "zero": "zero", "text": "of an instruction", "tuned": "tuned"}
@@ -93,5 +93,5 @@ def layers_figure(
             ax.set(title=title, xlabel="layer", ylim=(-0.02, 1.02))
         for ax in found.left:
             ax.set_ylabel("share of attention")
-        found.axes[1].legend(fontsize="small")
+        legend_below(found.figure, found.axes[1], 5)
     return found.figure
