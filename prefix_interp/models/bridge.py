@@ -98,7 +98,7 @@ class BridgeHost(Host):
 
     @property
     def n_reserved(self) -> int | None:
-        """Return the number of positions kept for slots: None, since this is no toy."""
+        """Return None: only a toy keeps positions for slots."""
         return None
 
     @property
@@ -221,7 +221,7 @@ class BridgeHost(Host):
             first, last = self._exact_softmax() if exact else ([], [])
             for name, function in [*first, *hooks, *last]:
                 if str(name) not in self.points:
-                    raise PrefixInterpError(f"hook={name!r} is no place of this model")
+                    raise PrefixInterpError(f"hook={name!r} does not exist in this model; see the names of Site")
                 point = self.points[str(name)]
                 point.add_hook(function, level=level)
                 touched.append(point)

@@ -163,12 +163,17 @@ def _read(place: Path, dtype: torch.dtype, device_map: Any) -> PreTrainedModel:
 
 
 def _check_plain(model: PreTrainedModel) -> None:
-    """Raise if layers of the model are adapters: what they add is not in the weights that we read.
+    """Raise if layers of the model are adapters, which hold weights beside those that we read.
 
     Raises:
-        PrefixInterpError: an adapter of PEFT inside the layers.
+        PrefixInterpError: an adapter of PEFT inside the layers, or a model that is wrapped already:
+            two bridges would each put hooks on the same layers.
     """
     for name, module in model.named_modules():
+        if type(module).__module__.startswith("transformer_lens."):
+            raise PrefixInterpError(
+                "model is wrapped already; use what load_pretrained returned, or load another copy"
+            )
         if type(module).__module__.startswith("peft."):
             raise PrefixInterpError(
                 f"model has an adapter of PEFT at {name!r}; give it merged "
@@ -205,8 +210,6 @@ def _wrapped(
     It gets a stand-in: TransformerLens gives a tokenizer that lacks special tokens new ones, beyond
     the model's vocabulary, and asks the tokenizer's old place, or a hub, for another one.
     """
-    if getattr(model, "_prefix_interp_bridge", None) is not None:
-        raise PrefixInterpError("model is wrapped already; use what load_pretrained returned")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

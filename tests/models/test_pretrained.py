@@ -57,6 +57,8 @@ def test_the_wrapped_model_still_runs_by_itself():
     want = hf(tokens).logits
     pi.load_pretrained(hf)
     assert_close(hf(tokens).logits, want, 1e-6)
+    with refused("model is wrapped already"):
+        pi.load_pretrained(hf)
 
 
 def test_a_tokenizer_is_taken_or_read_from_its_folder(tmp_path):
