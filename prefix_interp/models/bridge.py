@@ -221,7 +221,9 @@ class BridgeHost(Host):
             first, last = self._exact_softmax() if exact else ([], [])
             for name, function in [*first, *hooks, *last]:
                 if str(name) not in self.points:
-                    raise PrefixInterpError(f"hook={name!r} does not exist in this model; see the names of Site")
+                    raise PrefixInterpError(
+                        f"hook={name!r} does not exist in this model; see the names of Site"
+                    )
                 point = self.points[str(name)]
                 point.add_hook(function, level=level)
                 touched.append(point)
