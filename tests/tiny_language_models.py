@@ -1,5 +1,6 @@
 """Tiny random language models of many Hugging Face architectures, made in memory, without a hub."""
 
+import copy
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -70,9 +71,13 @@ def hub_model(kind, dtype=torch.float32, seed=0, gain=6.0, **changes):
     return model
 
 
-@cache
 def tokenizer():
-    """A tokenizer of the words w2, w3, ...: w7 is token 7."""
+    """A tokenizer of the words w2, w3, ...: w7 is token 7. Each test gets its own, to change."""
+    return copy.deepcopy(_words())
+
+
+@cache
+def _words():
     words = {"[PAD]": 0, "[UNK]": 1} | {f"w{i}": i for i in range(2, D_VOCAB)}
     made = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]

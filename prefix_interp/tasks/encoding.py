@@ -21,15 +21,19 @@ class Encoder:
 
     Attributes:
         tokenizer: from transformers.
+        d_vocab: tokens of the model, if it is known.
     """
 
     tokenizer: PreTrainedTokenizerBase
+    d_vocab: int | None = None
 
     @property
     def pad(self) -> int:
-        """Return the token that fills up rows: the end token, or 0 if there is none."""
+        """Return the token that fills up rows: the end token, or 0 if the model has none."""
         end = self.tokenizer.eos_token_id
-        return end if isinstance(end, int) else 0
+        # A tokenizer can have been given an end token that its model does not know.
+        known = isinstance(end, int) and (self.d_vocab is None or end < self.d_vocab)
+        return end if known else 0
 
     def ids(self, what: str, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of each text.
@@ -72,7 +76,7 @@ def encoder_of(given: object) -> Encoder:
             f"tokenizer is a {type(given).__name__}; give a tokenizer of transformers "
             "(AutoTokenizer, or PreTrainedTokenizerFast(tokenizer_object=...)), or a model with one"
         )
-    return Encoder(found)
+    return Encoder(found, getattr(getattr(given, "cfg", None), "d_vocab", None))
 
 
 def _front(bare: Sequence[list[int]], dressed: Sequence[list[int]]) -> list[int]:

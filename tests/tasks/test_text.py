@@ -149,6 +149,12 @@ def test_padding_is_the_end_token_or_0():
     texts = ["the long film", "film"]
     assert as_tokens(word_level(), texts).tolist() == [[2, 4, 5], [5, 1, 1]]
     assert as_tokens(word_level(eos=False), texts).tolist() == [[2, 4, 5], [5, 0, 0]]
+    model = raw_model()
+    model.tokenizer = word_level(eos=False)
+    model.tokenizer.add_tokens([f"more-{i}" for i in range(9)])
+    model.tokenizer.add_special_tokens({"eos_token": "<end>"})  # as TransformerLens does
+    assert model.tokenizer.eos_token_id == 18 >= model.cfg.d_vocab
+    assert as_tokens(model, texts).tolist() == [[2, 4, 5], [5, 0, 0]]
 
 
 def test_a_model_with_a_tokenizer_serves_in_its_place():
