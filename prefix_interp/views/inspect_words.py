@@ -21,8 +21,8 @@ def readable(token: str) -> str:
 
 
 def share(x: float) -> str:
-    """Return a share in percent, e.g. ``12.3 %``."""
-    return f"{percent(x)} %"
+    """Return a share in percent, e.g. ``12.3 %``, which no line break divides."""
+    return f"{percent(x)}\N{NO-BREAK SPACE}%"
 
 
 def small(x: float) -> str:
