@@ -29,6 +29,7 @@ from prefix_interp.prefixes.inject import fill_cache
 from prefix_interp.prefixes.layout import check_tokens
 from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
+from prefix_interp.tasks.text import Texts, padded_tokens
 
 # From the tokens that were chosen last (None at the start) to the scores of the next.
 _Next = Callable[[Int[Tensor, " batch"] | None], Float[Tensor, "batch d_vocab"]]
@@ -37,7 +38,7 @@ _Next = Callable[[Int[Tensor, " batch"] | None], Float[Tensor, "batch d_vocab"]]
 def generate(
     model: Model,
     context: ContextLike | None,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Int[Tensor, "batch pos"] | Texts,
     max_new_tokens: int,
     *,
     lengths: Int[Tensor, " batch"] | None = None,
@@ -48,10 +49,10 @@ def generate(
     Args:
         model: a language model or a toy.
         context: a prefix, a soft prompt, a fit or a folder of one; None for the bare model.
-        tokens: prompts, padded on the right. They may be empty (``batch 0``) behind a soft prompt
-            at the embedding.
+        tokens: prompts, padded on the right, or texts for the model's tokenizer. Tokens may be
+            empty (``batch 0``) behind a soft prompt at the embedding.
         max_new_tokens: tokens to add, at least 1.
-        lengths: how many tokens of each row are no padding; None for all.
+        lengths: how many tokens of each row are no padding; None for all. Texts bring their own.
         stop: token that ends a row; behind it stands nothing but itself.
 
     Raises:
@@ -79,6 +80,12 @@ def generate(
     in_front = isinstance(found, SoftPrompt) and not before
     may_be_empty = in_front and (cached or not isinstance(host, BridgeHost))
     keep = found is not None and found.keeps_positions
+    if not isinstance(tokens, Tensor):
+        if lengths is not None:
+            raise PrefixInterpError(
+                "lengths are those of tokens; texts bring their own, so leave them out"
+            )
+        tokens, lengths = padded_tokens(model, tokens)
     check_tokens(model, tokens, n_slots, keep=keep, may_be_empty=may_be_empty)
     lengths = _lengths(tokens, lengths, 0 if may_be_empty else max(before, 1))
     tokens = tokens.to(host.device)

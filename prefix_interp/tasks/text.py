@@ -133,8 +133,28 @@ def as_tokens(
         >>> as_tokens(tokenizer, ["the film is good", "a film"]).tolist()
         [[2, 5, 6, 7], [3, 5, 1, 1]]
     """
+    return padded_tokens(tokenizer, texts, max_length=max_length)[0]
+
+
+def padded_tokens(
+    tokenizer: Any, texts: Texts, *, max_length: int | None = None
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, " batch"]]:
+    """Return what `as_tokens` returns, and how many tokens of each row are no padding.
+
+    Args:
+        tokenizer: of the model, from transformers, or the model itself if it has one.
+        texts: one per row, of any lengths.
+        max_length: most tokens per text; None: the model says if it is too long.
+
+    Raises:
+        PrefixInterpError: as `as_tokens`.
+
+    Example:
+        >>> padded_tokens(tokenizer, ["the film is good", "a film"])[1].tolist()
+        [4, 2]
+    """
     encoder, rows = _encoded(tokenizer, texts, max_length)
-    return _padded(rows, encoder.pad)
+    return _padded(rows, encoder.pad), torch.tensor([len(row) for row in rows])
 
 
 def _encoded(tokenizer: Any, texts: Texts, max_length: int | None) -> tuple[Encoder, list]:

@@ -143,6 +143,18 @@ def test_half_precision_runs():
     assert generate(model, prefix, random_tokens(3), 4, lengths=LENGTHS).shape == (3, 4)
 
 
+def test_texts_go_through_the_tokenizer_and_bring_their_lengths():
+    model = language_model("llama", gain=12.0)
+    prefix = pi.Prefix.random(model, 2)
+    tokens = torch.tensor([[5, 7, 9, 11], [6, 8, 0, 0], [30, 31, 32, 0]])
+    lengths = torch.tensor([4, 2, 3])
+    found = generate(model, prefix, ["w5 w7 w9 w11", "w6 w8", "w30 w31 w32"], NEW)
+    assert torch.equal(found, loop(model, prefix, tokens, lengths))
+    assert torch.equal(generate(model, prefix, "w6 w8", NEW), found[1:2])
+    with pytest.raises(pi.PrefixInterpError, match="texts bring their own"):
+        generate(model, prefix, ["w6 w8"], NEW, lengths=torch.tensor([2]))
+
+
 def test_bad_input_is_refused(unchecked):
     model, tokens = language_model("llama"), random_tokens(3)
     prefix = pi.Prefix.random(model, 2)
