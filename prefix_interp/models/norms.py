@@ -26,6 +26,34 @@ def read_before(
     """
     if norm is None:
         return read
+    gain, centred = _held(norm, inputs)
+    before = read * gain
+    return before - before.mean(dim=-1, keepdim=True) if centred else before
+
+
+def read_behind(
+    norm: nn.Module | None,
+    inputs: Float[Tensor, "*any d_model"],
+    parts: Float[Tensor, "part *any d_model"],
+) -> Float[Tensor, "part *any d_model"]:
+    """Return what becomes of each part of a norm's input while its scale is held.
+
+    Parts that add up to `inputs` add up to the norm's output for it, less the constant that it adds
+    (its output for 0).
+
+    Args:
+        norm: as in `read_before`; None and the identity change nothing.
+        inputs: what the norm got; it decides the scale.
+        parts: of an input.
+    """
+    if norm is None or isinstance(norm, nn.Identity):
+        return parts
+    gain, centred = _held(norm, inputs)
+    return (parts - parts.mean(dim=-1, keepdim=True) if centred else parts) * gain
+
+
+def _held(norm: nn.Module, inputs: Tensor) -> tuple[Tensor, bool]:
+    """Return the factor of each coordinate at the scale of `inputs`, and whether means go first."""
     width = inputs.shape[-1]
     probe = inputs.new_ones(width)
     probe[1::2] = -1
@@ -39,5 +67,4 @@ def read_before(
         centred = torch.allclose(norm(probe + 1), norm(probe), atol=1e-4)
         seen = inputs - inputs.mean(dim=-1, keepdim=True) if centred else inputs
         size = (seen * gain).norm(dim=-1) / (norm(inputs) - shift).norm(dim=-1)
-    before = read * gain / size[..., None]
-    return before - before.mean(dim=-1, keepdim=True) if centred else before
+    return gain / size[..., None], centred

@@ -150,11 +150,7 @@ def decompose_attention(pair: RunPair) -> Decomposition:
         >>> max(parts.max_errors().values()) < 1e-4  # in float32
         True
     """
-    if not isinstance(pair, RunPair):
-        raise PrefixInterpError(
-            f"pair is a {type(pair).__name__}; give run_pair(model, prefix, tokens), or the runs "
-            "of a contrast"
-        )
+    check_pair(pair)
     host = host_of(pair.model)
     layers = range(host.n_layers)
     n = pair.prefix.n_slots
@@ -189,4 +185,13 @@ def decompose_attention(pair: RunPair) -> Decomposition:
             base_pattern=base_pattern,
             pattern_residual=content - (1 - gate[..., None]) * base_pattern,
             propagated=base - rearrange(heads("off", Site.Z), by_head),
+        )
+
+
+def check_pair(pair: object) -> None:
+    """Raise unless `pair` is what `run_pair` returns."""
+    if not isinstance(pair, RunPair):
+        raise PrefixInterpError(
+            f"pair is a {type(pair).__name__}; give run_pair(model, prefix, tokens), or the runs "
+            "of a contrast"
         )
