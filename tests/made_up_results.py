@@ -6,6 +6,8 @@ import prefix_interp as pi
 from prefix_interp.prefixes.check import check_context
 from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.theory.capacity import search_soft_tokens
+from prefix_interp.theory.depth import attention_drift, expand_attention_logits
+from prefix_interp.theory.interaction import interaction
 from prefix_interp.tuning.contexts import tune_soft_prompt
 from prefix_interp.tuning.hard_prompts import search_hard_prompt
 from prefix_interp.tuning.recipes import Recipe
@@ -35,6 +37,9 @@ def made_up_results():
         search_hard_prompt(fit.model, "add_one", n=4),
         check_context(fit.model, prefix, runs.tokens),
         search_soft_tokens(fit.model, torch.tensor([[1, 2], [3, 4], [5, 6]]), steps=2, **quiet),
+        expand_attention_logits(runs.runs, layer=1),
+        attention_drift(runs.runs),
+        interaction(fit.model, runs.batch, prefix, positions=[0, 1, 2], **quiet),
     ]
     assert isinstance(found[8].context, SoftPrompt)
     return {type(x).__name__: x for x in found}

@@ -143,8 +143,9 @@ def test_every_class_has_an_example(results):
 
 
 NAMES = (
-    "BiasSubspace", "Circuit", "ContextCheck", "ContextFit", "Decomposition", "Elicitation",
-    "Evaluation", "HardPromptFit", "IntegratedGradients", "ModelFit", "PatchGrid", "SoftSearch",
+    "AttentionDrift", "BiasSubspace", "Circuit", "ContextCheck", "ContextFit", "Decomposition",
+    "Elicitation", "Evaluation", "HardPromptFit", "IntegratedGradients", "Interaction",
+    "LogitExpansion", "ModelFit", "PatchGrid", "SoftSearch",
 )  # fmt: skip
 
 

@@ -14,16 +14,20 @@ from prefix_interp.attribution.circuit_runs import Node
 from prefix_interp.attribution.grid import PatchGrid
 from prefix_interp.estimates import Estimate
 from prefix_interp.theory.decompose import Decomposition
+from prefix_interp.theory.depth import TERMS, AttentionDrift, LogitExpansion
+from prefix_interp.theory.interaction import Interaction
 from prefix_interp.theory.subspace import BiasSubspace
 from prefix_interp.tuning.evaluate import Evaluation
 from prefix_interp.views.attention import AttentionView, attention_figure, query_figure
 from prefix_interp.views.circuit_curves import circuit_curves_figure
 from prefix_interp.views.circuit_graph import circuit_figure
 from prefix_interp.views.decomposition import parts_figure, spectrum_figure
+from prefix_interp.views.depth import drift_figure, expansion_figure
 from prefix_interp.views.effects import effects_figure
 from prefix_interp.views.elicitation import elicitation_figure, patch_figure
 from prefix_interp.views.fits import history_figure, scores_figure, search_figure
 from prefix_interp.views.heads import LayerOutputs, heads_figure, outputs_figure
+from prefix_interp.views.interaction import interaction_figure
 from prefix_interp.views.masses import mass_figure
 
 MODELS = {4: (1, 4), 16: (1, 16), 270: (30, 9)}  # layers and heads, by their product
@@ -120,6 +124,35 @@ def _space(bound):
     return BiasSubspace("head", 0, 1, bound, values, torch.eye(32), 100)
 
 
+def expansion(layer=1):
+    """The terms of made-up scores of four heads, with one term of the rest absent."""
+    shape = (2, 4, N_POS, N_POS)
+    terms = torch.stack([_random(*shape, seed=i) for i in range(len(TERMS))])
+    terms[-1] = 0
+    seen = torch.ones(shape, dtype=torch.bool).tril()
+    scores = (terms.sum(0)).where(seen, -torch.inf)
+    return LogitExpansion(layer, terms, scores, scores, torch.ones(2, N_POS, dtype=torch.bool))
+
+
+def drift(n_layers, seed=0):
+    """Made-up drift of heads that starts at 0."""
+    shape = (n_layers, 2, 4, N_POS)
+    distance = (
+        _random(*shape, seed=seed).sigmoid() * (torch.arange(n_layers) > 0)[:, None, None, None]
+    )
+    return AttentionDrift(distance, distance > 0.6, distance >= 0, "masked")
+
+
+def pairs_of_inputs(n, seed=0):
+    """Made-up interactions of n positions."""
+    values = _random(4, 10, n, n, seed=seed)
+    values = (values + values.mT) * (1 - torch.eye(n))
+    tokens = torch.zeros(4, N_POS, dtype=torch.long)
+    given = torch.ones(4, 10, dtype=torch.bool)
+    alone = _random(4, 10, n, seed=seed)
+    return Interaction(values, alone, tuple(range(n)), tokens, tokens[:, :n], given)
+
+
 def figures(heads):
     """Functions that draw, by name; each takes `figsize` and `width`."""
     view = attention(heads)
@@ -156,6 +189,8 @@ def other_figures():
     history = pd.DataFrame({"step": steps, "run": runs, "loss": np.linspace(2, 0.01, 120)})
     losses, reached = _random(40).abs(), _random(40) > 0
     on = {name: _random(20, 8, seed=i) for i, name in enumerate(TASKS)}
+    drifts = {f"{name}, tuned": drift(40, i) for i, name in enumerate(TASKS)}
+    pairs = {"no prefix": pairs_of_inputs(10), "kv, 10 slots": pairs_of_inputs(16)}
     outputs = LayerOutputs(0, _random(20, 8, seed=9), on, (3, 5))
     return {
         "parts": lambda **k: parts_figure(lines, n_out=10, **k),
@@ -165,6 +200,9 @@ def other_figures():
         "search": lambda **k: search_figure(losses, reached, **k),
         "masses": lambda **k: mass_figure(torch.rand(12, 9, 3) / 3, **k),
         "outputs": lambda **k: outputs_figure(outputs, **k),
+        "terms": lambda **k: expansion_figure(expansion(), **k),
+        "drift": lambda **k: drift_figure(drifts, **k),
+        "pairs": lambda **k: interaction_figure(pairs, **k),
     }
 
 

@@ -20,7 +20,18 @@ NAMES = (
     "elicitation", "elicitation of one", "patches", "effects by position", "effects", "attention",
     "attention of many slots", "query", "heads", "curves", "circuit",
 )  # fmt: skip
-OTHERS = ("parts", "spectra", "scores", "history", "search", "masses", "outputs")
+OTHERS = (
+    "parts",
+    "spectra",
+    "scores",
+    "history",
+    "search",
+    "masses",
+    "outputs",
+    "terms",
+    "drift",
+    "pairs",
+)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
