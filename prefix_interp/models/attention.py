@@ -99,6 +99,10 @@ class Attention:
         """Return keys read at `key_site`, from position `start` on, as `scored_keys` takes them."""
         return k
 
+    def head_norm(self, what: Projection | str) -> nn.Module | None:
+        """Return the norm of each head's queries or keys (``"Q"`` or ``"K"``), if there is one."""
+        return getattr(self.module, f"{what.lower()}_norm")
+
     def project(
         self, x: Float[Tensor, "*stack slot d_model"], what: Projection | str
     ) -> Float[Tensor, "*stack slot any_head d_head"]:

@@ -50,6 +50,11 @@ class BridgeAttention(Attention):
         found = getattr(self.block, "ln1_post", None)
         return None if found is None else found.original_component
 
+    def head_norm(self, what: Projection | str) -> nn.Module | None:
+        """Return the norm of each head's queries or keys (``"Q"`` or ``"K"``), if there is one."""
+        found = self.module._modules.get(f"{what.lower()}_norm")
+        return None if found is None else found.original_component
+
     @property
     def b_O(self) -> Float[Tensor, " d_model"]:
         """Return the constant that is added to what the heads write."""
@@ -115,9 +120,9 @@ class BridgeAttention(Attention):
             x: attention inputs, before the layer's norm.
         """
         k = self.project(x, "K")
-        norm = self.module._modules.get("k_norm")
-        if norm is not None and norm.original_component is not None:
-            k = norm.original_component(k)
+        norm = self.head_norm("K")
+        if norm is not None:
+            k = norm(k)
         if self.facts.rotates[self.layer]:
             k = self.turned(k, 0)
         return k, self.project(x, "V")
@@ -181,6 +186,9 @@ class BridgeAttention(Attention):
         low, high = own.chunk(2, dim=-1)
         own = own * cos + torch.cat([-high, low], dim=-1) * sin
         return torch.cat([own, rest], dim=-1)
+
+    def _rotated(self, x: Tensor, start: int) -> Tensor:
+        return self.turned(x, start) if self.facts.rotates[self.layer] else x
 
     def _normed(self, x: Tensor) -> Tensor:
         return self.norm(x)

@@ -49,11 +49,11 @@ def _parts(attn: Attention, what: str, inputs: Tensor, parts: Tensor, n_heads: i
         found = attn._projected(behind, what) - attn._projected(nothing, what)
         found[0] += attn.project(nothing, what)  # the norm's shift and the projection's bias
         whole = attn.project(inputs, what)
-        norm = getattr(attn.module, f"{what.lower()}_norm")
+        norm = attn.head_norm(what)
         if norm is not None:
             found = read_behind(norm, whole, found)
             with without_hooks(norm):
-                whole = attn.module._apply_qk_norm(whole, norm)
+                whole = norm(whole)
         found = found * torch.where(whole == 0, 1, attn._clipped(whole) / whole)
         turned = attn._rotated(rearrange(found, "part batch ... -> (part batch) ..."), 0)
         return expand_heads(turned.unflatten(0, found.shape[:2]), n_heads)

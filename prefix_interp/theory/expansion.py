@@ -10,10 +10,12 @@ import torch
 from einops import einsum, rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
+from transformer_lens import ActivationCache
 from transformer_lens.utilities.activation_functions import apply_softcap
 
 from prefix_interp.errors import PrefixInterpError, check_choice, check_index
 from prefix_interp.figure_files import Size, Width
+from prefix_interp.models.attention import Attention
 from prefix_interp.models.host import Host, host_of
 from prefix_interp.models.score_parts import key_parts, query_parts
 from prefix_interp.models.sites import Site
@@ -147,7 +149,8 @@ def expand_attention_logits(
     - ``cap``: what a soft cap takes off the sum of all others.
 
     Products of two parts of the rest count as the one named last. In an attention-only model
-    without norms the four terms are all there is at layer 1. The rest is 0 where it cannot be.
+    without norms the four terms are all there is at layer 1. Hugging Face computes some norms and
+    rotations in float32, so of a language model in float64 the sum is exact to 1e-7.
 
     Args:
         pair: from `run_pair` with the masked baseline.
@@ -155,8 +158,7 @@ def expand_attention_logits(
         content: which positions are no padding; None: all. It matters for means only.
 
     Raises:
-        PrefixInterpError: layer 0 or no such layer, another baseline, a language model from
-            `load_pretrained`, or a norm behind the heads.
+        PrefixInterpError: layer 0 or no such layer, another baseline, or a norm behind the heads.
 
     Example:
         >>> toy = pi.ToyConfig(n_layers=2, n_heads=2, d_model=8, normalization="none")
@@ -179,7 +181,7 @@ def expand_attention_logits(
             # content, bias, norm, propagated, mlp
             sides.append(torch.stack([plain[0], x[1], x[0] - plain[0], x[2], x[3]]))
         q, k = sides
-        seen = pair.on[Site.ATTN_SCORES.at(layer)][..., -n_pos:]
+        measured, plain_scores = (_scores(attn, c, n_pos) for c in (pair.on, pair.off))
 
         def scores(a: Tensor, b: Tensor) -> Tensor:
             both = einsum(a, b, "batch i head d_head, batch j head d_head -> batch head i j")
@@ -192,9 +194,9 @@ def expand_attention_logits(
         terms.append(apply_softcap(whole, attn.soft_cap) - whole)
         return LogitExpansion(
             layer,
-            torch.stack(terms).where(seen.isfinite(), 0),
-            seen,
-            pair.off[Site.ATTN_SCORES.at(layer)][..., -n_pos:],
+            torch.stack(terms).where(measured.isfinite(), 0),
+            measured,
+            plain_scores,
             no_padding(pair, content),
         )
 
@@ -239,6 +241,16 @@ def _written_below(pair: RunPair, host: Host, layer: int) -> dict[str, Tensor]:
     return total
 
 
+def _scores(attn: Attention, cache: ActivationCache, n_pos: int) -> Tensor:
+    """Return the scores of content queries and content keys, -inf where a query sees no key."""
+    if attn.shows_scores:
+        found = cache[Site.ATTN_SCORES.at(attn.layer)][..., -n_pos:]
+        # Hugging Face masks with the smallest number there is.
+        return found.masked_fill(found < torch.finfo(found.dtype).min / 4, -torch.inf)
+    q, k = cache[attn.query_site.at(attn.layer)], cache[attn.key_site.at(attn.layer)]
+    return attn.content_scores(attn.scored_queries(q, 0), attn.seen_keys(k, 0))
+
+
 def _rms(x: Float[Tensor, "batch head query key"], seen: Tensor) -> list[float]:
     total = reduce(x.square(), "batch head query key -> head", "sum")
     return (total / reduce(seen.double(), "batch head query key -> head", "sum")).sqrt().tolist()
@@ -257,11 +269,6 @@ def _checked(pair: RunPair, layer: int) -> Host:
         raise PrefixInterpError(
             f"pair has the baseline {pair.baseline!r}, under which other things than the prefix "
             "differ; use run_pair(..., baseline='masked')"
-        )
-    if host.key_form != "projected":
-        raise PrefixInterpError(
-            "model is a language model from load_pretrained, whose queries and keys are not "
-            "taken apart here; use attention_drift, or a HookedTransformer"
         )
     if host.norms_attention_out:
         raise PrefixInterpError(

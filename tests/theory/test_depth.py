@@ -260,7 +260,7 @@ def test_rows_without_attention_on_the_content_do_not_count():
 
 
 @every_kind
-def test_drift_of_a_language_model(kind):
+def test_drift_and_terms_of_a_language_model(kind):
     model = language_model(kind, torch.float64)
     prefix = pi.Prefix.random(model, 3, parameterization="kv", seed=1)
     pair = pi.run_pair(model, prefix, random_tokens())
@@ -270,8 +270,14 @@ def test_drift_of_a_language_model(kind):
     assert drift.distance[0].max() < (1e-6 if kind == "opt" else 1e-10)
     assert not drift.flipped[0].any()
     assert drift.distance[1:].amax((1, 2, 3)).min() > 1e-2
-    with pytest.raises(PrefixInterpError, match=r"load_pretrained.*use attention_drift"):
-        expand_attention_logits(pair)
+    exact = 1e-10 if kind == "gpt2" else 1e-6  # the others compute norms or rotations in float32
+    for layer in (1, 2):
+        found = expand_attention_logits(pair, layer)
+        assert found.max_error < exact
+        assert torch.equal(found.seen[0, 0], torch.ones(7, 7, dtype=torch.bool).tril())
+        sizes = found.terms.abs().amax((1, 2, 3, 4))
+        assert (sizes[:5] > 1e-3).all() and sizes[-1] == 0
+        assert (sizes[5] > 1e-3) == (layer == 2)
 
 
 def rows(seed, n=6, keys=5):
