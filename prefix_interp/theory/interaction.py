@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from prefix_interp.errors import PrefixInterpError, check_index
 from prefix_interp.figure_files import Size, Width
-from prefix_interp.models.host import Model
+from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.given import ContextLike, as_context
 from prefix_interp.result_object import ResultObject, drawing
@@ -197,7 +197,7 @@ def interaction(
         >>> change.to_dataframe().columns.tolist()[:4]
         ['output', 'first', 'second', 'interaction']
     """
-    batch = as_given("batch", batch)
+    batch = as_given("batch", batch).to(host_of(model).device)
     found = None if context is None else as_context(context)
     places = _places(batch, positions)
     swapped = torch.stack([_other_tokens(batch.tokens[:, p], seed, p) for p in places], dim=1)
