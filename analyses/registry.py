@@ -23,6 +23,7 @@ from analyses.study import RESULTS, Study, named
 from analyses.subspaces import STUDY as SUBSPACES
 from analyses.table1 import STUDY as TABLE1
 from analyses.table2 import STUDY as TABLE2
+from analyses.table3 import STUDY as TABLE3
 from analyses.universality import STUDY as UNIVERSALITY
 from prefix_interp.results import Result
 
@@ -35,6 +36,7 @@ STUDIES: tuple[Study, ...] = (
     CIRCUITS,
     SUBSPACES,
     LONG_PREFIXES,
+    TABLE3,
     CONSTRUCTIONS,
     CAPACITY,
     LANGUAGE_MODEL,
