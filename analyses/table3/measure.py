@@ -158,7 +158,7 @@ def _blind(job: Job, rows: Rows) -> None:
         batch = task.sample(job.protocol.n_test, "test", job.seed)
         log_probs = content_blind_log_probs(task, batch, job.seed)
         right = log_probs.argmax(dim=-1) == batch.answers
-        loss = -log_probs.gather(-1, batch.answers[..., None])[..., 0]
+        loss = -log_probs.gather(-1, batch.answers[..., None])[..., 0].mean(dim=-1)
         rows.append({
             **_about(job, "content-blind"), "parameterization": None, "n_slots": None,
             "task": task.name, "baseline": "none", "train_loss": None, "test_seed": job.seed,
