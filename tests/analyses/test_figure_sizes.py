@@ -21,6 +21,8 @@ from analyses.study import committed_result
 from analyses.subspaces.figures import angles_figure, removal_figure
 from analyses.table1.section import learned_figure, sweep_figure
 from analyses.table2.section import matrix_figure
+from analyses.table3.section import table3_figure
+from analyses.table3.tables import PAPER
 from analyses.universality.figure import universality_figure
 from prefix_interp.figure_files import WIDTHS
 from prefix_interp.theory.constructions import any_sequence
@@ -63,6 +65,25 @@ def _noise():
     return frame[(frame["parameterization"] == "residual") & (frame["direction"] == "noise")]
 
 
+def _table3():
+    """Return rows as of four layers, which have not been measured yet."""
+    kinds = (
+        ("pretrained", None),
+        ("content-blind", None),
+        ("prefix", "residual"),
+        ("prefix", "kv"),
+    )
+    return [
+        {
+            "method": method, "parameterization": kind, "task": task,
+            "paper": PAPER[4].get(method, {}).get(task),
+            "exact_match": {"mean": i / 10, "low": max(0.0, i / 10 - 0.1), "high": i / 10 + 0.05},
+        }
+        for method, kind in kinds
+        for i, task in enumerate(PAPER[4]["prefix"])
+    ]  # fmt: skip
+
+
 FIGURES = {
     "capacity": lambda **k: capacity_figure(_tables("capacity"), **k),
     "trace": _trace,
@@ -84,6 +105,7 @@ FIGURES = {
     "learned": lambda **k: learned_figure(_tables("table1")["rows"], **k),
     "sweep": lambda **k: sweep_figure(_tables("table1")["sweep"], **k),
     "matrix": lambda **k: matrix_figure(_tables("table2")["rows"], **k),
+    "table 3": lambda **k: table3_figure(_table3(), **k),
     "universality": lambda **k: universality_figure(_tables("universality"), **k),
 }  # fmt: skip
 
