@@ -21,6 +21,7 @@ from analyses.report.evidence import Evidence
 from analyses.sentiment import STUDY as SENTIMENT
 from analyses.study import RESULTS, Study, named
 from analyses.subspaces import STUDY as SUBSPACES
+from analyses.swap import STUDY as SWAP
 from analyses.table1 import STUDY as TABLE1
 from analyses.table2 import STUDY as TABLE2
 from analyses.table3 import STUDY as TABLE3
@@ -36,6 +37,7 @@ STUDIES: tuple[Study, ...] = (
     CIRCUITS,
     SUBSPACES,
     LONG_PREFIXES,
+    SWAP,
     TABLE3,
     CONSTRUCTIONS,
     CAPACITY,

@@ -19,12 +19,14 @@ from analyses.registry import find_study
 from analyses.report.explorer import Choice, still_figure
 from analyses.study import committed_result
 from analyses.subspaces.figures import angles_figure, removal_figure
+from analyses.swap.section import swapped_figure
 from analyses.table1.section import learned_figure, sweep_figure
 from analyses.table2.section import matrix_figure
 from analyses.table3.section import table3_figure
 from analyses.table3.tables import PAPER
 from analyses.universality.figure import universality_figure
 from prefix_interp.figure_files import WIDTHS
+from prefix_interp.tasks import FOUR_SKILLS
 from prefix_interp.theory.constructions import any_sequence
 from prefix_interp.views.attention import AttentionView
 from tests.structure import ROOT, files, module_name, tree
@@ -84,6 +86,14 @@ def _table3():
     ]  # fmt: skip
 
 
+def _swapped():
+    """Return rows of swapped prefixes, which have not been measured yet."""
+    return [
+        {"keys_of": a, "values_of": b, "task": t, "exact_match": {"mean": 1.0 if a == b else 0.4}}
+        for a in FOUR_SKILLS for b in FOUR_SKILLS for t in FOUR_SKILLS
+    ]  # fmt: skip
+
+
 FIGURES = {
     "capacity": lambda **k: capacity_figure(_tables("capacity"), **k),
     "trace": _trace,
@@ -105,6 +115,7 @@ FIGURES = {
     "learned": lambda **k: learned_figure(_tables("table1")["rows"], **k),
     "sweep": lambda **k: sweep_figure(_tables("table1")["sweep"], **k),
     "matrix": lambda **k: matrix_figure(_tables("table2")["rows"], **k),
+    "swapped": lambda **k: swapped_figure(_swapped(), **k),
     "table 3": lambda **k: table3_figure(_table3(), **k),
     "universality": lambda **k: universality_figure(_tables("universality"), **k),
 }  # fmt: skip
