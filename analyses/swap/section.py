@@ -52,10 +52,9 @@ def section(evidence: Evidence) -> Section:
         else f"A prefix's {more} carry its task further: its values with other keys do it on "
         f"{100 * by_values:.0f} % of sequences, its keys with others' on {100 * by_keys:.0f} %",
         "does",
-        f"Two prefixes side by side get {100 * both:.0f} % of the sequences of their two tasks, "
-        f"on average. {_exchange(other)} How they share the attention of the first layer follows from the gates of "
-        f"each alone, to {power(error)}. "
-        f"{counted(len(result.seeds), 'seed')}.",
+        f"{_exchange(other)} Two prefixes side by side get {100 * both:.0f} % of the sequences of "
+        "their two tasks, on average. How they share the attention of the first layer follows from "
+        f"the gates of each alone, to {power(error)}. {counted(len(result.seeds), 'seed')}.",
         picture(
             "swapped", swapped_figure(rows),
             "Two heat maps of keys against values: the share of sequences right on the task of the "

@@ -32,8 +32,9 @@ class Encoder:
         """Return the token that fills up rows: the end token, or 0 if the model has none."""
         end = self.tokenizer.eos_token_id
         # A tokenizer can have been given an end token that its model does not know.
-        known = isinstance(end, int) and (self.d_vocab is None or end < self.d_vocab)
-        return end if known else 0
+        if not isinstance(end, int) or (self.d_vocab is not None and end >= self.d_vocab):
+            return 0
+        return end
 
     def ids(self, what: str, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of each text.
