@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
 
-from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.host import Model, host_of
-from prefix_interp.models.model import hub_model, model_id
-from prefix_interp.seeds import derive_seed
-from prefix_interp.tasks import Batch, Task, mean_over_answers
+from prefix_interp.tasks import Batch, Task
 from prefix_interp.tasks.choice import beats_foils
 from prefix_interp.tuning.evaluate import Evaluation, marked, scored
-from prefix_interp.tuning.loop import Run, optimise
+from prefix_interp.tuning.lora_peft import adapted_logits, train_adapter, trained, with_adapter
 from prefix_interp.tuning.recipes import Recipe
 
-TARGETS = ("q_proj", "v_proj")
-_WRAPPED = "._original_component"  # what a bridge adds to the names of weights
+TARGETS = ("q", "v")
 _PASS = 32  # sequences per pass of an evaluation
 
 
@@ -46,23 +37,6 @@ def lora_shape(model: Model, n_parameters: int) -> tuple[int, int]:
     return min(pairs, key=lambda p: (abs(p[0] * p[1] * one - n_parameters), p[0]))
 
 
-def plain_copy(model: Model) -> Any:
-    """Return a copy of the Hugging Face model under a bridge, without the bridge.
-
-    Raises:
-        PrefixInterpError: a weight of it is not found.
-    """
-    wrapped: Any = hub_model(model)  # type: ignore[arg-type]
-    plain = type(wrapped)(copy.deepcopy(wrapped.config)).to(host_of(model).dtype)
-    weights = {name.replace(_WRAPPED, ""): x for name, x in wrapped.state_dict().items()}
-    missing = sorted(set(plain.state_dict()) - set(weights))
-    if missing:
-        raise PrefixInterpError(f"model has no weight {missing[0]!r}; use another model")
-    plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
-    plain.set_attn_implementation("eager")
-    return plain.eval()
-
-
 def with_lora(model: Model, rank: int, n_layers: int, seed: int) -> Any:
     """Return a copy of the model with LoRA on the queries and values of some layers.
 
@@ -75,29 +49,9 @@ def with_lora(model: Model, rank: int, n_layers: int, seed: int) -> Any:
     Raises:
         PrefixInterpError: PEFT is not installed.
     """
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise PrefixInterpError(
-            "peft is not installed (extra [lm]); pip install 'prefix-interp[lm]'"
-        ) from error
     depth = host_of(model).n_layers
     layers = [round(i * depth / n_layers) for i in range(n_layers)]
-    config = LoraConfig(
-        task_type="CAUSAL_LM", r=rank, lora_alpha=rank, lora_dropout=0.0,
-        target_modules=list(TARGETS), layers_to_transform=layers,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # PEFT asks transformers for a name that it calls deprecated, and draws from the global
-        # generator.
-        warnings.simplefilter("ignore", FutureWarning)
-        torch.manual_seed(derive_seed(seed, "lora", rank, n_layers) % (1 << 63))
-        return get_peft_model(plain_copy(model), config).eval()
-
-
-def trained(adapted: Any) -> dict[str, Tensor]:
-    """Return the weights of the adapter, by name."""
-    return {name: p for name, p in adapted.named_parameters() if p.requires_grad}
+    return with_adapter(model, rank, float(rank), TARGETS, layers, seed)  # type: ignore[arg-type]
 
 
 def tune_adapter(
@@ -115,17 +69,10 @@ def tune_adapter(
         checkpoint: file to save to and resume from.
         progress: show a bar.
     """
-    own = trained(adapted)
-
-    def loss(batch: Batch, step: int) -> Float[Tensor, " run"]:
-        logits = _answer_logits(adapted, batch)
-        losses = F.cross_entropy(logits.float().mT, batch.answers, reduction="none")
-        return mean_over_answers(losses, batch.answers).mean()[None]
-
-    history = optimise(
-        [Run(f"lr={recipe.lr!r}", own, recipe.lr, frozenset(own))], loss, task, recipe, seed=seed,
-        identity={"model": model_id(model), "lora": {k: list(x.shape) for k, x in own.items()}},
-        checkpoint=checkpoint, progress=progress, description="lora",
+    shapes = {name: list(x.shape) for name, x in trained(adapted).items()}
+    history = train_adapter(
+        adapted, model, task, recipe,  # type: ignore[arg-type]
+        seed=seed, identity={"lora": shapes}, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
     return float(history["loss"].iloc[-1])
 
@@ -143,11 +90,7 @@ def adapter_scores(adapted: Any, name: str, batch: Batch) -> Evaluation:
     for start in range(0, len(batch.tokens), _PASS):
         own = batch.part(slice(start, start + _PASS))
         with torch.no_grad():
-            logits = _answer_logits(adapted, own).float()
+            logits = adapted_logits(adapted, own).float()
         assert own.foils is not None
         parts.append((*marked(logits, own.answers), beats_foils(logits, own.answers, own.foils)))
     return scored(name, batch, *(torch.cat(each) for each in zip(*parts, strict=True)))
-
-
-def _answer_logits(adapted: Any, batch: Batch) -> Float[Tensor, "batch n_out d_vocab"]:
-    return batch.read(adapted(input_ids=batch.tokens, logits_to_keep=batch.n_rows).logits)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from analyses.sentiment.data import INSTRUCTION, Sentences, sentiment_tasks, shown, to_tune_on
-from analyses.sentiment.lora import adapter_scores, lora_shape, trained, tune_adapter, with_lora
+from analyses.sentiment.lora import adapter_scores, lora_shape, tune_adapter, with_lora
 from analyses.study import Job, Rows, Tables
 from prefix_interp.attribution.patching import patch_heads
 from prefix_interp.models.host import Model
@@ -25,6 +25,7 @@ from prefix_interp.tasks import Batch
 from prefix_interp.tasks.own import TensorTask
 from prefix_interp.tuning.contexts import sweep
 from prefix_interp.tuning.evaluate import Evaluation, evaluate
+from prefix_interp.tuning.lora_peft import trained, write_weights
 from prefix_interp.tuning.recipes import Recipe
 
 Tensors = dict[str, Tensor]
@@ -286,10 +287,8 @@ def _score_prefix(work: _Work, start: Prefix, found: Tensors, batch: Batch) -> E
 
 
 def _score_lora(adapted: Any, found: Tensors, batch: Batch) -> Evaluation:
-    with torch.no_grad():
-        for name, p in trained(adapted).items():
-            if found:
-                p.copy_(found[name])
+    if found:
+        write_weights(adapted, found)
     return adapter_scores(adapted, "sentiment", batch)
 
 

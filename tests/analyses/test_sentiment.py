@@ -10,9 +10,11 @@ from analyses.registry import evidence_of
 from analyses.runs import run_study
 from analyses.sentiment import STUDY, data
 from analyses.sentiment.data import Sentences, shown
-from analyses.sentiment.lora import lora_shape, plain_copy, trained, with_lora
+from analyses.sentiment.lora import lora_shape, with_lora
 from analyses.sentiment.measure import start_prefix
+from prefix_interp.models.weights import plain_copy
 from prefix_interp.prefixes.examples import prefix_from_text
+from prefix_interp.tuning.lora_peft import trained
 from tests.helpers import assert_close
 from tests.tiny_language_models import language_model, random_tokens
 
