@@ -9,7 +9,9 @@ from prefix_interp.theory.capacity import search_soft_tokens
 from prefix_interp.theory.depth import attention_drift, expand_attention_logits
 from prefix_interp.theory.interaction import interaction
 from prefix_interp.tuning.contexts import tune_soft_prompt
+from prefix_interp.tuning.edits import tune_edit
 from prefix_interp.tuning.hard_prompts import search_hard_prompt
+from prefix_interp.tuning.lora import tune_lora
 from prefix_interp.tuning.recipes import Recipe
 from tests.helpers import randomise
 
@@ -36,6 +38,8 @@ def made_up_results():
         tune_soft_prompt(fit.model, "add_one", 2, recipe=short, **quiet),
         search_hard_prompt(fit.model, "add_one", n=4),
         check_context(fit.model, prefix, runs.tokens),
+        tune_lora(fit.model, "add_one", recipe=short, **quiet),
+        tune_edit(fit.model, "add_one", "offset", recipe=short, **quiet),
         search_soft_tokens(fit.model, torch.tensor([[1, 2], [3, 4], [5, 6]]), steps=2, **quiet),
         expand_attention_logits(runs.runs, layer=1),
         attention_drift(runs.runs),

@@ -144,8 +144,8 @@ def test_every_class_has_an_example(results):
 
 NAMES = (
     "AttentionDrift", "BiasSubspace", "Circuit", "ContextCheck", "ContextFit", "Decomposition",
-    "Elicitation", "Evaluation", "HardPromptFit", "IntegratedGradients", "Interaction",
-    "LogitExpansion", "ModelFit", "PatchGrid", "SoftSearch",
+    "EditFit", "Elicitation", "Evaluation", "HardPromptFit", "IntegratedGradients", "Interaction",
+    "LogitExpansion", "LoraFit", "ModelFit", "PatchGrid", "SoftSearch",
 )  # fmt: skip
 
 
