@@ -17,6 +17,7 @@ from analyses.ladder import STUDY as LADDER
 from analyses.language_model import STUDY as LANGUAGE_MODEL
 from analyses.language_model_heads import STUDY as LANGUAGE_MODEL_HEADS
 from analyses.long_prefixes import STUDY as LONG_PREFIXES
+from analyses.lora import STUDY as LORA
 from analyses.report.evidence import Evidence
 from analyses.sentiment import STUDY as SENTIMENT
 from analyses.study import RESULTS, Study, named
@@ -32,6 +33,7 @@ STUDIES: tuple[Study, ...] = (
     ATTENTION,
     TABLE1,
     TABLE2,
+    LORA,
     ALL_HEADS,
     HEADS,
     CIRCUITS,
