@@ -111,8 +111,8 @@ def _exact(row: Mapping[str, Any]) -> str:
     return percent(row["exact_match"]["mean"])
 
 
-def _listed(values: Sequence[float | None]) -> str:
-    return ", ".join("–" if x is None else f"{x:g}" for x in values)
+def _listed(values: Sequence[float | int]) -> str:
+    return ", ".join(f"{x:g}" for x in values)
 
 
 def _claim(rows: Rows, size: int, lora: Mapping[str, Any]) -> Claim:

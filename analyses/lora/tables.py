@@ -30,8 +30,8 @@ def method_rows(records: Sequence[Mapping[str, Any]]) -> Rows:
 
     Keys: ``method``, ``side``, ``budget``, ``units``, ``n_parameters``, ``exact`` (whether that is
     the budget to the last one), ``runs`` (trainings to choose from, in each seed), ``rates`` and
-    ``lengths`` (the chosen ones, in the order of the seeds), ``n_seeds``, and the spread over seeds
-    of each of `METRICS` and, if it was trained, of ``train_loss``.
+    ``lengths`` (the chosen ones, in the order of the seeds; empty for a control), ``n_seeds``, and
+    the spread over seeds of each of `METRICS` and, if it was trained, of ``train_loss``.
 
     Args:
         records: of the study, all seeds.
@@ -49,7 +49,8 @@ def method_rows(records: Sequence[Mapping[str, Any]]) -> Rows:
         own = [r for r in best if (r["method"], r["budget"]) == (row["method"], row["budget"])]
         found.append({
             **row, "exact": row["n_parameters"] == row["budget"],
-            "rates": [r["lr"] for r in own], "lengths": [r["steps"] for r in own],
+            "rates": [r["lr"] for r in own if r["lr"]],
+            "lengths": [r["steps"] for r in own if r["steps"]],
         })  # fmt: skip
     return found
 

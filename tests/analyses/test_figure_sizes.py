@@ -15,6 +15,8 @@ from analyses.ladder.tables import ladder_rows
 from analyses.language_model.section import model_figure
 from analyses.language_model_heads.section import layers_figure
 from analyses.long_prefixes.figures import slots_figure
+from analyses.lora.figures import size_figure
+from analyses.lora.tables import method_rows
 from analyses.registry import find_study
 from analyses.report.explorer import Choice, still_figure
 from analyses.study import committed_result
@@ -29,6 +31,7 @@ from prefix_interp.figure_files import WIDTHS
 from prefix_interp.tasks import FOUR_SKILLS
 from prefix_interp.theory.constructions import any_sequence
 from prefix_interp.views.attention import AttentionView
+from tests.analyses.test_lora import made_up_lora
 from tests.structure import ROOT, files, module_name, tree
 from tests.views.drawn import drawn
 
@@ -107,6 +110,7 @@ FIGURES = {
     "slots": lambda **k: slots_figure(
         _tables("long-prefixes")["bias"], _result("long-prefixes").rows("bias"), **k
     ),
+    "LoRA": lambda **k: size_figure(method_rows(made_up_lora().rows()), **k),
     "still": _still,
     "angles": lambda **k: angles_figure(_result("subspaces").rows("angle"), **k),
     "removal": lambda **k: removal_figure(
