@@ -73,8 +73,9 @@ def section(evidence: Evidence) -> Section:
             Words("Every method", "The paper, four layers and one run: "
                   f"{PAPER['LoRA']} % with LoRA, {PAPER['prefix']} % with a prefix, at "
                   f"{PAPER_SIZE:,} parameters; it gives LoRA a hundred times the rate. Its code "
-                  "adapts the output matrix of attention beside the MLP. Parameters are counted "
-                  "from the tuned tensors.",
+                  "adapts the output matrix of attention beside the MLP, and clips the gradient of "
+                  "each matrix on its own; ours has one layer and clips all together. Parameters "
+                  "are counted from the tuned tensors.",
                   rows_table(rows, [
                       Column("Method", "method"), Column("Parameters", "n_parameters", _whole),
                       Column("Slots or rank", "units"), Column("Trainings", "runs"),
