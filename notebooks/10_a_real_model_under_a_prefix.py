@@ -124,10 +124,11 @@ scores = {
 }
 pd.DataFrame(
     {
-        name: {"right of 64": round(64 * score.choice.value), "loss": round(score.loss.value, 2)}
-        for name, score in scores.items()
-    }
-).T
+        "right of 64": [round(64 * score.choice.value) for score in scores.values()],
+        "loss": [round(score.loss.value, 2) for score in scores.values()],
+    },
+    index=list(scores),
+)
 
 # %% [markdown]
 # ## Which heads does it use?
@@ -142,8 +143,8 @@ estimates = pi.attribution_patch(
 estimates.plot()
 
 # %%
-table = estimates.to_dataframe()
-table.head()
+table = estimates.to_dataframe()[["layer", "head", "effect", "low", "high"]]
+table.sort_values("effect", key=abs, ascending=False).head(6)
 
 # %% [markdown]
 # An estimate is not yet a finding. `pi.inspect(lm, fit.prefix, texts, out="report.html")` patches

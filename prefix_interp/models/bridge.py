@@ -34,6 +34,10 @@ _POINTS: WeakKeyDictionary[nn.Module, Mapping[str, HookPoint]] = WeakKeyDictiona
 _REFUSED = ("attention_mask", "past_key_values", "cache", "position_ids", "use_cache", "labels")
 
 
+# What these compute is given the shape of their tokens before it is unembedded.
+_SHAPED_AS_TOKENS = {"gpt2", "gpt_bigcode", "codegen"}
+
+
 class BridgeHost(Host):
     """The interface to a Hugging Face model under a TransformerBridge."""
 
@@ -51,6 +55,11 @@ class BridgeHost(Host):
         return facts_of(self)
 
     # Sizes and kinds
+
+    @property
+    def adds_rows(self) -> bool:
+        """Return whether more rows can come out than tokens go in."""
+        return self.bridge.original_model.config.model_type not in _SHAPED_AS_TOKENS
 
     @property
     def causal(self) -> bool:

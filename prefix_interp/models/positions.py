@@ -26,6 +26,11 @@ class Positions:
     places_rows: ClassVar[bool] = False  # whether rows added at the embedding get positions
 
     @property
+    def adds_rows(self) -> bool:
+        """Return whether more rows can come out than tokens go in."""
+        return True
+
+    @property
     def n_ctx(self) -> int:
         """Return the number of positions, including those of slots."""
         return self.model.cfg.n_ctx

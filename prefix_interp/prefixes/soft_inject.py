@@ -45,7 +45,7 @@ def soft_hooks(
 
     Raises:
         PrefixInterpError: vectors that do not fit the model or `layers`, unknown `layers`, a
-            negative `position`, `predict_first` with a suffix, or a tokenizer that pads on the
+            negative `position`, `predict_first` with a suffix or in GPT-2, or a tokenizer that pads on the
             left; while running, too few tokens, or a batch that the stack does not divide.
     """
     _check_vectors(model, vectors, position, layers)
@@ -56,6 +56,11 @@ def soft_hooks(
             "slots; leave predict_first out"
         )
     host, n_slots = host_of(model), vectors.shape[-2]
+    if predict_first and not host.adds_rows:
+        raise PrefixInterpError(
+            "predict_first=True does not go with a model that shapes its output as its tokens, as "
+            "GPT-2 does; give a first token in place of the slot's own row"
+        )
     stack = vectors if vectors.ndim == 4 else vectors[None]
 
     def insert(x: Tensor, rows: Tensor) -> Tensor:

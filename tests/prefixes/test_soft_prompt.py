@@ -15,6 +15,7 @@ from tests.helpers import (
     tokens_for,
     toy,
 )
+from tests.tiny_language_models import language_model, random_tokens
 
 Site = pi.Site
 
@@ -148,6 +149,18 @@ def test_what_a_later_layer_holds_at_the_slots_depends_on_the_content_unless_it_
 def test_what_cannot_be_a_soft_prompt_is_refused(change, message):
     with pytest.raises(pi.PrefixInterpError, match=message):
         SoftPrompt(**{"vectors": torch.ones(1, 2, 8)} | change)
+
+
+def test_the_slots_own_row_is_refused_where_the_model_has_no_place_for_it():
+    model, tokens = language_model("gpt2"), random_tokens()
+    prompt = SoftPrompt.random(model, 2)
+    with pytest.raises(pi.PrefixInterpError, match="shapes its output as its tokens"):
+        with pi.attach(model, prompt, predict_first=True):
+            model(tokens)
+    for kind in ("llama", "opt"):
+        other = language_model(kind)
+        with pi.attach(other, SoftPrompt.random(other, 2), predict_first=True):
+            assert other(tokens).shape[1] == tokens.shape[1] + 1
 
 
 def test_what_does_not_fit_is_refused():
