@@ -59,7 +59,8 @@ class BridgeHost(Host):
     @property
     def adds_rows(self) -> bool:
         """Return whether more rows can come out than tokens go in."""
-        return self.bridge.original_model.config.model_type not in _SHAPED_AS_TOKENS
+        config: Any = self.bridge.original_model.config
+        return config.model_type not in _SHAPED_AS_TOKENS
 
     @property
     def causal(self) -> bool:

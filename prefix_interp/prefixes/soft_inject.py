@@ -45,8 +45,8 @@ def soft_hooks(
 
     Raises:
         PrefixInterpError: vectors that do not fit the model or `layers`, unknown `layers`, a
-            negative `position`, `predict_first` with a suffix or in GPT-2, or a tokenizer that pads on the
-            left; while running, too few tokens, or a batch that the stack does not divide.
+            negative `position`, `predict_first` with a suffix or in GPT-2, or a tokenizer that pads
+            on the left; while running, too few tokens, or a batch that the stack does not divide.
     """
     _check_vectors(model, vectors, position, layers)
     _check_padding(model)
