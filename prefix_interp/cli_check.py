@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from prefix_interp.errors import PrefixInterpError
-from prefix_interp.files import read_file
-from prefix_interp.records import one_line
 
-_MAX_BYTES, _MAX_LINES = 2**20, 32
+_MAX_LINES = 32
 _ABOUT = "say whether a prefix acts, by each way to run it here; exit code 1 if one is broken"
 
 
@@ -24,18 +22,19 @@ def add_check(commands: Any) -> None:
     sub.add_argument(
         "--text",
         type=Path,
-        help=f"file with a text a line, of which {_MAX_LINES} are read (four sentences)",
+        help=f".txt or .jsonl with a text a line; the first {_MAX_LINES} count (four sentences)",
     )
     sub.set_defaults(run=_check, check=lambda arguments: None, left=None, done=False)
 
 
 def _check(arguments: argparse.Namespace) -> int:
     """Print the table; return the exit code."""
+    from prefix_interp.inspection.text_files import read_texts
     from prefix_interp.models.zoo import list_toys, load_toy
     from prefix_interp.prefixes.check import check_context
     from prefix_interp.prefixes.prefix import load_prefixes
 
-    texts = None if arguments.text is None else _lines(arguments.text)
+    texts = None if arguments.text is None else read_texts(arguments.text)[:_MAX_LINES]
     model, prefix = arguments.model, arguments.prefix
     if model in list_toys():
         if texts is not None:
@@ -50,16 +49,3 @@ def _check(arguments: argparse.Namespace) -> int:
         print(f"{verdict:12}{question}: {says}")
     print(found.caption())
     return 0 if found.passed else 1
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        text = read_file(path, _MAX_BYTES).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise PrefixInterpError(
-            f"text={str(path)!r} is not UTF-8 text ({one_line(error)}); save it as UTF-8"
-        ) from None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise PrefixInterpError(f"text={str(path)!r} holds no text; write one text a line")
-    return lines[:_MAX_LINES]

@@ -59,14 +59,16 @@ def test_toys_are_checked_by_name(capsys):
         (("--model", "none", "--prefix", "adapter"), "is no folder on this machine"),
         (("--model", "model", "--prefix", "none"), "holds no saved context"),
         (("--model", "other", "--prefix", "adapter"), "of another base model"),
-        (("--model", "model", "--prefix", "adapter", "--text", "none"), "does not exist"),
-        (("--model", "model", "--prefix", "adapter", "--text", "empty"), "holds no text"),
-        (("--model", "model", "--prefix", "adapter", "--text", "latin"), "is not UTF-8"),
+        (("--model", "model", "--prefix", "adapter", "--text", "none.txt"), "does not exist"),
+        (("--model", "model", "--prefix", "adapter", "--text", "empty.txt"), "holds no text"),
+        (("--model", "model", "--prefix", "adapter", "--text", "latin.txt"), "is not UTF-8"),
+        (("--model", "model", "--prefix", "adapter", "--text", "broken.jsonl"), "in line 2"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, says, folders, capsys):
-    (folders / "empty").write_text("\n")
-    (folders / "latin").write_bytes(b"\xe9t\xe9")
+    (folders / "empty.txt").write_text("\n")
+    (folders / "broken.jsonl").write_text('{"text": "w5 w6"}\n{"text": \n')
+    (folders / "latin.txt").write_bytes(b"\xe9t\xe9")
     arguments = [a if a.startswith("--") else folders / a for a in arguments]
     assert run(*arguments) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "prefix-interp:" in line]

@@ -16,6 +16,7 @@ from torch import Tensor
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.tasks import NO_ANSWER, Batch, Task, as_batch
+from prefix_interp.tasks.encoding import encoder_of
 
 Given = Batch | Task | str | Sequence[str] | Tensor
 PADDING = 0  # any token: no earlier position sees it
@@ -92,8 +93,13 @@ def as_sentences(model: Model, given: Given, *, n: int = 64, seed: int = 0) -> S
         lengths = (batch.seen() >= 0).sum(dim=1)
         return Sentences(name, batch, lengths)
     texts = _checked_texts(given)
-    rows = [_tokens_of(model, text, i) for i, text in enumerate(texts)]
-    return _next_tokens(_counted(len(texts), "text", "texts"), rows)
+    if getattr(model, "tokenizer", None) is None:
+        raise PrefixInterpError(
+            f"batch_or_texts[0]={texts[0][:40]!r} is a text, but the model has no tokenizer; give "
+            "a tensor of tokens, or a language model with one"
+        )
+    rows = encoder_of(model).ids("batch_or_texts", texts)
+    return _next_tokens(_counted(len(texts), "text", "texts"), [torch.tensor(r) for r in rows])
 
 
 def token_text(model: Model, token: int) -> str:
@@ -123,16 +129,6 @@ def _checked_texts(given: object) -> list[str]:
         if not text.strip():
             raise PrefixInterpError(f"batch_or_texts[{i}]={text!r} is empty; leave it out")
     return texts
-
-
-def _tokens_of(model: Model, text: str, i: int) -> Int[Tensor, "_"]:
-    tokenizer: Any = getattr(model, "tokenizer", None)
-    if tokenizer is None:
-        raise PrefixInterpError(
-            f"batch_or_texts[{i}]={text[:40]!r} is a text, but the model has no tokenizer; give a "
-            "tensor of tokens, or a language model"
-        )
-    return torch.tensor(tokenizer(text)["input_ids"], dtype=torch.long)
 
 
 def _next_tokens(name: str, rows: Sequence[Int[Tensor, "_"]]) -> Sentences:

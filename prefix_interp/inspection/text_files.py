@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from prefix_interp.errors import PrefixInterpError
@@ -35,7 +36,8 @@ def read_texts(path: str | Path) -> list[str]:
         raise PrefixInterpError(f"text={str(path)!r} must end in .txt or .jsonl; name such a file")
     data = read_file(path, MAX_TEXT_BYTES)
     try:
-        lines = data.decode("utf-8").splitlines()
+        # Not splitlines: a text may hold other signs that end lines.
+        lines = re.split(r"\r\n|\n|\r", data.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise PrefixInterpError(f"text={str(path)!r} is not UTF-8 text; save it as that") from None
     numbered = [(i, line) for i, line in enumerate(lines, start=1) if line.strip()]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformer_lens.model_bridge import TransformerBridge
@@ -23,6 +26,13 @@ from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.device import check_device
 from prefix_interp.models.host import host_of
 from prefix_interp.models.support import check_supported
+from prefix_interp.models.unwrapped import (
+    PROBLEMS,
+    causal_logits,
+    check_same_logits,
+    first_line,
+    unchanged_if_refused,
+)
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -43,16 +53,19 @@ def load_pretrained(
 
     Args:
         model: the folder of a saved model, a ``.gguf`` file, or a model in memory, which is wrapped
-            and not copied: it has hooks from then on, and computes what it computed before.
+            and not copied: it has hooks from then on, no dropout, and computes what it computed
+            before.
         tokenizer: a tokenizer, or its folder; None for the one in the model's folder, if any. Only
             texts need it.
-        dtype: of the weights; None for those of the model in memory, float32 for a folder.
+        dtype: of the weights, to which a model in memory is itself converted; None for those that
+            it has, float32 for a folder.
         device: where it runs; None for where it is, the CPU for a folder.
         device_map: places the layers of a folder's model on several devices, as in Hugging Face.
 
     Raises:
-        PrefixInterpError: no such folder, pickled weights, no causal language model, or an
-            architecture whose attention no prefix fits exactly; the message says why.
+        PrefixInterpError: no such folder, pickled or missing weights, no causal language model, or
+            an architecture that hooks change or whose attention no prefix fits exactly; the message
+            says why, and a model in memory is then as it was.
 
     Example:
         >>> lm = pi.load_pretrained(tiny_llama())
@@ -71,6 +84,7 @@ def load_pretrained(
             raise PrefixInterpError(
                 "device_map goes with a folder; place a model in memory before you give it"
             )
+        _check_plain(found)
         found = found if dtype is None else cast(Any, found).to(dtype)
     elif isinstance(model, (str, Path)):
         place = _existing(Path(model))
@@ -88,15 +102,18 @@ def load_pretrained(
         )
     if device is not None:
         found = cast(Any, found).to(torch.device(device))
-    _check_plain(found)
-    found.eval()
-    found.set_attn_implementation("eager")
-    found.config.use_cache = False  # every forward would fill one
-    if not found.config.architectures:
-        found.config.architectures = [type(found).__name__]
-    bridge = _wrapped(found, _tokenizer(tokenizer, place))
-    check_supported(bridge)
-    host_of(bridge).prepare()
+    words = _tokenizer(tokenizer, place)
+    with unchanged_if_refused(found):
+        found.eval()
+        found.set_attn_implementation("eager")
+        found.config.use_cache = False  # every forward would fill one
+        if not found.config.architectures:
+            found.config.architectures = [type(found).__name__]
+        before = causal_logits(found)
+        bridge = _wrapped(found, words)
+        check_supported(bridge)
+        check_same_logits(found, before)
+        host_of(bridge).prepare()
     return bridge
 
 
@@ -145,21 +162,41 @@ def _read(place: Path, dtype: torch.dtype, device_map: Any) -> PreTrainedModel:
     else:
         more |= {"gguf_file": place.name}
     try:
-        found = AutoModelForCausalLM.from_pretrained(
+        found, info = AutoModelForCausalLM.from_pretrained(
             place if place.is_dir() else place.parent,
             dtype=dtype, local_files_only=True, trust_remote_code=False,
-            attn_implementation="eager", **more,
+            attn_implementation="eager", output_loading_info=True,
+            ignore_mismatched_sizes=True, **more,
         )  # fmt: skip
-    except (ValueError, OSError, KeyError, ImportError) as error:
+    except (ValueError, OSError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise PrefixInterpError(
-            f"model={str(place)!r} cannot be read as a causal language model: "
-            f"{str(error).strip().splitlines()[0][:200]}"
+            f"model={str(place)!r} cannot be read as a causal language model: {first_line(error)}"
         ) from error
+    _check_weights(place, found, info)
     if place.is_file():  # the weights are plain now
         vars(found.config).pop("quantization_config", None)
         vars(found).update(hf_quantizer=None, is_quantized=False)
         found = cast(Any, found).to(dtype)
     return found
+
+
+def _check_weights(place: Path, model: PreTrainedModel, info: Mapping[str, Any]) -> None:
+    """Raise if a weight is not in the files, where Hugging Face draws it at random, or not used."""
+    shape = re.compile(r"(?<=\.)\d+(?=\.)")
+    own = {shape.sub("N", name) for name in model.state_dict()}
+    # Weights of something else, as of a head for rewards, may stay unused.
+    more = [name for name in info["unexpected_keys"] if shape.sub("N", name) in own]
+    for what, names in (
+        ("are missing in the files", info["missing_keys"]),
+        ("have another shape in the files", [key[0] for key in info["mismatched_keys"]]),
+        ("are in the files and not in the model", more),
+    ):
+        if names:
+            named = ", ".join(sorted(names)[:2]) + (", ..." if len(names) > 2 else "")
+            raise PrefixInterpError(
+                f"model={str(place)!r} does not fit its config.json: these weights {what}: "
+                f"{named}; save the model again, whole"
+            )
 
 
 def _check_plain(model: PreTrainedModel) -> None:
@@ -184,8 +221,12 @@ def _check_plain(model: PreTrainedModel) -> None:
 def _tokenizer(
     given: PreTrainedTokenizerBase | str | Path | None, place: Path | None
 ) -> PreTrainedTokenizerBase | None:
-    if given is not None and not isinstance(given, (str, Path)):
+    if isinstance(given, PreTrainedTokenizerBase):
         return given
+    if given is not None and not isinstance(given, (str, Path)):
+        raise PrefixInterpError(
+            f"tokenizer is a {type(given).__name__}; give a tokenizer of transformers, or a folder"
+        )
     folder = place if given is None else Path(given)
     if folder is None:
         return None
@@ -197,9 +238,15 @@ def _tokenizer(
         raise PrefixInterpError(
             f"tokenizer={str(given)!r} holds no tokenizer; give the folder of a saved one"
         )
-    return AutoTokenizer.from_pretrained(
-        folder.parent if more else folder, local_files_only=True, trust_remote_code=False, **more
-    )
+    try:
+        return AutoTokenizer.from_pretrained(
+            folder.parent if more else folder, local_files_only=True, trust_remote_code=False,
+            **more,
+        )  # fmt: skip
+    except Exception as error:  # tokenizers raises this bare class
+        raise PrefixInterpError(
+            f"tokenizer={str(folder)!r} cannot be read: {first_line(error)}"
+        ) from error
 
 
 def _wrapped(
@@ -218,10 +265,10 @@ def _wrapped(
                 "local", hf_model=model, tokenizer=_stand_in(), dtype=model.dtype,
                 device=None if placed else str(model.device),
             )  # fmt: skip
-        except (ValueError, NotImplementedError, RuntimeError, AttributeError) as error:
+        except PROBLEMS as error:
             raise PrefixInterpError(
                 f"model={type(model).__name__} cannot be wrapped by TransformerLens: "
-                f"{str(error).strip().splitlines()[0][:120]}"
+                f"{first_line(error)}"
             ) from error
     bridge.tokenizer = None  # one that replaces another would be changed, too
     bridge.tokenizer = tokenizer

@@ -11,7 +11,7 @@ from torch import Tensor
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.context import Context
-from prefix_interp.prefixes.exact import check_exact
+from prefix_interp.prefixes.exact import SOFT, check_exact
 from prefix_interp.prefixes.gates import check_gates
 from prefix_interp.prefixes.given import ContextLike, as_context
 from prefix_interp.prefixes.guard import Guard, check_free
@@ -85,6 +85,8 @@ def attach(
                 "to; leave it out, or attach a Prefix"
             )
         context.check_fits(model)
+        if context.layers == "embedding":
+            check_exact(model, SOFT)
         guard = Guard(
             model, context, context.n_slots,
             may_be_empty=predict_first, needs_tokens=context.layers == "embedding",

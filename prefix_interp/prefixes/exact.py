@@ -1,8 +1,9 @@
-"""Whether hooks put a prefix into a language model exactly: asked of the model itself, once.
+"""Whether hooks put a context into a language model exactly: asked of the model itself, once.
 
 Hugging Face's architectures differ in what they do to keys, and in ways that no list keeps up with.
 So a random prefix is put in by each of the library's ways and by Hugging Face's own cache, which is
-what PEFT fills, and a model on which they differ is refused.
+what PEFT fills, and a model on which they differ is refused. The same holds for the embeddings of a
+text as a soft prompt, and the text itself.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from prefix_interp.models.bridge import BridgeHost
 from prefix_interp.models.bridge_facts import cached_logits
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
+from prefix_interp.models.unwrapped import PROBLEMS, first_line
 from prefix_interp.prefixes.inject import mixture_hooks, slot_hooks
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.prefixes.prefix import Parameterization, prefix_shapes
+from prefix_interp.prefixes.soft_inject import soft_hooks
 from prefix_interp.seeds import derive_generator
 
 _SLOTS, _TOKENS = 2, 3
@@ -30,12 +33,15 @@ _KNOWN: WeakKeyDictionary[nn.Module, dict[str, str | None]] = WeakKeyDictionary(
 _READS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-def check_exact(model: Model, parameterization: Parameterization | str) -> None:
-    """Raise unless a prefix of this kind can be put into `model` exactly; it runs once per model.
+SOFT = "soft prompt"
+
+
+def check_exact(model: Model, kind: Parameterization | str) -> None:
+    """Raise unless a context of this kind can be put into `model` exactly; it runs once per model.
 
     Args:
         model: a HookedTransformer, whose code is known and tested, or a language model.
-        parameterization: ``"kv"`` or ``"residual"``.
+        kind: ``"kv"`` or ``"residual"`` for a prefix, or `SOFT`.
 
     Raises:
         PrefixInterpError: the ways differ; it says which.
@@ -44,14 +50,20 @@ def check_exact(model: Model, parameterization: Parameterization | str) -> None:
     if not isinstance(host, BridgeHost):
         return
     known = _KNOWN.setdefault(host.bridge, {})
-    if parameterization not in known:
+    if kind not in known:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            known[parameterization] = _fault(host, parameterization)
-    if known[parameterization] is not None:
+            try:
+                known[kind] = _soft_fault(host) if kind == SOFT else _fault(host, kind)
+            except PrefixInterpError:
+                raise
+            except PROBLEMS as error:
+                known[kind] = f"its code does not run with slots in front ({first_line(error)})"
+    if known[kind] is not None:
+        name = SOFT if kind == SOFT else f"{kind} prefix"
         raise PrefixInterpError(
-            f"model={type(host.bridge.original_model).__name__} cannot take a "
-            f"{parameterization} prefix: {known[parameterization]}; use another model"
+            f"model={type(host.bridge.original_model).__name__} cannot take a {name}: "
+            f"{known[kind]}; use another model"
         )
 
 
@@ -75,33 +87,49 @@ def _fault(host: BridgeHost, parameterization: Parameterization | str) -> str | 
     """Return in what way hooks are not exact; None if they are."""
     tensors = _random(host, parameterization)
     tokens = torch.arange(_TOKENS, device=host.device)[None].expand(2, -1) % host.d_vocab
-    try:
-        slots = host.keys_values(tensors)
-        if parameterization == "residual":
-            for layer, (ours, theirs) in enumerate(zip(slots, _run(host, tensors), strict=True)):
-                if not all(_close(a, b) for a, b in zip(ours, theirs, strict=True)):
-                    return f"layer {layer} makes other keys or values of its input than its weights"
-        if reads_cache(host):
-            want, place = cached_logits(host, slots, tokens), "Hugging Face's own cache"
-        else:
-            slots, want = _of_text(host, tokens)
-            place = "the text itself"
-        ways = {
-            "slots": slot_hooks(host.model, _SLOTS, slots.__getitem__),
-            "mixture": mixture_hooks(host.model, _SLOTS, slots.__getitem__),
-        }
-        for name, hooks in ways.items():
-            with host.hooked(hooks):
-                found = host.model(tokens)
-            if not _close(found, want):
-                off = float((found - want).abs().max() / want.abs().max())
-                return (
-                    f"put in by hooks ({name}) it gives logits {off:.1g} of the largest away from "
-                    f"{place}"
-                )
-    except (RuntimeError, AttributeError, TypeError, KeyError, IndexError) as error:
-        return f"its code does not run with slots in front ({str(error).splitlines()[0][:90]})"
+    slots = host.keys_values(tensors)
+    if parameterization == "residual":
+        for layer, (ours, theirs) in enumerate(zip(slots, _run(host, tensors), strict=True)):
+            if not all(_close(a, b) for a, b in zip(ours, theirs, strict=True)):
+                return f"layer {layer} makes other keys or values of its input than its weights"
+    if reads_cache(host):
+        want, place = cached_logits(host, slots, tokens), "Hugging Face's own cache"
+    else:
+        slots, want = _of_text(host, tokens)
+        place = "the text itself"
+    ways = {
+        "slots": slot_hooks(host.model, _SLOTS, slots.__getitem__),
+        "mixture": mixture_hooks(host.model, _SLOTS, slots.__getitem__),
+    }
+    for name, hooks in ways.items():
+        with host.hooked(hooks):
+            found = host.model(tokens)
+        if not _close(found, want):
+            return f"put in by hooks ({name}) it {_off(found, want)} {place}"
     return None
+
+
+def _soft_fault(host: BridgeHost) -> str | None:
+    """Return in what way rows among the tokens are not those of a text; None if they are."""
+    tokens = torch.arange(_TOKENS, device=host.device)[None].expand(2, -1) % host.d_vocab
+    front = (_front(host) + _TOKENS) % host.d_vocab
+    want = host.model(torch.cat([front.expand(2, -1), tokens], dim=1))[:, _SLOTS:]
+    with host.hooked(soft_hooks(host.model, host.embed(front))):
+        found = host.model(tokens)
+    return (
+        None
+        if _close(found, want)
+        else f"a text put in as rows {_off(found, want)} the text itself"
+    )
+
+
+def _front(host: BridgeHost) -> Tensor:
+    return torch.arange(_SLOTS, device=host.device)[None] + 1
+
+
+def _off(found: Tensor, want: Tensor) -> str:
+    off = float((found - want).abs().max() / want.abs().max())
+    return f"gives logits {off:.1g} of the largest away from"
 
 
 def _random(host: BridgeHost, parameterization: Parameterization | str) -> dict[str, Tensor]:
@@ -151,7 +179,7 @@ def _of_text(host: BridgeHost, tokens: Tensor) -> tuple[list[tuple[Tensor, Tenso
         return (attn.key_site if is_key else Site.V).at(layer), read
 
     layers = range(host.n_layers)
-    front = torch.arange(_SLOTS, device=host.device).expand(len(tokens), -1) + 1
+    front = _front(host).expand(len(tokens), -1)
     with host.hooked([see(layer, is_key) for layer in layers for is_key in (True, False)]):
         logits = host.model(torch.cat([front % host.d_vocab, tokens], dim=1))
     return [(found[i, True], found[i, False]) for i in layers], logits[:, _SLOTS:]

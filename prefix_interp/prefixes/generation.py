@@ -22,7 +22,7 @@ from prefix_interp.models.host import Host, KeysValues, Model, host_of
 from prefix_interp.models.support import check_supported
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.context import Context
-from prefix_interp.prefixes.exact import check_exact, reads_cache
+from prefix_interp.prefixes.exact import SOFT, check_exact, reads_cache
 from prefix_interp.prefixes.given import ContextLike, as_context
 from prefix_interp.prefixes.guard import check_free
 from prefix_interp.prefixes.inject import fill_cache
@@ -73,6 +73,8 @@ def generate(
         n_slots, before = found.n_slots, getattr(found, "position", 0)
         if isinstance(found, Prefix):
             check_exact(model, found.parameterization)
+        elif getattr(found, "layers", None) == "embedding":
+            check_exact(model, SOFT)
     if stop is not None:
         check_index("stop", stop, host.d_vocab)
     cached = can_cache(model) and _is_cached(host, found)

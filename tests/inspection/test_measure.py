@@ -139,7 +139,7 @@ def test_the_vocabulary_hears_what_goes_missing_without_the_bias(given, measured
     close(found[layer, head], wanted - wanted.mean())
     said = bias_words(model, found, n=2)[layer][head]
     assert said.raised[0] == (
-        " " + chr(96 + int(wanted.argmax())),
+        model.tokenizer.decode([int(wanted.argmax())]),
         pytest.approx(float(found[layer, head].max())),
     )
     assert said.lowered[0][1] == pytest.approx(float(found[layer, head].min()))

@@ -6,7 +6,9 @@ import torch
 import prefix_interp as pi
 from prefix_interp.inspection.sentences import as_sentences, token_text
 from prefix_interp.inspection.words import spoken
+from prefix_interp.tasks.text import as_tokens
 from tests.inspection.tiny import TEXTS, tiny
+from tests.tiny_tokenizers import word_level
 
 
 def test_texts_are_padded_on_the_right_and_answered_by_their_next_tokens():
@@ -37,7 +39,7 @@ def test_a_task_keeps_its_own_answers():
 def test_words_say_which_of_them_each_answer_is():
     model, _ = tiny()
     said = spoken(model, as_sentences(model, TEXTS))
-    assert said[1].words == (" c", " a") and said[1].places == (1,) and said[1].positions == (0,)
+    assert said[1].words == ("c", "a") and said[1].places == (1,) and said[1].positions == (0,)
     toy = pi.load_toy("sort-ascending-1l1h")
     batch = pi.get_task("sort_ascending").sample(1)
     (own,) = spoken(toy, as_sentences(toy, batch))
@@ -50,7 +52,7 @@ def test_an_answer_that_is_no_next_token_stands_behind_the_words():
     model, _ = tiny()
     batch = pi.Batch(torch.tensor([[1, 2, 3]]), torch.tensor([[5]]), positions=torch.tensor([[1]]))
     (own,) = spoken(model, as_sentences(model, batch))
-    assert own.words == (" a", " b", " e") and own.places == (2,) and own.n_tokens == 2
+    assert own.words == ("a", "b", "e") and own.places == (2,) and own.n_tokens == 2
 
 
 def test_without_a_tokenizer_tokens_are_numbers():
@@ -77,3 +79,14 @@ def test_bad_texts_are_refused_in_one_line(given, says, unchecked):
 def test_texts_need_a_tokenizer():
     with pytest.raises(pi.PrefixInterpError, match="has no tokenizer"):
         as_sentences(pi.load_toy("sort-ascending-1l1h"), ["a text"])
+
+
+def test_texts_are_the_tokens_that_tasks_of_texts_have():
+    """BOS once, and no EOS that would be scored as an answer."""
+    model, _ = tiny(d_vocab=20)
+    model.tokenizer = word_level(bos=True, eos_behind=True)
+    for texts in (["the long film", "a film"], ["<s> the long film", "a film"]):
+        found = as_sentences(model, texts)
+        assert found.batch.tokens.tolist() == [[2, 3, 5, 6], [2, 4, 6, 0]]
+        assert found.batch.tokens[:, :3].equal(as_tokens(model, texts)[:, :3])
+        assert found.lengths.tolist() == [4, 3]

@@ -31,3 +31,12 @@ def test_bad_files_are_refused_in_one_line(tmp_path, name, content, says):
     with pytest.raises(pi.PrefixInterpError, match=says) as error:
         read_texts(tmp_path / name)
     assert "\n" not in str(error.value)
+
+
+def test_only_line_ends_end_lines_and_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + '{"text": "one\u2028two"}\r\n"x"\n'.encode()
+    )
+    assert read_texts(tmp_path / "a.jsonl") == ["one\u2028two", "x"]
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo")
+    assert read_texts(tmp_path / "a.txt") == ["one", "two"]

@@ -149,13 +149,13 @@ def test_models_that_are_no_causal_language_models():
     t5 = T5ForConditionalGeneration(
         T5Config(vocab_size=99, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
     )
-    with refused("encoder and a decoder|cannot be wrapped"):
+    with refused("encoder and a decoder"):
         pi.load_pretrained(t5)
     bert = BertModel(
         BertConfig(vocab_size=99, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                    intermediate_size=16)
     )  # fmt: skip
-    with refused("no causal language model|cannot be wrapped"):
+    with refused("model=BertModel gives no logits"):
         pi.load_pretrained(bert)
 
 
