@@ -66,6 +66,11 @@ def as_prefix(given: ContextLike) -> Prefix:
 def _saved(path: str | Path) -> Context:
     kinds = (Prefix, SoftPrompt)
     there = [kind for kind in kinds if is_there(Path(path) / f"{kind.STEM}.safetensors")]
+    if not there and is_there(Path(path) / "adapter_config.json"):
+        raise PrefixInterpError(
+            f"context={str(path)!r} holds an adapter of PEFT; read it with Prefix.from_peft or "
+            "SoftPrompt.from_peft, which need the model too"
+        )
     if len(there) != 1:
         what = " and ".join(kind.__name__ for kind in there) or "no saved context"
         raise PrefixInterpError(

@@ -118,6 +118,14 @@ def test_a_prefix_that_was_written_and_read_is_saved_as_ours(tmp_path):
     assert again.model_id == prefix.model_id and again.key_form == "scored"
 
 
+def test_where_a_context_is_wanted_the_folder_of_an_adapter_names_its_reader(tmp_path):
+    folder = saved_adapter(tmp_path, "llama", "prefix")
+    with pytest.raises(
+        pi.PrefixInterpError, match="adapter of PEFT; read it with Prefix.from_peft"
+    ):
+        pi.run_pair(language_model("llama"), folder, random_tokens())
+
+
 def test_a_folder_is_read_without_peft(tmp_path, monkeypatch):
     saved_adapter(tmp_path, "llama", "prefix")
     lm = language_model("llama")
