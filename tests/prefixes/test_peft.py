@@ -120,9 +120,7 @@ def test_a_prefix_that_was_written_and_read_is_saved_as_ours(tmp_path):
 
 def test_where_a_context_is_wanted_the_folder_of_an_adapter_names_its_reader(tmp_path):
     folder = saved_adapter(tmp_path, "llama", "prefix")
-    with pytest.raises(
-        pi.PrefixInterpError, match="adapter of PEFT; read it with Prefix.from_peft"
-    ):
+    with pytest.raises(pi.PrefixInterpError, match="holds an adapter of PEFT; read it"):
         pi.run_pair(language_model("llama"), folder, random_tokens())
 
 
