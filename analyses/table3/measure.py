@@ -64,6 +64,7 @@ class Protocol:
         trials: the prefixes that are tuned for each task.
         n_slots: of each prefix.
         n_test: test sequences.
+        n_count: training sequences on which the content-blind rule is counted.
     """
 
     model: ToyConfig
@@ -72,6 +73,7 @@ class Protocol:
     trials: tuple[Trial, ...]
     n_slots: int = 10
     n_test: int = 3200
+    n_count: int = 400_000
 
 
 def toy(n_layers: int, n_slots: int = 10) -> ToyConfig:
@@ -87,7 +89,7 @@ PROTOCOLS = {
     "paper": Protocol(toy(4), 40_000, 5e-4, (Trial("residual", (5e-5,), 20_000, 500_000),)),
     "smoke": Protocol(toy(2, 2), 20, 2e-3, (
         Trial("residual", (1e-2, 1e-1), 3, 4), Trial("kv", (1e-2,), 3, 4),
-    ), n_slots=2, n_test=100),
+    ), n_slots=2, n_test=100, n_count=10_000),
 }  # fmt: skip
 
 
@@ -156,7 +158,7 @@ def _blind(job: Job, rows: Rows) -> None:
     """Add the best rule that does not look at the content: its last token and its place decide."""
     for task in map(get_task, TASKS):
         batch = task.sample(job.protocol.n_test, "test", job.seed)
-        log_probs = content_blind_log_probs(task, batch, job.seed)
+        log_probs = content_blind_log_probs(task, batch, job.seed, job.protocol.n_count)
         right = log_probs.argmax(dim=-1) == batch.answers
         loss = -log_probs.gather(-1, batch.answers[..., None])[..., 0].mean(dim=-1)
         rows.append({

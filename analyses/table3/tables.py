@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analyses.report.evidence import Evidence
+from analyses.report.sections import missing
 from analyses.report.tables import markdown, mean_and_sd
 from analyses.summaries import spread
 from analyses.table3.measure import COMBINED, NEW, TASKS
@@ -136,11 +137,13 @@ def prefix_scores(rows: Sequence[Row], tasks: Sequence[str], kind: str | None = 
 
 
 def findings_block(evidence: Evidence) -> str:
-    """Return Table 3 in Markdown: ours, the paper's number in brackets.
+    """Return Table 3 in Markdown: ours, the paper's number in brackets; what to run before that.
 
     Args:
         evidence: results of this study.
     """
+    if evidence.result("table3") is None:
+        return missing("table3")
     rows = evidence.tables("table3")["rows"]
     lines = [["", *map(task_words, TASKS)]]
     for method in METHODS:

@@ -82,7 +82,7 @@ def test_the_lowest_training_loss_is_chosen_and_kept(tiny, kept):
 def test_the_blind_rule_is_that_of_counting(tiny):
     (row,) = [r for r in tiny if (r["method"], r["task"]) == ("content-blind", NEW)]
     task = get_task(NEW)
-    train, test = task.sample(400_000, "train", 0), task.sample(40, "test", 0)
+    train, test = task.sample(TINY.n_count, "train", 0), task.sample(40, "test", 0)
 
     def before(batch):
         return batch.tokens[:, -10:]
