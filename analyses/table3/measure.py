@@ -7,7 +7,7 @@ never seen. The paper (40 layers): 100, 93 and 1 %; its notebook (4 layers): 100
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ PROTOCOLS = {
         Trial("residual", _LRS, 500, 3000), Trial("kv", _LRS, 500, 3000),
     )),
     "paper": Protocol(toy(4), 40_000, 5e-4, (Trial("residual", (5e-5,), 20_000, 500_000),)),
-    "smoke": Protocol(toy(2, 2), 20, 2e-3, (
+    "smoke": Protocol(replace(toy(2, 2), d_model=32), 20, 2e-3, (
         Trial("residual", (1e-2, 1e-1), 3, 4), Trial("kv", (1e-2,), 3, 4),
     ), n_slots=2, n_test=100, n_count=10_000),
 }  # fmt: skip
