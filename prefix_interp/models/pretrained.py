@@ -161,8 +161,9 @@ def _read(place: Path, dtype: torch.dtype, device_map: Any) -> PreTrainedModel:
         more |= {"use_safetensors": True}
     else:
         more |= {"gguf_file": place.name}
+    reader: Any = AutoModelForCausalLM  # whose types do not know of the second result
     try:
-        found, info = AutoModelForCausalLM.from_pretrained(
+        found, info = reader.from_pretrained(
             place if place.is_dir() else place.parent,
             dtype=dtype, local_files_only=True, trust_remote_code=False,
             attn_implementation="eager", output_loading_info=True,
