@@ -116,11 +116,9 @@ def _soft_fault(host: BridgeHost) -> str | None:
     want = host.model(torch.cat([front.expand(2, -1), tokens], dim=1))[:, _SLOTS:]
     with host.hooked(soft_hooks(host.model, host.embed(front))):
         found = host.model(tokens)
-    return (
-        None
-        if _close(found, want)
-        else f"a text put in as rows {_off(found, want)} the text itself"
-    )
+    if _close(found, want):
+        return None
+    return f"a text put in as rows {_off(found, want)} the text itself"
 
 
 def _front(host: BridgeHost) -> Tensor:

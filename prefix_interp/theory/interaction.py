@@ -34,8 +34,8 @@ class Interaction(ResultObject):
     """What two input tokens do to an answer together beyond what each does alone.
 
     Attributes:
-        values: effect of both swaps minus the sum of the effects of each, symmetric in the last two
-            axes, 0 on their diagonal and where there is no answer.
+        values: effect of both swaps minus the sum of the effects of each. Both orders of a pair
+            have the same value; a position with itself, and an answer that is missing, have 0.
         alone: effect of each swap alone.
         positions: content positions that were swapped, in the order of the last axes.
         tokens: the content before any swap.
