@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, get_args
 
 import pandas as pd
@@ -67,6 +68,7 @@ class AnyLengthBound(ResultObject):
         task: the task's name.
         log_mass: log of the slots' summed exponentials (see `PrefixTable`).
         mean_value: mean value of the slots.
+        log_content: mean over rows of the log of the content's summed exponentials, by head.
         values: on what the mean value could depend: ``"cell"`` is the bound on all prefixes, the
             others are restricted.
         chosen: which start each cell's entry comes from.
@@ -90,6 +92,7 @@ class AnyLengthBound(ResultObject):
     task: str
     log_mass: Float[Tensor, "head pos token"]
     mean_value: Float[Tensor, "head pos token d_head"]
+    log_content: Float[Tensor, " head"]
     values: str
     chosen: Int[Tensor, "pos token"]
     n_cell: Int[Tensor, "pos token"]
@@ -108,10 +111,14 @@ class AnyLengthBound(ResultObject):
 
     def trace(self) -> pd.DataFrame:
         """Return the search by start: columns step, run, loss (mean over positions)."""
-        start = self.history["run"].str.extract(r"start=(\d+)")[0].astype(int)
-        named = self.history.assign(run=start.map(lambda i: self.starts[i]))
-        mean = named.groupby(["run", "step"], sort=False)["loss"].mean()
-        return mean.reset_index()
+        loss: dict[tuple[str, int], list[float]] = {}
+        for run, step, value in zip(
+            self.history["run"], self.history["step"], self.history["loss"], strict=True
+        ):
+            start = self.starts[int(run.split()[0].removeprefix("start="))]
+            loss.setdefault((start, step), []).append(value)
+        rows = [(*key, fmean(found)) for key, found in loss.items()]
+        return pd.DataFrame(rows, columns=["run", "step", "loss"])
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row per output: ``output`` (1-based) and ``token_accuracy``."""
@@ -235,6 +242,7 @@ def any_length_bound(
         task=task.name,
         log_mass=table.log_mass.detach(),
         mean_value=table.mean_value.detach(),
+        log_content=rows.log_content.mean(dim=(0, 1)),
         values=values,
         chosen=chosen,
         n_cell=counts.view_as(chosen).long(),
