@@ -26,7 +26,7 @@ from prefix_interp.figure_files import Size, Width
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.tasks import Batch
-from prefix_interp.theory.reach_tables import check_one_layer, head_rows
+from prefix_interp.theory.reach_tables import check_one_layer, head_rows, outputs_without_prefix
 from prefix_interp.words import counted
 
 if TYPE_CHECKING:
@@ -225,7 +225,8 @@ def unreachable(
     Args:
         model: a toy with one layer.
         tokens: content, without slots.
-        targets: what the heads should put out, as at `hook_z`, e.g. those of a fine-tuned model.
+        targets: what the heads should put out, as at `hook_z`, e.g. a fine-tuned model's
+            (`outputs_without_prefix`).
         tol: see `common_numerator_floor`.
 
     Raises:
@@ -233,8 +234,8 @@ def unreachable(
 
     Example:
         >>> toy = pi.load_toy("sort-ascending-1l1h")
-        >>> _, cache = pi.load_toy("sort-descending-1l1h-fine-tuned").run_with_cache(tokens)
-        >>> floors = unreachable(toy, tokens, cache["z", 0])
+        >>> tuned = pi.load_toy("sort-descending-1l1h-fine-tuned")
+        >>> floors = unreachable(toy, tokens, outputs_without_prefix(tuned, tokens))
         >>> bool((floors.cells.floor <= floors.cells.best).all())
         True
     """

@@ -192,7 +192,10 @@ def best_starts(
         units: number of each cell's unit.
     """
     whole = torch.zeros(len(sums), int(units.max()) + 1, dtype=sums.dtype)
-    return whole.index_add(1, units, sums).argmin(dim=0)[units]
+    whole = whole.index_add(1, units, sums)
+    picks = whole.argmin(dim=0)
+    # A cell that was never seen takes what is best on the whole.
+    return torch.where((whole == 0).all(dim=0), sums.sum(dim=1).argmin(), picks)[units]
 
 
 def merged(tables: Sequence[PrefixTable], chosen: Int[Tensor, "pos token"]) -> PrefixTable:

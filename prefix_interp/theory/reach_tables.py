@@ -117,6 +117,28 @@ def head_rows(model: Model, batch: Batch) -> HeadRows:
     return HeadRows(cell, rows, scores.logsumexp(dim=-1), base)
 
 
+def outputs_without_prefix(
+    model: Model, tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Return what each head of a one-layer toy puts out at the content, without a prefix.
+
+    Args:
+        model: a toy with one layer; its content stands behind the positions kept for slots.
+        tokens: content, without slots.
+
+    Raises:
+        PrefixInterpError: more than one layer, or no toy.
+
+    Example:
+        >>> toy = pi.load_toy("sort-descending-1l1h-fine-tuned")
+        >>> tuple(outputs_without_prefix(toy, tokens).shape)
+        (4, 19, 1, 96)
+    """
+    check_one_layer(model)
+    with torch.no_grad():
+        return head_rows(model, Batch(tokens, tokens).to(host_of(model).device)).base
+
+
 def row_logits(
     model: Model,
     resid: Float[Tensor, "batch n_out d_model"],

@@ -71,11 +71,11 @@ class AnyLengthBound(ResultObject):
         log_content: mean over rows of the log of the content's summed exponentials, by head.
         values: on what the mean value could depend: ``"cell"`` is the bound on all prefixes, the
             others are restricted.
-        chosen: which start each cell's entry comes from.
+        chosen: which of `starts` each cell's entry comes from.
         n_cell: answers predicted in each cell among the sequences that chose; 0 for cells without
             any, whose entries mean nothing.
-        starts: what each start was, in words.
-        start_losses: each start's loss on those sequences, in nats per output.
+        starts: what each start was, in words; last come the given prefixes as they were.
+        start_losses: each one's loss on those sequences, in nats per output.
         evaluation: the table's scores on unseen sequences.
         by_output: share of right answers at each output.
         history: columns step, run, loss, lr: the whole search; a run is one start at one position.
@@ -130,7 +130,8 @@ class AnyLengthBound(ResultObject):
         only = "" if self.values == "cell" else f" (mean value: {self.values})"
         return (
             f"best table found{only}, a prefix of any length: {self.evaluation.caption()}; "
-            f"{counted(len(self.starts), 'start')} of {self.recipe.steps} steps, losses "
+            f"{counted(self.history['run'].str.split().str[0].nunique(), 'start')} of "
+            f"{self.recipe.steps} steps, losses "
             f"{', '.join(f'{x:.4g}' for x in self.start_losses.tolist())}; not convex, so no proof "
             "that none is better"
         )
@@ -230,7 +231,7 @@ def any_length_bound(
             description=f"any length, {values}, {task.name}",
         )  # fmt: skip
     with torch.no_grad(), one_thread():
-        found = tables()
+        found = tables() + begins[starts:]  # so it is never worse than what it starts from
         exact = replace(recipe, precision="float32")
         sums, counts = cell_losses(model, select, found, exact)
         picks = best_starts(sums, groups.units(sums.shape[1]))
@@ -247,7 +248,9 @@ def any_length_bound(
         chosen=chosen,
         n_cell=counts.view_as(chosen).long(),
         starts=(
-            *(f"noise {i}" for i in range(starts)), *(f"prefix {i}" for i in range(len(warm)))
+            *(f"noise {i}" for i in range(starts)),
+            *(f"prefix {i}" for i in range(len(warm))),
+            *(f"prefix {i} as given" for i in range(len(warm))),
         ),
         start_losses=sums.sum(dim=1) / counts.sum(),
         evaluation=scored(task.name, test, right, losses),
