@@ -83,7 +83,7 @@ def reach_distance(
     n_slots: int | Sequence[int],
     *,
     starts: int = 3,
-    steps: int = 300,
+    steps: int = 1000,
     seed: int = 0,
 ) -> ReachDistance:
     """Return the distance of a head's target outputs to a gate and a bias of rank n_slots.

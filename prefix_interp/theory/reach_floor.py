@@ -26,7 +26,7 @@ from prefix_interp.figure_files import Size, Width
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.tasks import Batch
-from prefix_interp.theory.reach_tables import check_one_layer, head_rows, outputs_without_prefix
+from prefix_interp.theory.reach_tables import check_one_layer, head_rows
 from prefix_interp.words import counted
 
 if TYPE_CHECKING:
@@ -233,6 +233,7 @@ def unreachable(
         PrefixInterpError: more than one layer, no toy, or shapes that do not fit.
 
     Example:
+        >>> from prefix_interp.theory.reach_tables import outputs_without_prefix
         >>> toy = pi.load_toy("sort-ascending-1l1h")
         >>> tuned = pi.load_toy("sort-descending-1l1h-fine-tuned")
         >>> floors = unreachable(toy, tokens, outputs_without_prefix(tuned, tokens))
