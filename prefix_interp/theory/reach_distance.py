@@ -19,6 +19,7 @@ from prefix_interp.seeds import derive_generator
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_GRADIENT_STEPS = 200
 _SAME = 1e-9  # relative change of the error at which a start has converged
 
 
@@ -83,13 +84,14 @@ def reach_distance(
     n_slots: int | Sequence[int],
     *,
     starts: int = 3,
-    steps: int = 1000,
+    steps: int = 200,
     seed: int = 0,
 ) -> ReachDistance:
     """Return the distance of a head's target outputs to a gate and a bias of rank n_slots.
 
     For given gates the best bias is a truncated singular value decomposition; for the bias's
-    subspace the best gates have a closed form. The two take turns, from gates of 0, of 1/2 and of
+    subspace the best gates have a closed form. The two take turns, after a gradient search on the
+    gates, from gates of 0, of 1/2 and of
     noise, and from those of the next lower rank, so that more slots never seem worse.
 
     Args:
@@ -149,13 +151,22 @@ def _turns(
     rank: int,
     steps: int,
 ) -> tuple[float, Float[Tensor, " row"]]:
-    """Return the error at the end of one start, and its gates."""
+    """Return the error at the end of one start, and its gates.
+
+    The turns creep along valleys, so a gradient search on the gates, with the best subspace at
+    every step, goes before them.
+    """
+    gates = gates.clone()
+    adam = torch.optim.Adam([gates], lr=0.05)
+    for step in range(_GRADIENT_STEPS):
+        a, b = _outside(t, y, gates, rank)
+        gates.grad = 2 * (a * (b - (1 - gates)[:, None] * a)).sum(1)
+        adam.param_groups[0]["lr"] = 0.05 * (1 - step / _GRADIENT_STEPS)
+        adam.step()
+        gates.clamp_(0, 1)
     before = error = float("inf")
     for _ in range(steps):
-        rest = y - (1 - gates)[:, None] * t
-        # Directions outside the best subspace of this rank.
-        outside = torch.linalg.eigh(rest.T @ rest)[1][:, : max(0, t.shape[1] - rank)]
-        a, b = t @ outside, y @ outside
+        a, b = _outside(t, y, gates, rank)
         kept = ((a * b).sum(1) / a.square().sum(1).clamp_min(1e-300)).clamp(0, 1)
         gates = 1 - kept
         error = float((b - kept[:, None] * a).square().sum(1).mean())
@@ -163,3 +174,15 @@ def _turns(
             break
         before = error
     return error, gates
+
+
+def _outside(
+    t: Float[Tensor, "row dim"],
+    y: Float[Tensor, "row dim"],
+    gates: Float[Tensor, " row"],
+    rank: int,
+) -> tuple[Float[Tensor, "row out"], Float[Tensor, "row out"]]:
+    """Return both outside the best subspace of this rank for these gates."""
+    rest = y - (1 - gates)[:, None] * t
+    outside = torch.linalg.eigh(rest.T @ rest)[1][:, : max(0, t.shape[1] - rank)]
+    return t @ outside, y @ outside

@@ -7,12 +7,13 @@ depend on the query alone. A table of both, free at every head and cell, contain
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange, repeat
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError
@@ -199,21 +200,21 @@ def table_of_prefix(model: Model, prefix: ContextLike) -> PrefixTable:
     return PrefixTable(scores.logsumexp(-1), mean)
 
 
-def table_scores(
-    model: Model, batch: Batch, table: PrefixTable
-) -> tuple[Tensor, Float[Tensor, " batch"]]:
-    """Return which answers a table gets right, and each sequence's loss in nats per output.
+def output_scores(
+    model: Model, batch: Batch, outputs: Callable[[HeadRows], Tensor]
+) -> tuple[Bool[Tensor, "batch n_out"], Float[Tensor, " batch"]]:
+    """Return which answers are right with other head outputs, and the losses in nats per output.
 
     Args:
         model: a toy with one layer.
         batch: sequences and answers.
-        table: acts in place of a prefix.
+        outputs: each head's output at some rows, e.g. the method of a `PrefixTable`.
     """
     found = []
     for part in parts_of(batch, host_of(model).device):
         with torch.no_grad():
             rows = head_rows(model, part)
-            found.append(marked(row_logits(model, rows.resid, table.outputs(rows)), part.answers))
+            found.append(marked(row_logits(model, rows.resid, outputs(rows)), part.answers))
     right, loss = (torch.cat(each) for each in zip(*found, strict=True))
     return right, loss
 

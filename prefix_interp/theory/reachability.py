@@ -40,7 +40,7 @@ from prefix_interp.theory.reach_tables import (
     head_rows,
     parts_of,
     table_of_prefix,
-    table_scores,
+    output_scores,
 )
 from prefix_interp.tuning.evaluate import Evaluation, scored
 from prefix_interp.tuning.loop import optimise
@@ -238,7 +238,7 @@ def any_length_bound(
         chosen = picks.view(cfg.n_content, cfg.d_vocab)
         table = merged(found, chosen)
         test = task.sample(n, "test", seed)
-        right, losses = table_scores(model, test, table)
+        right, losses = output_scores(model, test, table.outputs)
     return AnyLengthBound(
         task=task.name,
         log_mass=table.log_mass.detach(),

@@ -16,7 +16,7 @@ from prefix_interp.theory.reach_tables import (
     head_rows,
     row_logits,
     table_of_prefix,
-    table_scores,
+    output_scores,
 )
 from prefix_interp.theory.reachability import AnyLengthBound, any_length_bound
 from prefix_interp.tuning.evaluate import answer_logits
@@ -56,7 +56,7 @@ def test_scores_of_a_table_are_those_of_its_prefix_where_answers_stand_anywhere(
     positions = torch.tensor([[1, 3], [0, 2]]).repeat(15, 1)
     batch = pi.Batch(batch.tokens, batch.answers, positions=positions)
     prefix = pi.Prefix.random(model, 3, 0, "kv")
-    right, loss = table_scores(model, batch, table_of_prefix(model, prefix))
+    right, loss = output_scores(model, batch, table_of_prefix(model, prefix).outputs)
     logits = answer_logits(model, batch, prefix)
     assert torch.equal(right, logits.argmax(-1) == batch.answers)
     oracle = F.cross_entropy(logits.flatten(0, 1), batch.answers.flatten(), reduction="none")
@@ -102,17 +102,17 @@ def test_it_is_at_least_as_good_as_the_prefixes_that_it_starts_from(bound):
     batch = pi.get_task("sort_descending").sample_from(
         derive_generator(0, "any-length", "select"), 64, "train"
     )
-    _, loss = table_scores(model, batch, bound.table)
+    _, loss = output_scores(model, batch, bound.table.outputs)
     assert loss.mean() <= bound.start_losses.min() + 1e-6
     for i, name in enumerate(("sort_descending-kv-10", "sort_descending-kv-1")):
-        _, own = table_scores(model, batch, table_of_prefix(model, prefixes[name]))
+        _, own = output_scores(model, batch, table_of_prefix(model, prefixes[name]).outputs)
         assert own.mean() == pytest.approx(float(bound.start_losses[4 + i]), rel=1e-5)
 
 
 def test_scores_are_of_the_sequences_that_evaluate_takes(bound):
     model = pi.load_toy("sort-ascending-1l1h")
     batch = pi.get_task("sort_descending").sample(64, "test", 0)
-    right, loss = table_scores(model, batch, bound.table)
+    right, loss = output_scores(model, batch, bound.table.outputs)
     assert bound.evaluation.exact_match.value == right.all(-1).double().mean()
     assert bound.evaluation.loss.value == pytest.approx(float(loss.double().mean()), abs=1e-6)
     assert torch.equal(bound.by_output, right.float().mean(0))
