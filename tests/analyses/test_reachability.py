@@ -18,7 +18,7 @@ from prefix_interp.theory.reach_tables import head_rows, table_of_prefix
 
 SIZES = Protocol(
     n_slots=(1, 2), lrs=(0.03,), restricted=("zero",), starts=1, steps=3, restricted_steps=2,
-    batch_size=16, n_select=300, n_test=64, n_count=500, ranks=(1, 2), n_rows=8,
+    batch_size=16, n_select=300, n_test=64, n_count=500, ranks=(1,), n_rows=3,
 )  # fmt: skip
 TRAINED = {"MLP alone": ".mlp.", "attention alone": ".attn."}
 
