@@ -38,9 +38,9 @@ from prefix_interp.theory.reach_tables import (
     PrefixTable,
     check_one_layer,
     head_rows,
+    output_scores,
     parts_of,
     table_of_prefix,
-    output_scores,
 )
 from prefix_interp.tuning.evaluate import Evaluation, scored
 from prefix_interp.tuning.loop import optimise

@@ -14,9 +14,9 @@ from prefix_interp.theory.reach_construction import extreme_cells, prefix_from_t
 from prefix_interp.theory.reach_tables import (
     PrefixTable,
     head_rows,
+    output_scores,
     row_logits,
     table_of_prefix,
-    output_scores,
 )
 from prefix_interp.theory.reachability import AnyLengthBound, any_length_bound
 from prefix_interp.tuning.evaluate import answer_logits
