@@ -1,3 +1,5 @@
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
@@ -69,7 +71,7 @@ def test_only_the_named_weights_are_trained(job):
 
 
 def test_the_finished_parts_of_a_killed_run_are_not_done_again(job, tables, monkeypatch):
-    from analyses.reachability import measure
+    measure = import_module(STUDY.measure.__module__)
 
     def fail(*args, **kwargs):
         raise AssertionError("done again")
