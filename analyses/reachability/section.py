@@ -45,7 +45,7 @@ def section(evidence: Evidence) -> Section:
         "cannot",
         f"A tuned prefix of {counted(longest, 'slot')} sorts {tuned} %, new attention alone "
         f"{exact['attention alone']} %, all weights {exact['fine-tuning']} %. "
-        f"The bound is {_tight(built)}; its search is not convex, so it is the best found and no "
+        f"{_tight(built, scores)}; its search is not convex, so it is the best found and no "
         "proof.",
         picture(
             "reachability",
@@ -108,7 +108,13 @@ def _mean(row: Mapping[str, Any] | None, metric: str) -> float:
     return 0.0 if row is None else row[metric]["mean"]
 
 
-def _tight(built: Mapping[str, Any]) -> str:
-    if built["built"] == built["seeds"]:
-        return f"tight: {BUILT}, a prefix of {built['n_slots']} slots reaches it"
-    return f"reached by a prefix {BUILT} at {built['built']} of {counted(built['seeds'], 'seed')}"
+def _tight(built: Mapping[str, Any], scores: Any) -> str:
+    """Return how near the prefix that is built from the best table comes to it."""
+    made = f"{built['built']} of {counted(built['seeds'], 'seed')}"
+    reached = score_of(scores, BUILT)
+    if reached is None:
+        return f"A prefix could be {BUILT} for {made}"
+    return (
+        f"A prefix {BUILT}, of {built['n_slots']} slots, could be made for {made} and sorts "
+        f"{percent(_mean(reached, 'exact_match'))} %"
+    )
