@@ -18,6 +18,7 @@ from analyses.language_model import STUDY as LANGUAGE_MODEL
 from analyses.language_model_heads import STUDY as LANGUAGE_MODEL_HEADS
 from analyses.long_prefixes import STUDY as LONG_PREFIXES
 from analyses.lora import STUDY as LORA
+from analyses.reachability import STUDY as REACHABILITY
 from analyses.report.evidence import Evidence
 from analyses.sentiment import STUDY as SENTIMENT
 from analyses.study import RESULTS, Study, named
@@ -49,6 +50,7 @@ STUDIES: tuple[Study, ...] = (
     SENTIMENT,
     LADDER,
     UNIVERSALITY,
+    REACHABILITY,
     CLAIMS,
 )  # fmt: skip
 

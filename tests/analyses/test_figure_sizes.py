@@ -17,6 +17,7 @@ from analyses.language_model_heads.section import layers_figure
 from analyses.long_prefixes.figures import slots_figure
 from analyses.lora.figures import size_figure
 from analyses.lora.tables import method_rows
+from analyses.reachability.figure import LINES, reachability_figure
 from analyses.registry import find_study
 from analyses.report.explorer import Choice, still_figure
 from analyses.study import committed_result
@@ -97,6 +98,24 @@ def _swapped():
     ]  # fmt: skip
 
 
+def _reached():
+    """Return scores of prefixes of any length, which have not been measured yet."""
+
+    def share(value):
+        return {"mean": value, "low": value - 0.03, "high": value + 0.03}
+
+    methods = [("kv prefix", n, 0.1 + n / 1000) for n in (1, 2, 5, 10, 32, 100)]
+    methods += [(name, None, 0.3 + i / 10) for i, name in enumerate(LINES)]
+    outputs = [*methods, ("content-blind rule", None, 0.2)]
+    return {
+        "scores": [{"method": m, "n_slots": n, "exact_match": share(x)} for m, n, x in methods],
+        "outputs": [
+            {"method": m, "n_slots": n, "output": i, "share": share(x)}
+            for m, n, x in outputs for i in range(1, 11)
+        ],
+    }  # fmt: skip
+
+
 FIGURES = {
     "capacity": lambda **k: capacity_figure(_tables("capacity"), **k),
     "trace": _trace,
@@ -111,6 +130,7 @@ FIGURES = {
         _tables("long-prefixes")["bias"], _result("long-prefixes").rows("bias"), **k
     ),
     "LoRA": lambda **k: size_figure(method_rows(made_up_lora().rows()), **k),
+    "reachability": lambda **k: reachability_figure(_reached(), **k),
     "still": _still,
     "angles": lambda **k: angles_figure(_result("subspaces").rows("angle"), **k),
     "removal": lambda **k: removal_figure(
