@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from analyses.sentiment.data import PROMPT, Sentences, sentiment_tasks, short_reviews, to_tune_on
-from analyses.sentiment.measure import start_prefix
+from analyses.sentiment.methods import start_prefix
 from analyses.study import Job, Rows, Tables
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site

@@ -7,7 +7,8 @@ Both keep every finished training in ``--work``; the first gathers what the seco
 """
 
 from analyses.models import about_model, load_model, smollm2
-from analyses.sentiment.measure import PROTOCOLS, measure
+from analyses.sentiment.measure import measure
+from analyses.sentiment.methods import PROTOCOLS
 from analyses.sentiment.section import section
 from analyses.sentiment.tables import tables
 from analyses.study import ModelOption, Study

@@ -13,12 +13,15 @@ _LEADING = 10  # heads
 
 
 def tables(result: Result) -> Tables:
-    """Return ``scores``, ``fits`` and ``untuned`` over seeds, and the ``heads`` that lead.
+    """Return ``longer``, ``scores``, ``fits``, ``untuned`` over seeds, and the leading ``heads``.
+
+    A row of ``longer`` is a method: each seed chooses its prefix on sentences of its own.
 
     Args:
         result: of this study.
     """
     return {
+        "longer": _grouped(result.rows("longer"), ("method",)),
         "scores": _grouped(result.rows("scores"), _ABOUT),
         "fits": _grouped(result.rows("fits"), (*_ABOUT, "lr")),
         "untuned": _grouped(result.rows("untuned"), _ABOUT),
@@ -37,7 +40,9 @@ def _grouped(rows: Rows, keys: tuple[str, ...]) -> Rows:
         for score, top in (("choice", 1.0), ("loss", float("inf"))):
             flat = [{"seed": row["seed"], score: row["evaluation"][score]} for row in own]
             about[score] = over_seeds(flat, score, top)
-        if "train_loss" in own[0]:
+        if "n_parameters" not in about:
+            about["chosen"] = [{key: row.get(key) for key in (*_ABOUT, "lr")} for row in own]
+        if own[0].get("train_loss") is not None:
             about["train_loss"] = over_seeds(own, "train_loss")
         found.append(about)
     return found

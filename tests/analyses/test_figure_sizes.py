@@ -20,6 +20,7 @@ from analyses.lora.tables import method_rows
 from analyses.reachability.figure import LINES, reachability_figure
 from analyses.registry import find_study
 from analyses.report.explorer import Choice, still_figure
+from analyses.sentiment.section import sentiment_figure
 from analyses.study import committed_result
 from analyses.subspaces.figures import angles_figure, removal_figure
 from analyses.swap.section import swapped_figure
@@ -98,6 +99,18 @@ def _swapped():
     ]  # fmt: skip
 
 
+def _told():
+    """Return scores of prefixes and LoRA on sentences, which have not been measured yet."""
+    share = {"mean": 0.7, "low": 0.6, "high": 0.8}
+    prefixes = [
+        {"method": "prefix", "parameterization": kind, "n_slots": n, "start": start,
+         "n_parameters": 1000 * n, "choice": share}
+        for kind in ("kv", "residual") for start in ("random", "zero", "text") for n in (1, 5, 20)
+    ]  # fmt: skip
+    lora = [{"method": "lora", "n_parameters": 1000 * n, "choice": share} for n in (1, 5, 20)]
+    return {"scores": [{"method": "zero-shot", "choice": share}, *prefixes, *lora]}
+
+
 def _reached():
     """Return scores of prefixes of any length, which have not been measured yet."""
 
@@ -131,6 +144,7 @@ FIGURES = {
     ),
     "LoRA": lambda **k: size_figure(method_rows(made_up_lora().rows()), **k),
     "reachability": lambda **k: reachability_figure(_reached(), **k),
+    "sentiment": lambda **k: sentiment_figure(_told(), **k),
     "still": _still,
     "angles": lambda **k: angles_figure(_result("subspaces").rows("angle"), **k),
     "removal": lambda **k: removal_figure(

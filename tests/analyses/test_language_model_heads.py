@@ -9,7 +9,7 @@ from analyses.language_model_heads.measure import last_shares
 from analyses.registry import evidence_of
 from analyses.runs import run_study
 from analyses.sentiment import data
-from analyses.sentiment.measure import start_prefix
+from analyses.sentiment.methods import start_prefix
 from tests.analyses.test_sentiment import SENTENCES, reviews
 from tests.tiny_language_models import language_model
 

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from importlib import import_module
 
 import pytest
 import torch
@@ -8,10 +7,11 @@ import prefix_interp as pi
 from analyses.models import Review
 from analyses.registry import evidence_of
 from analyses.runs import run_study
-from analyses.sentiment import STUDY, data
+from analyses.sentiment import STUDY, data, methods
 from analyses.sentiment.data import Sentences, shown
 from analyses.sentiment.lora import lora_shape, with_lora
-from analyses.sentiment.measure import start_prefix
+from analyses.sentiment.methods import start_prefix
+from analyses.sentiment.section import sentiment_figure
 from prefix_interp.models.weights import plain_copy
 from prefix_interp.prefixes.examples import prefix_from_text
 from prefix_interp.tuning.lora_peft import trained
@@ -95,10 +95,8 @@ def test_lora_is_of_the_size_of_the_prefix_and_starts_as_the_model(model):
 
 
 def test_a_killed_run_repeats_one_training_at_most(run, result, monkeypatch):
-    measure = import_module(STUDY.measure.__module__)
-    made = []
-    before = measure.sweep
-    monkeypatch.setattr(measure, "sweep", lambda *a, **k: made.append(1) or before(*a, **k))
+    made, before = [], methods.sweep
+    monkeypatch.setattr(methods, "sweep", lambda *a, **k: made.append(1) or before(*a, **k))
     (finished,) = run.work.rglob("finished.json.gz")
     finished.unlink()
     parts = finished.parent / "parts"
@@ -118,9 +116,36 @@ def test_tables_and_section(study, result):
     evidence = evidence_of([replace(result, preset="fast")])
     evidence.studies = (study,)
     section = study.section(evidence)
-    assert "%" in section.title and len(section.folded) == 4
+    assert "%" in section.title and len(section.folded) == 5 and section.figure
     rows = section.numbers["scores"]
     assert rows[0]["n_seeds"] == 1 and 0 <= rows[0]["choice"]["mean"] <= 1
+
+
+def test_the_best_by_validation_and_a_lora_of_its_size_are_trained_longer(result):
+    bare, prefix, lora = result.rows("longer")
+    assert [row["method"] for row in (bare, prefix, lora)] == ["zero-shot", "prefix", "lora"]
+    assert {row["evaluation"]["n"] for row in (bare, prefix, lora)} == {8}  # all
+    fits = [row for row in result.rows("fits") if row["method"] == "prefix"]
+    best = min(fits, key=lambda row: row["evaluation"]["loss"]["value"])
+    keys = ("parameterization", "n_slots", "start", "lr")
+    assert [prefix[key] for key in keys] == [best[key] for key in keys]
+    assert prefix["train_loss"] != best["train_loss"]  # 3 steps, not 2
+    sizes = {row["n_parameters"] for row in result.rows("fits") if row["method"] == "lora"}
+    n = prefix["n_parameters"]
+    assert lora["n_parameters"] == min(sizes, key=lambda size: abs(size - n))
+
+
+def test_the_figure_has_a_lora_of_equal_size_beside_every_number_of_slots(study, result):
+    tables = study.tables(result)
+    left, right = sentiment_figure(tables).axes
+    assert (left.get_title(), right.get_title()) == ("kv", "residual")
+    lines = {line.get_label(): line for line in left.lines}
+    assert list(lines["LoRA of its size"].get_xdata()) == [1, 5]
+    scores = tables["scores"]
+    for n, y in zip(*lines["prefix, zero start"].get_data(), strict=True):
+        (own,) = [r for r in scores if (r["parameterization"], r["n_slots"], r["start"])
+                  == ("kv", n, "zero")]  # fmt: skip
+        assert y == pytest.approx(100 * own["choice"]["mean"])
 
 
 def test_a_tuning_sees_no_test_sentence_and_scores_next_to_none(model, monkeypatch):

@@ -9,7 +9,7 @@ import prefix_interp as pi
 from analyses.models import load_model, smollm2
 from analyses.sentiment.data import ANSWERS, INSTRUCTION, PROMPT, Sentences, sentiment_tasks, shown
 from analyses.sentiment.lora import lora_shape
-from analyses.sentiment.measure import start_prefix
+from analyses.sentiment.methods import start_prefix
 from prefix_interp.prefixes.examples import prefix_from_text
 from prefix_interp.tasks.encoding import encoder_of
 from tests.helpers import assert_close
