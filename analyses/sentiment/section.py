@@ -35,7 +35,7 @@ def section(evidence: Evidence) -> Section:
     protocol = result.settings["protocol"]
     best = {row["method"]: row for row in tables["longer"]}
     right = {method: mean_share(row["choice"]) for method, row in best.items()}
-    shots = protocol["n_shots"]
+    shots, n_longer = protocol["n_shots"], result.rows("longer")[0]["evaluation"]["n"]
     return Section(
         "sentiment", "Sentiment",
         f"A prefix tells {right['prefix']} % of test sentences right, LoRA of its size "
@@ -54,7 +54,7 @@ def section(evidence: Evidence) -> Section:
             f"{protocol['n_test']} test sentences. Bands: 95% intervals over seeds and sentences.",
         ),
         [
-            Words("The best, trained longer", f"On {result.rows('longer')[0]['evaluation']['n']} test sentences, mean "
+            Words("The best, trained longer", f"On {n_longer} test sentences, mean "
                   "with 95% interval over seeds and sentences.",
                   rows_table(tables["longer"], [
                       Column("Context", "method", _METHODS.__getitem__),
