@@ -15,6 +15,7 @@ from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.host import Model, host_of
+from prefix_interp.prefixes.layout import check_tokens
 from prefix_interp.tasks import NO_ANSWER, Batch, Task, as_batch
 from prefix_interp.tasks.encoding import encoder_of
 
@@ -74,7 +75,7 @@ def as_sentences(model: Model, given: Given, *, n: int = 64, seed: int = 0) -> S
 
     Args:
         model: its tokenizer reads texts.
-        given: texts, tokens, a batch, a task or its name.
+        given: texts, one text for a model with a tokenizer, tokens, a batch, a task or its name.
         n: number of sequences of a task.
         seed: chooses the sequences of a task.
 
@@ -83,7 +84,10 @@ def as_sentences(model: Model, given: Given, *, n: int = 64, seed: int = 0) -> S
             a next token, or a batch whose parts do not fit.
     """
     if isinstance(given, Tensor):
+        check_tokens(model, given, 0)
         return _next_tokens(_counted(len(given), "row of tokens", "rows of tokens"), list(given))
+    if isinstance(given, str) and getattr(model, "tokenizer", None) is not None:
+        given = [given]  # a model that reads texts has no task of a name
     if isinstance(given, (str, Task, Batch)) or _is_tuple_of_tensors(given):
         if isinstance(given, Batch):
             batch, name = given.check(), "a batch"
@@ -93,11 +97,6 @@ def as_sentences(model: Model, given: Given, *, n: int = 64, seed: int = 0) -> S
         lengths = (batch.seen() >= 0).sum(dim=1)
         return Sentences(name, batch, lengths)
     texts = _checked_texts(given)
-    if getattr(model, "tokenizer", None) is None:
-        raise PrefixInterpError(
-            f"batch_or_texts[0]={texts[0][:40]!r} is a text, but the model has no tokenizer; give "
-            "a tensor of tokens, or a language model with one"
-        )
     rows = encoder_of(model).ids("batch_or_texts", texts)
     return _next_tokens(_counted(len(texts), "text", "texts"), [torch.tensor(r) for r in rows])
 

@@ -17,13 +17,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prefix_interp.errors import PrefixInterpError
 from prefix_interp.figure_files import Size, Width
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.prefixes.attach import attach
 from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.generation import generate
-from prefix_interp.prefixes.layout import offset_hooks
+from prefix_interp.prefixes.layout import check_tokens, offset_hooks
 from prefix_interp.prefixes.peft_run import PeftRun, pair_of, relative
 from prefix_interp.prefixes.slot_mass import mean_mass, slot_mass, untrained
 from prefix_interp.result_object import ResultObject, drawing
@@ -287,10 +286,7 @@ def _tokens(
         room = host.room(context.n_slots, keep=context.keeps_positions)
         given = torch.randint(host.d_vocab, (_ROWS, min(16, max(room - _NEW, 1))), generator=rng)
     if isinstance(given, Tensor):
-        if given.ndim != 2 or not given.numel():
-            raise PrefixInterpError(
-                f"tokens have shape {tuple(given.shape)}; give axes batch, pos, each at least 1"
-            )
+        check_tokens(model, given, context.n_slots, keep=context.keeps_positions)
         return given.to(device), torch.full((len(given),), given.shape[1], device=device)
     batch = texts_batch(model, _SENTENCES if given is None else given)
     return batch.tokens.to(device), ((batch.answers >= 0).sum(dim=1) + 1).to(device)

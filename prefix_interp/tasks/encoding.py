@@ -72,6 +72,11 @@ def encoder_of(given: object) -> Encoder:
     found = given
     if not isinstance(given, PreTrainedTokenizerBase):
         found = getattr(given, "tokenizer", None)
+        if found is None and hasattr(given, "tokenizer"):
+            raise PrefixInterpError(
+                "model has no tokenizer, so it reads no texts; give tokens, or load the model with "
+                "load_pretrained(model, tokenizer)"
+            )
     if not isinstance(found, PreTrainedTokenizerBase):
         raise PrefixInterpError(
             f"tokenizer is a {type(given).__name__}; give a tokenizer of transformers "

@@ -67,6 +67,8 @@ def test_without_a_tokenizer_tokens_are_numbers():
         (["a b", "c"], r"batch_or_texts\[1\] has 1 token"),
         ([1, 2], "is a list; give a list of texts"),
         (torch.tensor([[1]]), "no next token"),
+        (torch.rand(2, 5), "torch.float32; give integers"),
+        (torch.tensor([1, 2]), "give integers with axes batch, pos"),
     ],
 )
 def test_bad_texts_are_refused_in_one_line(given, says, unchecked):
@@ -74,6 +76,12 @@ def test_bad_texts_are_refused_in_one_line(given, says, unchecked):
     with pytest.raises(pi.PrefixInterpError, match=says) as error:
         as_sentences(model, given)
     assert "\n" not in str(error.value)
+
+
+def test_one_text_is_a_text_where_there_is_a_tokenizer():
+    model, _ = tiny()
+    one, listed = as_sentences(model, TEXTS[0]), as_sentences(model, TEXTS[:1])
+    assert one.name == "1 text" and one.batch.tokens.equal(listed.batch.tokens)
 
 
 def test_texts_need_a_tokenizer():

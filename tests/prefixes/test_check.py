@@ -167,11 +167,18 @@ def test_what_is_missing_is_said(monkeypatch, tmp_path):
         (lambda: check_context(3, prefix), "model=int is not supported"),
         (
             lambda: check_context(model, prefix, torch.zeros(2, 0, dtype=torch.long)),
-            "each at least 1",
+            "give integers with axes batch, pos",
         ),
+        (lambda: check_context(model, prefix, torch.full((1, 4), 9999)), "vocabulary"),
         (lambda: check_context(model, prefix, []), "texts"),
         (lambda: check_context(model.original_model, prefix), "wrapped already"),
         (lambda: check_context(model, tmp_path), "holds no saved context"),
     ):
         with pytest.raises(pi.PrefixInterpError, match=says):
             call()
+
+
+def test_tokens_that_are_no_integers_are_refused(unchecked):
+    model = language_model("llama")
+    with pytest.raises(pi.PrefixInterpError, match="torch.float32; give integers"):
+        check_context(model, pi.Prefix.random(model, 2), torch.rand(2, 5))

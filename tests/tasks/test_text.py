@@ -159,7 +159,7 @@ def test_padding_is_the_end_token_or_0():
 
 def test_a_model_with_a_tokenizer_serves_in_its_place():
     model = raw_model()
-    with pytest.raises(pi.PrefixInterpError, match="tokenizer is a HookedTransformer; give"):
+    with pytest.raises(pi.PrefixInterpError, match="model has no tokenizer"):
         as_tokens(model, "the film")
     model.tokenizer = word_level()
     assert as_tokens(model, "the film").tolist() == [[2, 5]]
