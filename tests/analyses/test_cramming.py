@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from analyses.cramming import STUDY
 from analyses.cramming.measure import Protocol, cumulated_bits, front_attention, make_targets
+from analyses.cramming.section import cramming_figure
 from analyses.models import Review
 from analyses.registry import evidence_of
 from analyses.runs import run_study
@@ -107,3 +108,11 @@ def test_section(study, result):
     evidence.studies = (study,)
     section = study.section(evidence)
     assert "exactly (median)" in section.title and len(section.numbers["kinds"]) == 2
+
+
+def test_the_figure_shows_what_share_of_all_targets_is_left(study, result):
+    tables = study.tables(result)
+    left, right = cramming_figure(tables).axes
+    own = [row for row in tables["stages"] if row["kind"] == "uniform"]
+    assert left.lines[1].get_ydata()[:2] == pytest.approx([100, 50 * own[0]["reached"]])
+    assert len(right.lines) == 4

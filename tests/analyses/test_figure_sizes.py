@@ -9,6 +9,7 @@ import torch
 from analyses.capacity.figure import capacity_figure
 from analyses.constructions.section import WRITTEN
 from analyses.constructions.trace import trace, trace_figure
+from analyses.cramming.section import cramming_figure
 from analyses.heads.section import copying_figure
 from analyses.ladder.figures import ladder_figure, suffix_figure, tuning_length_figure
 from analyses.ladder.tables import ladder_rows
@@ -111,6 +112,21 @@ def _told():
     return {"scores": [{"method": "zero-shot", "choice": share}, *prefixes, *lora]}
 
 
+def _crammed():
+    """Return stages and attention of crammed vectors, which have not been measured yet."""
+    kinds, layers = ("text", "uniform"), range(30)
+    return {
+        "stages": [
+            {"kind": kind, "length": n, "tried": 8 - n // 4, "reached": 8 - n // 4}
+            for kind in kinds for n in range(1, 30)
+        ],
+        "attention": [
+            {"kind": kind, "layer": i, "crammed": i / 40, "ordinary": 0.9 - i / 40}
+            for kind in kinds for i in layers
+        ],
+    }  # fmt: skip
+
+
 def _reached():
     """Return scores of prefixes of any length, which have not been measured yet."""
 
@@ -131,6 +147,7 @@ def _reached():
 
 FIGURES = {
     "capacity": lambda **k: capacity_figure(_tables("capacity"), **k),
+    "cramming": lambda **k: cramming_figure(_crammed(), **k),
     "trace": _trace,
     "copying": lambda **k: copying_figure(_noise(), **k),
     "ladder": lambda **k: ladder_figure(_ladder(), **k),

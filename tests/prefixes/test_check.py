@@ -180,5 +180,5 @@ def test_what_is_missing_is_said(monkeypatch, tmp_path):
 
 def test_tokens_that_are_no_integers_are_refused(unchecked):
     model = language_model("llama")
-    with pytest.raises(pi.PrefixInterpError, match="torch.float32; give integers"):
+    with pytest.raises(pi.PrefixInterpError, match="float32; give integers"):
         check_context(model, pi.Prefix.random(model, 2), torch.rand(2, 5))
