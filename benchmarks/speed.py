@@ -12,9 +12,11 @@ import torch
 
 import prefix_interp as pi
 from prefix_interp.models.host import host_of
+from prefix_interp.prefixes.attach import stack_hooks
 from prefix_interp.prefixes.inject import mixture_hooks, slot_hooks
-from prefix_interp.tasks import list_tasks
+from prefix_interp.tasks import Batch, list_tasks
 from prefix_interp.tasks.digits import sort_rows
+from prefix_interp.tuning.objective import sequence_losses, stack_losses
 
 
 def median_seconds(*functions: Callable[[], object], rounds: int = 15) -> list[float]:
@@ -50,6 +52,38 @@ def injection() -> None:
             f"slots {slots * 1e3:.1f} ms, mixture {mixture * 1e3:.1f} ms, "
             f"ratio {slots / mixture:.2f}"
         )
+
+
+def forward() -> None:
+    """Compare one training step of three prefixes by the written-down pass with hooks."""
+    for n_layers, n_heads, d_model in [(1, 1, 96), (1, 4, 256), (4, 4, 256)]:
+        model = pi.build_toy(pi.ToyConfig(n_layers, n_heads, d_model, 10)).requires_grad_(False)
+        batch = pi.get_task("sort_descending").sample(64)
+        starts = pi.Prefix.random_starts(model, 10, 3, 0, "kv")
+        stack = {
+            name: torch.stack([each.tensors[name] for each in starts]).requires_grad_()
+            for name in starts[0].tensors
+        }
+        for precision in ("float32", "bfloat16"):
+            recipe = pi.Recipe.from_preset("fast", "prefix", precision=precision)
+            fast = stack_losses(model, starts[0], recipe)
+
+            def hooked(batch: Batch, stack: dict, model=model, like=starts[0], recipe=recipe):
+                hooks = stack_hooks(model, like, stack)
+                return sequence_losses(model, batch.repeat(3), recipe, hooks)
+
+            a, b = median_seconds(
+                lambda fast=fast, batch=batch, stack=stack: fast(batch, stack).sum().backward(),
+                lambda hooked=hooked, batch=batch, stack=stack: (
+                    hooked(batch, stack).sum().backward()
+                ),
+                rounds=7,
+            )
+            print(
+                f"step of 3 prefixes, {n_layers} layers, {n_heads} heads, d {d_model}, "
+                f"{precision}: hooks {b * 1e3:.1f} ms, written down {a * 1e3:.1f} ms, "
+                f"ratio {b / a:.2f}"
+            )
 
 
 def sweep() -> None:
@@ -92,6 +126,7 @@ def sampling() -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     injection()
+    forward()
     sweep()
     sorting()
     sampling()

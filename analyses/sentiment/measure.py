@@ -62,8 +62,8 @@ def measure(job: Job) -> Tables:
         best[config.name] = (chosen["evaluation"]["loss"]["value"], config, chosen["lr"])
         job.part(f"{config.name}-test", scores, partial(_test, work, config, chosen["lr"], scores))
     longer: Rows = []
-    for name, own in _leaders(list(best.values())).items():
-        job.part(f"longer-{name}", longer, partial(_longer, work, name, own, longer))
+    for name, leader in _leaders(list(best.values())).items():
+        job.part(f"longer-{name}", longer, partial(_longer, work, name, leader, longer))
     wanted = [best[f"kv-{size.patched}-{start}"] for start in STARTS]
     _, config, lr = min(wanted, key=lambda each: each[0])
     heads: Rows = []

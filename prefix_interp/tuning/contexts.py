@@ -18,7 +18,6 @@ from prefix_interp.errors import PrefixInterpError, check_index
 from prefix_interp.figure_files import Size, Width
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.model import model_id
-from prefix_interp.prefixes.attach import stack_hooks
 from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.given import ContextLike, as_context
 from prefix_interp.prefixes.guard import check_free
@@ -28,7 +27,7 @@ from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.tasks import Batch, Task, as_task
 from prefix_interp.tuning.evaluate import Evaluation, evaluate
 from prefix_interp.tuning.loop import Run, optimise
-from prefix_interp.tuning.objective import check_batch, frozen, sequence_losses
+from prefix_interp.tuning.objective import check_batch, frozen, stack_losses
 from prefix_interp.tuning.recipes import Recipe
 from prefix_interp.tuning.scores import scored_once
 from prefix_interp.words import counted
@@ -251,8 +250,7 @@ def sweep(
         stack = {
             name: torch.stack([run.parameters[name] for run in runs]) for name in first.tensors
         }
-        repeated = batch.to(host_of(model).device).repeat(len(runs))
-        losses = sequence_losses(model, repeated, recipe, stack_hooks(model, first, stack))
+        losses = of_stack(batch.to(host_of(model).device), stack)
         return losses.unflatten(0, (len(runs), -1)).mean(dim=-1)
 
     def check(batch: Batch) -> None:
@@ -269,6 +267,7 @@ def sweep(
         "starts": [_checksum(start.tensors) for start in starts],
     }
     with frozen(model):
+        of_stack = stack_losses(model, first, recipe)
         history = optimise(
             runs, loss, task, recipes[0], seed=seed, identity=identity, checkpoint=checkpoint,
             check=check, progress=progress,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -11,9 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prefix_interp.errors import PrefixInterpError
+from prefix_interp.models.fast_forward import FastForward, is_written_down
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.plain_run import eager
+from prefix_interp.prefixes.attach import stack_hooks
+from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.layout import Hook, answer_rows_hooks
+from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.tasks import NO_ANSWER, Batch, mean_over_answers
 from prefix_interp.tuning.recipes import Recipe
 
@@ -29,14 +33,63 @@ def sequence_losses(
         recipe: its precision is used if the processor supports it.
         hooks: put the prefix or the baseline into the model.
     """
-    device = host_of(model).device.type
-    half = recipe.precision == "bfloat16" and (device != "cpu" or has_fast_bfloat16())
     # A compiled model would leave out the hooks.
     with eager(), host_of(model).hooked([*hooks, *answer_rows_hooks(model, batch.n_rows)]):
-        with torch.autocast(device, torch.bfloat16, enabled=half):
+        with in_precision(model, recipe):
             logits = batch.read(model(batch.tokens))
+    return answer_losses(logits, batch)
+
+
+def stack_losses(
+    model: Model, like: Context, recipe: Recipe
+) -> Callable[[Batch, Mapping[str, Tensor]], Float[Tensor, " rows"]]:
+    """Return a function that gives the losses of a batch under each of a stack of contexts.
+
+    Args:
+        model: with frozen weights, which must not change as long as the function is used.
+        like: defines the kind and settings of the contexts.
+        recipe: its precision is used if the processor supports it.
+    """
+    fast = None
+    if isinstance(like, Prefix) and not like.keeps_positions and is_written_down(model):
+        half = is_half(model, recipe) and host_of(model).dtype == torch.float32
+        fast = FastForward(model, torch.bfloat16 if half else None)
+
+    def losses(batch: Batch, stack: Mapping[str, Tensor]) -> Float[Tensor, " rows"]:
+        repeated = batch.repeat(len(next(iter(stack.values()))))
+        if fast is None:
+            return sequence_losses(model, repeated, recipe, stack_hooks(model, like, stack))
+        slots = host_of(model).keys_values(stack)
+        with in_precision(model, recipe):
+            logits = fast(batch.tokens, batch.n_rows, slots)
+        return answer_losses(repeated.read(logits), repeated)
+
+    return losses
+
+
+def answer_losses(
+    logits: Float[Tensor, "batch n_out d_vocab"], batch: Batch
+) -> Float[Tensor, " batch"]:
+    """Return each sequence's mean cross-entropy over its outputs.
+
+    Args:
+        logits: that predict the answers.
+        batch: the answers, on the device of the logits.
+    """
     losses = F.cross_entropy(logits.float().transpose(1, 2), batch.answers, reduction="none")
     return mean_over_answers(losses, batch.answers)
+
+
+def is_half(model: Model, recipe: Recipe) -> bool:
+    """Return whether matrix products run in bfloat16: where it is asked for and fast."""
+    on_cpu = host_of(model).device.type == "cpu"
+    return recipe.precision == "bfloat16" and (not on_cpu or has_fast_bfloat16())
+
+
+def in_precision(model: Model, recipe: Recipe) -> torch.autocast:
+    """Return the context in which a forward pass has the precision of a recipe."""
+    device = host_of(model).device.type
+    return torch.autocast(device, torch.bfloat16, enabled=is_half(model, recipe))
 
 
 @contextmanager
