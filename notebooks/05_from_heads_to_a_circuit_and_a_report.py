@@ -55,7 +55,7 @@ circuit.plot()
 
 # %%
 path = circuit.save(folder / "circuit.json")
-again = pi.Circuit.load(path)
+again = type(circuit).load(path)
 print([node.name for node in again.nodes], path.stat().st_size, "bytes")
 print(circuit.to_dot().splitlines()[0])
 

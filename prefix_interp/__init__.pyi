@@ -1,14 +1,10 @@
 """The public surface: at most 45 names, each imported when it is first asked for."""
 
-from .attribution.circuit import Circuit as Circuit
 from .attribution.circuit_search import find_circuit as find_circuit
 from .attribution.contrast import contrast as contrast
 from .attribution.elicitation import head_elicitation as head_elicitation
-from .attribution.elicited import Elicitation as Elicitation
 from .attribution.gradients import attribution_patch as attribution_patch
-from .attribution.grid import PatchGrid as PatchGrid
 from .attribution.integrated import integrated_gradients as integrated_gradients
-from .attribution.pair import Contrast as Contrast
 from .attribution.patching import patch_heads as patch_heads
 from .attribution.patching import patch_sites as patch_sites
 from .attribution.patching import patch_slots as patch_slots
@@ -35,13 +31,17 @@ from .tasks.own import task_from_tensors as task_from_tensors
 from .tasks.task import Task as Task
 from .tasks.text import text_task as text_task
 from .theory.decompose import decompose_attention as decompose_attention
-from .theory.subspace import BiasSubspace as BiasSubspace
+from .theory.depth import attention_drift as attention_drift
+from .theory.expansion import expand_attention_logits as expand_attention_logits
+from .theory.interaction import interaction as interaction
+from .theory.reach_floor import unreachable as unreachable
+from .theory.reachability import any_length_bound as any_length_bound
 from .theory.subspace import bias_subspace as bias_subspace
-from .tuning.contexts import ContextFit as ContextFit
 from .tuning.contexts import sweep as sweep
 from .tuning.contexts import tune_prefix as tune_prefix
 from .tuning.contexts import tune_soft_prompt as tune_soft_prompt
 from .tuning.evaluate import evaluate as evaluate
+from .tuning.lora import tune_lora as tune_lora
 from .tuning.recipes import Recipe as Recipe
 from .tuning.train import fine_tune as fine_tune
 from .tuning.train import pretrain as pretrain

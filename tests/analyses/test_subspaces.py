@@ -14,6 +14,7 @@ from analyses.subspaces.tables import tables
 from analyses.summaries import over_seeds
 from analyses.table2.models import NAME, PREFIXES, variant
 from prefix_interp.results import Result
+from prefix_interp.theory.subspace import BiasSubspace
 from prefix_interp.tuning.evaluate import answer_logits
 from tests.analyses.made_up_table2 import made_up_table2
 from tests.helpers import toy
@@ -138,7 +139,7 @@ def test_a_row_is_the_mean_over_draws():
     batch = task.sample(12, seed=0)
     turns = [torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(i)))[0]
              for i in range(3)]  # fmt: skip
-    draws = [[pi.BiasSubspace("head", 0, 1, 2, torch.ones(2), turn[:2], 50)] for turn in turns]
+    draws = [[BiasSubspace("head", 0, 1, 2, torch.ones(2), turn[:2], 50)] for turn in turns]
     removal = Removal("on", "head", "random", "output", draws)
     (row,) = removal_rows({}, model, prefix, batch, iter([removal]))
     losses, right = [], []

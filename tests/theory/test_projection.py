@@ -13,7 +13,7 @@ from prefix_interp.theory.projection import (
     random_subspace_like,
     through_output,
 )
-from prefix_interp.theory.subspace import bias_subspaces
+from prefix_interp.theory.subspace import BiasSubspace, bias_subspaces
 from tests.helpers import architectures, assert_close, assert_far, raw_model, tokens_for
 
 Site = pi.Site
@@ -121,7 +121,7 @@ def test_twice_is_once_and_nothing_removed_is_nothing_changed(remove):
     assert_close(twice, once, 1e-10)
     assert_far(once, pair.logits_on)
     assert_far(once, pair.logits_off)
-    empty = [pi.BiasSubspace("head", 0, h, 2, torch.zeros(1).double(), s.directions[:1], 9)
+    empty = [BiasSubspace("head", 0, h, 2, torch.zeros(1).double(), s.directions[:1], 9)
              for h, s in enumerate(spaces)]  # fmt: skip
     same, _ = run(model, prefix, tokens, projection_hooks(model, empty, remove, **options))
     # Nothing removed; or, if everything else is held, all heads of layer 0 without the prefix.
@@ -138,7 +138,7 @@ def test_a_subspace_that_nothing_is_written_in_does_not_matter():
         model.blocks[0].attn.b_V[..., 5:] = 0
     pair = pi.run_pair(model, prefix, tokens)
     corner = torch.eye(8, dtype=torch.float64)[5:]
-    free = pi.BiasSubspace("head", 0, 0, 3, torch.ones(3).double(), corner, 28)
+    free = BiasSubspace("head", 0, 0, 3, torch.ones(3).double(), corner, 28)
     for remove in ("output", "restore"):
         options = {"plain": pair.off} if remove == "restore" else {}
         logits, _ = run(model, prefix, tokens, projection_hooks(model, [free], remove, **options))
@@ -152,7 +152,7 @@ def test_the_whole_space_restored_is_the_run_without_prefix():
     model, prefix, tokens = setting(seed=7)
     pair = pi.run_pair(model, prefix, tokens)
     spaces = [
-        pi.BiasSubspace("head", layer, h, 6, torch.ones(6).double(), torch.eye(6).double(), 28)
+        BiasSubspace("head", layer, h, 6, torch.ones(6).double(), torch.eye(6).double(), 28)
         for layer in range(2) for h in range(2)
     ]  # fmt: skip
     for remove, expected in (("restore", pair.logits_off), ("isolate", pair.logits_on)):
@@ -189,7 +189,7 @@ def test_dropping_the_bias_leaves_the_gated_output_in_every_architecture(overrid
     for h, space in enumerate(heads):
         rank = min(n, model.cfg.d_head)
         vh = torch.linalg.svd(values[:, h], full_matrices=False)[2][:rank]
-        heads[h] = pi.BiasSubspace("head", 0, h, rank, torch.ones(rank).double(), vh, space.n_rows)
+        heads[h] = BiasSubspace("head", 0, h, rank, torch.ones(rank).double(), vh, space.n_rows)
     _, cache = run(model, prefix, tokens, projection_hooks(model, heads, "bias", prefix=prefix))
     assert_close(written(cache, Site.Z, 0, 5), parts.scaled_base[0].transpose(1, 2), 1e-9)
 
@@ -224,14 +224,14 @@ def test_a_random_subspace_is_orthonormal_of_equal_rank_and_another_each_time(he
 
 def test_random_subspaces_are_uniform():
     """E cos^2 of a random line in d dimensions with any fixed one is 1 / d."""
-    line = pi.BiasSubspace("head", 0, 0, 1, torch.ones(1).double(), torch.eye(1, 8).double(), 50)
+    line = BiasSubspace("head", 0, 0, 1, torch.ones(1).double(), torch.eye(1, 8).double(), 50)
     cos2 = [float(random_subspace_like(line, s).basis[0, 0] ** 2) for s in range(2000)]
     spread = math.sqrt(2 * 7 / (8**2 * 10)) / math.sqrt(2000)  # of a Beta(1/2, 7/2) mean
     assert abs(np.mean(cos2) - 1 / 8) < 4 * spread
 
 
 def test_nothing_to_imitate_gives_nothing():
-    none = pi.BiasSubspace("head", 0, 0, 1, torch.zeros(2).double(), torch.eye(2, 6).double(), 9)
+    none = BiasSubspace("head", 0, 0, 1, torch.zeros(2).double(), torch.eye(2, 6).double(), 9)
     drawn = random_subspace_like(none, 0)
     assert drawn.rank == 0 and drawn.basis.shape == (0, 6)
     model = raw_model(d_head=6)
@@ -257,10 +257,10 @@ def test_bad_arguments_are_one_line():
     model, prefix, tokens = setting(seed=12)
     *heads, layer = bias_subspaces(model, prefix, tokens, layer=1)
     plain = pi.run_pair(model, prefix, tokens).off
-    narrow = pi.BiasSubspace("head", 0, 0, 1, torch.ones(1).double(), torch.eye(1, 4).double(), 9)
-    deep = pi.BiasSubspace("head", 2, 0, 1, torch.ones(1).double(), torch.eye(1, 6).double(), 9)
-    many = pi.BiasSubspace("head", 0, 2, 1, torch.ones(1).double(), torch.eye(1, 6).double(), 9)
-    skew = pi.BiasSubspace("head", 0, 0, 1, torch.ones(1).double(), torch.ones(1, 6).double(), 9)
+    narrow = BiasSubspace("head", 0, 0, 1, torch.ones(1).double(), torch.eye(1, 4).double(), 9)
+    deep = BiasSubspace("head", 2, 0, 1, torch.ones(1).double(), torch.eye(1, 6).double(), 9)
+    many = BiasSubspace("head", 0, 2, 1, torch.ones(1).double(), torch.eye(1, 6).double(), 9)
+    skew = BiasSubspace("head", 0, 0, 1, torch.ones(1).double(), torch.ones(1, 6).double(), 9)
     for spaces, options, match in (
         ([], {}, "empty"),
         ([narrow], {}, "4 dimensions"),

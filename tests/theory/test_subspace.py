@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prefix_interp as pi
-from prefix_interp.theory.subspace import bias_subspaces
+from prefix_interp.theory.subspace import BiasSubspace, bias_subspaces
 from tests.helpers import assert_close, raw_model, tokens_for
 
 
 def space(singular_values, directions=None, n_rows=50, dim=8, **options):
     s = torch.as_tensor(singular_values, dtype=torch.float64)
     directions = torch.eye(len(s), dim, dtype=torch.float64) if directions is None else directions
-    return pi.BiasSubspace("head", 0, 0, len(s), s, directions, n_rows, **options)
+    return BiasSubspace("head", 0, 0, len(s), s, directions, n_rows, **options)
 
 
 def rotation(dim, seed):
