@@ -290,7 +290,7 @@ def _found_in(folder: Path) -> str:
     saved = {
         "prefix": "call pi.Prefix.load on it",
         "soft_prompt": "call pi.SoftPrompt.load on it",
-        "result": "call load of the class that saved it, e.g. prefix_interp.tuning.contexts.ContextFit",
+        "result": "call load of the class that saved it, e.g. ContextFit of tuning.contexts",
     }
     for stem, what_to_do in saved.items():
         if any(name in (f"{stem}.json", f"{stem}.safetensors") for name in names):
