@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from prefix_interp.errors import PrefixInterpError, check_index, check_number, check_positive
+from prefix_interp.models.fast_forward import is_written_down
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.model import TransformerBridge, clone, model_id
 from prefix_interp.models.toy import Toy
@@ -227,6 +228,7 @@ def tune_lora(
     else:
         copy = clone(model).requires_grad_(False)
         found = matrices(copy, shape[2], where)
+        toy = copy if is_written_down(copy) else None  # asked before its modules change
         weights = {
             name: x.requires_grad_(True)
             for matrix in found
@@ -235,7 +237,7 @@ def tune_lora(
         with _parametrized(found, weights, scale_by / rank):
             history = train_tensors(
                 copy, weights, task, recipe, description=f"lora {task.name}",
-                identity_of=model, **common,
+                identity_of=model, written=toy, **common,
             )  # fmt: skip
         weights = {name: x.detach().clone() for name, x in weights.items()}
     made = _merged(model, weights, *shape)

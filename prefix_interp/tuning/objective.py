@@ -14,6 +14,7 @@ from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.fast_forward import FastForward, is_written_down
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.plain_run import eager
+from prefix_interp.models.toy import Toy
 from prefix_interp.prefixes.attach import stack_hooks
 from prefix_interp.prefixes.context import Context
 from prefix_interp.prefixes.layout import Hook, answer_rows_hooks
@@ -65,6 +66,20 @@ def stack_losses(
         return answer_losses(repeated.read(logits), repeated)
 
     return losses
+
+
+def bare_losses(toy: Toy, batch: Batch, recipe: Recipe) -> Float[Tensor, " batch"]:
+    """Return each sequence's mean cross-entropy in the masked baseline, without hooks.
+
+    Args:
+        toy: one that `is_written_down`; gradients flow to its weights, as they are now.
+        batch: tokens and answers.
+        recipe: its precision is used if the processor supports it.
+    """
+    batch = batch.to(host_of(toy).device)
+    with in_precision(toy, recipe):
+        logits = FastForward(toy)(batch.tokens, batch.n_rows)
+    return answer_losses(batch.read(logits), batch)
 
 
 def answer_losses(

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.model import model_id
+from prefix_interp.models.toy import Toy
 from prefix_interp.prefixes.baselines import fast_baseline
 from prefix_interp.prefixes.layout import Hook
 from prefix_interp.tasks import Batch, Task
 from prefix_interp.tuning.loop import Run, optimise
-from prefix_interp.tuning.objective import check_batch, frozen, sequence_losses
+from prefix_interp.tuning.objective import bare_losses, check_batch, frozen, sequence_losses
 from prefix_interp.tuning.recipes import Recipe
 
 
@@ -26,6 +27,7 @@ def train_tensors(
     recipe: Recipe,
     *,
     hooks: Callable[[], Sequence[Hook]] = list,
+    written: Toy | None = None,
     identity: Mapping[str, Any],
     identity_of: Model | None = None,
     seed: int,
@@ -41,6 +43,7 @@ def train_tensors(
         task: source of the batches.
         recipe: steps, rate and so on.
         hooks: returns what puts the tensors into the model, if they are not in its weights.
+        written: `model`, if a run without hooks computes the same (`is_written_down`).
         identity: tells what is trained from other things.
         identity_of: the model whose fingerprint counts, if `model` is a changed copy of it.
         seed: decides the data.
@@ -54,6 +57,8 @@ def train_tensors(
     n_slots = host_of(model).n_reserved or 0
 
     def loss(batch: Batch, step: int) -> Tensor:
+        if written is not None and recipe.baseline == "masked":
+            return bare_losses(written, batch, recipe).mean()[None]
         tokens, placing = fast_baseline(model, n_slots, batch.tokens, recipe.baseline)
         fed = batch.behind(tokens).to(host_of(model).device)
         return sequence_losses(model, fed, recipe, [*placing, *hooks()]).mean()[None]

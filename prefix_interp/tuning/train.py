@@ -12,7 +12,7 @@ from torch import Tensor
 from prefix_interp.errors import PrefixInterpError
 from prefix_interp.figure_files import Size, Width, refuse_figure
 from prefix_interp.models.dropout import dropout_hooks
-from prefix_interp.models.fast_forward import FastForward, is_written_down
+from prefix_interp.models.fast_forward import is_written_down
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.model import clone, has_id, model_id
 from prefix_interp.models.toy import ToyConfig, build_toy, read_toy, save_toy
@@ -23,12 +23,7 @@ from prefix_interp.seeds import derive_generator
 from prefix_interp.tasks import Batch, Task, as_task
 from prefix_interp.tuning.evaluate import Evaluation, evaluate
 from prefix_interp.tuning.loop import Run, optimise
-from prefix_interp.tuning.objective import (
-    answer_losses,
-    check_batch,
-    in_precision,
-    sequence_losses,
-)
+from prefix_interp.tuning.objective import bare_losses, check_batch, sequence_losses
 from prefix_interp.tuning.recipes import Recipe
 from prefix_interp.tuning.scores import scored_once
 
@@ -201,10 +196,7 @@ def _train_weights(
 
     def loss(batch: Batch, step: int) -> Tensor:
         if toy is not None:
-            batch = batch.to(host_of(model).device)
-            with in_precision(model, recipe):
-                logits = FastForward(toy)(batch.tokens, batch.n_rows)
-            return answer_losses(batch.read(logits), batch).mean()[None]
+            return bare_losses(toy, batch, recipe).mean()[None]
         rng = derive_generator(seed, "dropout", what, step)
         hooks = dropout_hooks(model, recipe.dropout, rng)
         n_slots = host_of(model).n_reserved or 0

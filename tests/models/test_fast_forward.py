@@ -159,3 +159,21 @@ def test_pretraining_is_the_same_either_way(monkeypatch):
     monkeypatch.setattr("prefix_interp.tuning.train.is_written_down", lambda model: False)
     slow = dict(trained().named_parameters())
     assert all(torch.allclose(x, slow[name], atol=2e-5) for name, x in fast.named_parameters())
+
+
+@pytest.mark.parametrize("targets", [("q", "v"), ("k", "o", "mlp_in", "mlp_out")])
+def test_lora_is_the_same_either_way(targets, monkeypatch):
+    toy = pi.build_toy(pi.ToyConfig(2, 2, 16))
+    recipe = pi.Recipe.from_preset("smoke", "prefix", steps=4, lr=0.01, precision="float32")
+
+    def tuned():
+        return pi.tune_lora(toy, "add_one", 2, targets, recipe=recipe, progress=False)
+
+    fast, made = tuned(), []
+    monkeypatch.setattr(
+        "prefix_interp.tuning.lora.is_written_down", lambda model: made.append(model)
+    )
+    slow = tuned()
+    assert made and slow.train_loss == pytest.approx(fast.train_loss, rel=1e-5)
+    for name, x in fast.weights.items():
+        assert torch.allclose(x, slow.weights[name], atol=1e-4) and (x.any() or "A" in name)
