@@ -12,6 +12,7 @@ from analyses.circuits import STUDY as CIRCUITS
 from analyses.claims import STUDY as CLAIMS
 from analyses.constructions import STUDY as CONSTRUCTIONS
 from analyses.cramming import STUDY as CRAMMING
+from analyses.depth import STUDY as DEPTH
 from analyses.heads import STUDY as HEADS
 from analyses.ladder import STUDY as LADDER
 from analyses.language_model import STUDY as LANGUAGE_MODEL
@@ -42,6 +43,7 @@ STUDIES: tuple[Study, ...] = (
     LONG_PREFIXES,
     SWAP,
     TABLE3,
+    DEPTH,
     CONSTRUCTIONS,
     CAPACITY,
     LANGUAGE_MODEL,

@@ -10,6 +10,8 @@ from analyses.capacity.figure import capacity_figure
 from analyses.constructions.section import WRITTEN
 from analyses.constructions.trace import trace, trace_figure
 from analyses.cramming.section import cramming_figure
+from analyses.depth.measure import CONTROL, TASKS
+from analyses.depth.section import depth_figure
 from analyses.heads.section import copying_figure
 from analyses.ladder.figures import ladder_figure, suffix_figure, tuning_length_figure
 from analyses.ladder.tables import ladder_rows
@@ -100,6 +102,23 @@ def _swapped():
     ]  # fmt: skip
 
 
+def _depths():
+    """Return scores and drift by depth, which have not been measured yet."""
+    share = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    models = [(n, bare, task) for n in (1, 2, 4, 8) for bare in (False, True) for task in TASKS]
+    about = [
+        {"n_layers": n, "attn_only": bare, "task": task, "parameterization": "kv"}
+        for n, bare, task in models
+    ]
+    return {
+        "scores": [{**row, "method": "prefix", "exact_match": share} for row in about],
+        "drift": [
+            {**row, "method": method, "layer": layer, "distance": share}
+            for row in about for method in ("prefix", CONTROL) for layer in range(row["n_layers"])
+        ],
+    }  # fmt: skip
+
+
 def _told():
     """Return scores of prefixes and LoRA on sentences, which have not been measured yet."""
     share = {"mean": 0.7, "low": 0.6, "high": 0.8}
@@ -149,6 +168,7 @@ FIGURES = {
     "capacity": lambda **k: capacity_figure(_tables("capacity"), **k),
     "cramming": lambda **k: cramming_figure(_crammed(), **k),
     "trace": _trace,
+    "depth": lambda **k: depth_figure(_depths(), **k),
     "copying": lambda **k: copying_figure(_noise(), **k),
     "ladder": lambda **k: ladder_figure(_ladder(), **k),
     "suffixes": lambda **k: suffix_figure(_ladder(), **k),
