@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analyses.report.evidence import Evidence
+from analyses.report.sections import missing
 from analyses.report.tables import markdown, mean_and_sd
 from analyses.study import Rows, Tables
 from analyses.summaries import summarise
@@ -84,6 +85,8 @@ def findings_block(evidence: Evidence) -> str:
     Args:
         evidence: with the result of this study.
     """
+    if evidence.result("reachability") is None:
+        return missing("reachability")
     lines = [["one layer, sort descending", "sequences (%)", "outputs (%)", "loss (nats)"]]
     lines += [
         [label(row), mean_and_sd(row["exact_match"]), mean_and_sd(row["token_accuracy"]),
