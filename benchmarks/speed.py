@@ -16,7 +16,12 @@ from prefix_interp.prefixes.attach import stack_hooks
 from prefix_interp.prefixes.inject import mixture_hooks, slot_hooks
 from prefix_interp.tasks import Batch, list_tasks
 from prefix_interp.tasks.digits import sort_rows
-from prefix_interp.tuning.objective import sequence_losses, stack_losses
+from prefix_interp.tuning.objective import (
+    answer_losses,
+    in_precision,
+    sequence_losses,
+    stack_losses,
+)
 
 
 def median_seconds(*functions: Callable[[], object], rounds: int = 15) -> list[float]:
@@ -86,6 +91,43 @@ def forward() -> None:
             )
 
 
+def against_peft() -> None:
+    """Compare one training step of a prefix with PEFT's on a GPT-2 of the same shape."""
+    from peft import PrefixTuningConfig, TaskType, get_peft_model
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    batch = pi.get_task("sort_descending").sample(64)
+    n_pos, n_out = batch.tokens.shape[1], batch.answers.shape[1]
+    for n_layers, n_heads, d_model, n_slots in [(1, 1, 96, 1), (1, 4, 256, 1), (4, 4, 256, 10)]:
+        shape = {"n_layer": n_layers, "n_head": n_heads, "n_embd": d_model}
+        gpt2 = GPT2LMHeadModel(
+            GPT2Config(vocab_size=11, n_positions=n_pos + n_slots, **shape, use_cache=False)
+        )
+        config = PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=n_slots)
+        peft = get_peft_model(gpt2, config).eval()
+        model = pi.build_toy(pi.ToyConfig(n_layers, n_heads, d_model, n_slots))
+        model = model.eval().requires_grad_(False)
+        prefix = pi.Prefix.random(model, n_slots, 0, "kv")
+        stack = {name: x[None].clone().requires_grad_() for name, x in prefix.tensors.items()}
+        for precision in ("float32", "bfloat16"):
+            recipe = pi.Recipe.from_preset("fast", "prefix", precision=precision)
+            ours = stack_losses(model, prefix, recipe)
+
+            def theirs(peft=peft, recipe=recipe, model=model) -> None:
+                with in_precision(model, recipe):
+                    logits = peft(batch.tokens).logits[:, -n_out:]
+                answer_losses(logits, batch).sum().backward()
+
+            a, b = median_seconds(
+                lambda ours=ours, stack=stack: ours(batch, stack).sum().backward(), theirs,
+                rounds=9,
+            )  # fmt: skip
+            print(
+                f"prefix step, {n_layers} layers, {n_heads} heads, d {d_model}, {n_slots} slots, "
+                f"{precision}: PEFT {b * 1e3:.1f} ms, ours {a * 1e3:.1f} ms, ratio {b / a:.2f}"
+            )
+
+
 def sweep() -> None:
     """Compare seven learning rates side by side with one after the other."""
     model = pi.load_toy("sort-ascending-1l1h")
@@ -127,6 +169,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     injection()
     forward()
+    against_peft()
     sweep()
     sorting()
     sampling()
