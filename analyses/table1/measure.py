@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from analyses.kept import Kept
 from analyses.scores import score_rows
 from analyses.study import Job, Rows
+from prefix_interp.errors import PrefixInterpError
 from prefix_interp.models.host import Model
+from prefix_interp.models.model import clone
 from prefix_interp.models.toy import ToyConfig
 from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.prefix import Parameterization, Prefix
@@ -44,23 +50,30 @@ class Protocol:
         other_task: whether to test a prefix tuned on the old task on the new one. Under the paper's
             protocol this would double the prefix steps (80,000 per seed and sweep), so it is left
             out there.
+        late: steps of fine-tuning after which the weights are scored, one by one and averaged.
         n_test: number of test sequences.
     """
 
     sweeps: tuple[Sweep, ...]
     other_task: bool = True
+    late: tuple[int, ...] = ()
     n_test: int = 3200
 
 
 _WIDE = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 PROTOCOLS = {
     "fast": Protocol(tuple(Sweep(p, n, _WIDE) for p in ("residual", "kv") for n in (1, 10))),
-    # As published: one residual vector, one rate. The other variants are in the fast preset.
-    "paper": Protocol((Sweep("residual", 1, (5e-4,)),), other_task=False),
-    "smoke": Protocol(
-        tuple(Sweep(p, n, (1e-2, 1e-1)) for p in ("residual", "kv") for n in (1, 2)), n_test=200
+    # As published: one residual vector, one rate. The other variants are in the fast preset. At a
+    # constant rate the last weights differ much from those a little earlier, so these count too.
+    "paper": Protocol(
+        (Sweep("residual", 1, (5e-4,)),), other_task=False, late=tuple(range(8000, 10_001, 200))
     ),
-}
+    "smoke": Protocol(
+        tuple(Sweep(p, n, (1e-2, 1e-1)) for p in ("residual", "kv") for n in (1, 2)),
+        late=(10, 20),
+        n_test=200,
+    ),
+}  # fmt: skip
 
 
 def settings(preset: str) -> dict[str, Any]:
@@ -79,7 +92,8 @@ def measure(job: Job) -> dict[str, Rows]:
     Keys: ``method`` (``pretrained``, ``fine-tuned``, ``prefix`` or one of the controls ``random
     prefix``, ``norm-matched prefix``, ``other-task prefix``), ``parameterization``, ``n_slots``,
     ``lr``, ``seed``, ``task``, ``train_loss``, ``evaluation``, and ``chosen``: whether its final
-    training loss is the lowest of its sweep.
+    training loss is the lowest of its sweep. ``fine-tuned, late`` has rows for each of the late
+    ``step``, ``fine-tuned, averaged`` those of the mean of their weights.
 
     Args:
         job: the seed, its protocol, and the place for models.
@@ -96,18 +110,44 @@ class _Seed:
             "preset": job.preset, "seed": job.seed, "progress": job.progress
         }  # fmt: skip
         self.rows: Rows = []
+        self.late: dict[int, dict[str, Tensor]] = {}
 
     def run(self) -> Rows:
         job, common = self.job, self.common
         old = pretrain(MODEL, OLD, checkpoint=job.checkpoint("pretrain"), **common)
         job.part("pretrained", self.rows, partial(self._weights, "pretrained", old))
         self._keep_toy(PRETRAINED, old, OLD)
-        tuned = fine_tune(old.model, NEW, checkpoint=job.checkpoint("fine-tune"), **common)
+        tuned = fine_tune(
+            old.model, NEW, checkpoint=job.checkpoint("fine-tune"), at_step=self._keep, **common
+        )
         job.part("fine-tuned", self.rows, partial(self._weights, "fine-tuned", tuned))
         self._keep_toy(FINE_TUNED, tuned, NEW)
+        if job.protocol.late:
+            job.part("fine-tuned-late", self.rows, partial(self._late, tuned.model))
         for each in job.protocol.sweeps:
             job.part(f"sweep-{_name(each)}", self.rows, partial(self._sweep, old.model, each))
         return self.rows
+
+    def _keep(self, step: int, model: Model) -> None:
+        """Keep the weights after a late step."""
+        if step in self.job.protocol.late:
+            own = {name: p.detach().clone() for name, p in model.named_parameters()}
+            self._kept(step, lambda: own)
+
+    def _kept(self, step: int, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        if step not in self.late:
+            keeps = self.job.keeps
+            self.late[step] = make() if keeps is None else keeps.tensors(f"late-{step}", make)
+        return self.late[step]
+
+    def _late(self, tuned: Model) -> None:
+        """Score the weights after each late step, and their mean."""
+        model, steps, found = clone(tuned), self.job.protocol.late, []
+        for step in steps:
+            found.append(self._kept(step, partial(_lost, step)))
+            self._score("fine-tuned, late", _loaded(model, found[-1]), step=step)
+        mean = {name: torch.stack([own[name] for own in found]).mean(0) for name in found[0]}
+        self._score("fine-tuned, averaged", _loaded(model, mean), step=steps[-1])
 
     def _weights(self, method: str, fit: ModelFit) -> None:
         self._score(method, fit.model, train_loss=fit.history["loss"].iloc[-1])
@@ -154,10 +194,12 @@ class _Seed:
         lr: float | None = None,
         train_loss: float | None = None,
         chosen: bool = True,
+        step: int | None = None,
     ) -> None:
         job = self.job
+        at = {} if step is None else {"step": step}
         self.rows += score_rows(
-            {"seed": job.seed, "method": method, "lr": lr, "chosen": chosen},
+            {"seed": job.seed, "method": method, "lr": lr, "chosen": chosen, **at},
             model, (OLD, NEW), prefix, baseline=Recipe.from_preset(job.preset, "pretrain").baseline,
             n=job.protocol.n_test, train_loss=train_loss,
         )  # fmt: skip
@@ -169,6 +211,21 @@ class _Seed:
             self.job.keeps.save_toy(
                 name, fit, task=task, preset=self.job.preset, seed=self.job.seed, evaluation=scores
             )
+
+
+def _loaded(model: Model, weights: Mapping[str, Tensor]) -> Model:
+    """Return the model, with other weights."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+    return model
+
+
+def _lost(step: int) -> dict[str, Tensor]:
+    raise PrefixInterpError(
+        f"the weights of step {step} are not among the kept work, but the training is; delete the "
+        "seed's folder"
+    )
 
 
 def _name(each: Sweep) -> str:

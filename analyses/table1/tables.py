@@ -18,6 +18,8 @@ METRICS = ("exact_match", "token_accuracy", "loss")
 METHODS = (
     "pretrained",
     "fine-tuned",
+    "fine-tuned, late",
+    "fine-tuned, averaged",
     "prefix",
     "random prefix",
     "norm-matched prefix",

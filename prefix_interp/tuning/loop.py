@@ -60,6 +60,7 @@ def optimise(
     check: Callable[[Batch], None] = lambda _: None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int | None = None,
+    at_step: Callable[[int], object] = lambda _: None,
     progress: bool = True,
     description: str = "training",
 ) -> pd.DataFrame:
@@ -78,6 +79,8 @@ def optimise(
         check: raises if a batch cannot be trained on.
         checkpoint: file to resume from and save to; it is kept after the last step.
         checkpoint_every: steps between checkpoints; by default a tenth of the training.
+        at_step: called after each step with the number of steps done, before a checkpoint is
+            saved; a run that resumes calls it only for the steps that it does.
         progress: show a bar.
         description: text of the bar.
 
@@ -124,6 +127,7 @@ def optimise(
             optimiser.step()
             window += losses.detach().cpu()
             done = step + 1
+            at_step(done)
             if done % log_every == 0 or done == recipe.steps:
                 mean = window / (log_every if done % log_every == 0 else done % log_every)
                 rows += _log(runs, done, mean, factor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,6 +149,7 @@ def fine_tune(
     recipe: Recipe | None = None,
     seed: int = 0,
     checkpoint: str | Path | None = None,
+    at_step: Callable[[int, Model], object] | None = None,
     progress: bool = True,
 ) -> ModelFit:
     """Return a copy of `model` with all its weights trained on `task`.
@@ -159,6 +161,8 @@ def fine_tune(
         recipe: replaces the preset's, e.g. ``Recipe.from_preset("fast", "fine_tune", lr=1e-4)``.
         seed: decides the data.
         checkpoint: file to save to and resume from.
+        at_step: called after each step with the number of steps done and the model as it then is,
+            e.g. to keep its weights; not for steps that were done before a resume.
         progress: show a bar.
 
     Raises:
@@ -172,7 +176,9 @@ def fine_tune(
         False
     """
     task, recipe = as_task(task), recipe or Recipe.from_preset(preset, "fine_tune")
-    return _train_weights(clone(model), task, recipe, seed, checkpoint, progress, "fine-tuning")
+    return _train_weights(
+        clone(model), task, recipe, seed, checkpoint, progress, "fine-tuning", at_step
+    )
 
 
 def _train_weights(
@@ -183,6 +189,7 @@ def _train_weights(
     checkpoint: str | Path | None,
     progress: bool,
     what: str,
+    at_step: Callable[[int, Model], object] | None = None,
 ) -> ModelFit:
     check_free(model)
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -214,6 +221,7 @@ def _train_weights(
         check=lambda batch: check_batch(model, batch, name=task.name),
         identity={"what": what, "model": start, "content_start": host_of(model).n_reserved},
         checkpoint=checkpoint,
+        at_step=lambda step: at_step and at_step(step, model),
         progress=progress,
         description=f"{what} {task.name}",
     )

@@ -1,5 +1,7 @@
 import pytest
+import torch
 from matplotlib.figure import Figure
+from safetensors.torch import load_file
 
 import prefix_interp as pi
 from analyses.registry import evidence_of
@@ -25,10 +27,12 @@ def made_up():
 def test_every_row_says_what_it_is(smoke):
     rows = smoke("table1").rows()
     swept = sum(len(s.lrs) for s in SWEEPS)
-    assert len(rows) == 2 * (2 + swept + 3 * len(SWEEPS))
+    assert len(rows) == 2 * (2 + 3 + swept + 3 * len(SWEEPS))  # two late ones and their mean
     for row in rows:
         assert row["task"] in (OLD, NEW)
-        assert (row["parameterization"] is None) == row["method"].endswith(("trained", "tuned"))
+        assert (row["parameterization"] is None) == row["method"].endswith(
+            ("trained", "tuned", "late", "averaged")
+        )
         assert row["baseline"] == ("masked" if row["parameterization"] is None else "prefix")
 
 
@@ -42,6 +46,24 @@ def test_the_chosen_rate_has_the_lowest_training_loss(smoke):
         ]  # fmt: skip
         (chosen,) = [r for r in own if r["chosen"]]
         assert chosen["train_loss"] == min(r["train_loss"] for r in own)
+
+
+@pytest.mark.slow
+def test_late_weights_are_those_of_their_steps_and_their_mean(smoke):
+    rows = smoke("table1").rows()
+    late = [r for r in rows if r["method"] == "fine-tuned, late" and r["task"] == NEW]
+    assert [r["step"] for r in late] == [10, 20]
+    (last,) = [r for r in rows if (r["method"], r["task"]) == ("fine-tuned", NEW)]
+    assert late[1]["evaluation"] == last["evaluation"] != late[0]["evaluation"]
+    kept = finished_seed(STUDY, "smoke", 0, work=smoke.work)
+    model, n_test = kept.toy(FINE_TUNED), PROTOCOLS["smoke"].n_test
+    parts = [load_file(kept.folder / "parts" / f"late-{step}.safetensors") for step in (10, 20)]
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parts[1][name], parameter)
+        parameter.data.copy_((parts[0][name] + parts[1][name]) / 2)
+    (averaged,) = [r for r in rows if (r["method"], r["task"]) == ("fine-tuned, averaged", NEW)]
+    score = pi.evaluate(model, NEW, n=n_test)
+    assert averaged["evaluation"]["loss"]["value"] == pytest.approx(score.loss.value, rel=1e-6)
 
 
 @pytest.mark.slow
