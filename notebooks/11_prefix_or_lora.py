@@ -54,7 +54,7 @@ pd.DataFrame(rows).round(3)
 
 # %% [markdown]
 # Both do the skill. The histogram (how often does each input occur?) is new: the prefix gets two of
-# five outputs and stays there, LoRA gets two of three and is still learning when the steps end. The
+# five outputs and stays there, LoRA gets four of five and is still learning when the steps end. The
 # same rates were tried for both, and the lowest training loss decides, not the test.
 #
 # ## Why
