@@ -5,7 +5,7 @@
 # front of the content; LoRA adds low-rank matrices to the weights. With as many numbers each, one
 # calls up what is there, the other can also teach something new.
 #
-# Takes about 285 seconds on one core.
+# Takes about 155 seconds on one core.
 
 # %%
 # %matplotlib inline
@@ -25,10 +25,10 @@ model = pi.load_toy("four-skills-1l4h")  # one layer, four heads: sorts both way
 # come from the tensors.
 
 # %%
-tasks = {"add_two": "a skill of the model", "double_histogram": "new to it"}
-steps, rates = 1200, (0.01, 0.03, 0.1)
+tasks = {"add_two": ("a skill of the model", 300), "double_histogram": ("new to it", 1200)}
+rates = (0.01, 0.03, 0.1)
 rows, kept = [], {}
-for task, what in tasks.items():
+for task, (what, steps) in tasks.items():
     recipe = pi.Recipe.from_preset("fast", "prefix", steps=steps)
     starts = pi.Prefix.random_starts(model, 12, 1, parameterization="kv")
     fits = pi.sweep(model, task, starts, rates, recipe=recipe, progress=False)
