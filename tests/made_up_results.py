@@ -8,12 +8,28 @@ from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.theory.capacity import search_soft_tokens
 from prefix_interp.theory.depth import attention_drift, expand_attention_logits
 from prefix_interp.theory.interaction import interaction
+from prefix_interp.theory.reach_construction import prefix_from_table
+from prefix_interp.theory.reach_distance import reach_distance
+from prefix_interp.theory.reach_tables import outputs_without_prefix
 from prefix_interp.tuning.contexts import tune_soft_prompt
 from prefix_interp.tuning.edits import tune_edit
 from prefix_interp.tuning.hard_prompts import search_hard_prompt
 from prefix_interp.tuning.lora import tune_lora
 from prefix_interp.tuning.recipes import Recipe
 from tests.helpers import randomise
+
+
+def _reached():
+    """What no prefix reaches, on a toy with one layer."""
+    toy = pi.load_toy("sort-ascending-1l1h")
+    task, tokens = "sort_descending", pi.get_task("sort_descending").sample(4).tokens
+    tuned = pi.load_toy("sort-descending-1l1h-fine-tuned")
+    base, goal = (outputs_without_prefix(model, tokens) for model in (toy, tuned))
+    bound = pi.any_length_bound(toy, task, preset="smoke", n=64, n_select=64, progress=False)
+    return [
+        bound, prefix_from_table(toy, bound), pi.unreachable(toy, tokens, goal),
+        reach_distance(base[0, :, 0], goal[0, :, 0], n_slots=(1, 2)),
+    ]  # fmt: skip
 
 
 def made_up_results():
@@ -46,4 +62,5 @@ def made_up_results():
         interaction(fit.model, runs.batch, prefix, positions=[0, 1, 2], **quiet),
     ]
     assert isinstance(found[8].context, SoftPrompt)
+    found += _reached()
     return {type(x).__name__: x for x in found}

@@ -41,9 +41,9 @@ class TablePrefix(ResultObject):
 
     Example:
         >>> toy = pi.load_toy("sort-ascending-1l1h")
-        >>> bound = any_length_bound(toy, task, preset="smoke", n=64, n_select=64, progress=False)
-        >>> built = prefix_from_table(toy, bound)
-        >>> built.prefix.n_slots == int((bound.n_cell > 0).sum())
+        >>> best = pi.any_length_bound(toy, task, preset="smoke", n=64, n_select=64, progress=False)
+        >>> built = prefix_from_table(toy, best)
+        >>> built.prefix.n_slots == int((best.n_cell > 0).sum())
         True
     """
 
@@ -99,8 +99,8 @@ def prefix_from_table(
 
     Example:
         >>> toy = pi.load_toy("sort-ascending-1l1h")
-        >>> bound = any_length_bound(toy, task, preset="smoke", n=64, n_select=64, progress=False)
-        >>> float(prefix_from_table(toy, bound).mass_error.max()) < 0.01
+        >>> best = pi.any_length_bound(toy, task, preset="smoke", n=64, n_select=64, progress=False)
+        >>> float(prefix_from_table(toy, best).mass_error.max()) < 0.01
         True
     """
     check_one_layer(model)

@@ -84,8 +84,8 @@ class AnyLengthBound(ResultObject):
 
     Example:
         >>> toy = pi.load_toy("sort-ascending-1l1h")
-        >>> bound = any_length_bound(toy, task, preset="smoke", n=64, n_select=64, progress=False)
-        >>> bound.starts, bound.values
+        >>> best = pi.any_length_bound(toy, task, preset="smoke", n=64, n_select=64, progress=False)
+        >>> best.starts, best.values
         (('noise 0', 'noise 1', 'noise 2'), 'cell')
     """
 
@@ -184,8 +184,8 @@ def any_length_bound(
 
     Example:
         >>> toy = pi.load_toy("sort-ascending-1l1h")
-        >>> bound = any_length_bound(toy, task, preset="smoke", n=64, n_select=64, progress=False)
-        >>> bound.evaluation.n
+        >>> best = pi.any_length_bound(toy, task, preset="smoke", n=64, n_select=64, progress=False)
+        >>> best.evaluation.n
         64
     """
     check_one_layer(model)

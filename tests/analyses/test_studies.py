@@ -92,5 +92,8 @@ def test_its_summaries_are_computed_once_for_each_result(study, report):
 def test_its_committed_result_is_of_its_fast_protocol(name):
     result = committed_result(name, "fast")
     assert (result.name, result.preset) == (name, "fast") and result.tables
-    today = asdict(find_study(name).protocols["fast"])
-    assert result.settings["protocol"] == json.loads(json.dumps(today))
+    recorded = result.settings["protocol"]
+    today = json.loads(json.dumps(asdict(find_study(name).protocols["fast"])))
+    # A size that is younger than the result, and asks for nothing.
+    empty = {key for key, size in today.items() if size == [] and key not in recorded}
+    assert recorded == {key: size for key, size in today.items() if key not in empty}

@@ -104,7 +104,7 @@ def test_an_inspection_shows_itself_in_a_notebook(found):
         (TEXTS, "page.pdf", "must end in .html"),
         ([" ".join("ab" * 20)], None, "40 positions"),
         (["a z"], None, "from 1 to 26"),
-        ("no_such_task", None, "no_such_task"),
+        ("one", None, "has 1 token"),  # with a tokenizer it is a text, not a task
     ],
 )
 def test_bad_input_is_refused_in_one_line(given, out, says, tmp_path):

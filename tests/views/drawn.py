@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from matplotlib.text import Text
 
+import prefix_interp as pi
 from prefix_interp.attribution.circuit import Circuit
 from prefix_interp.attribution.circuit_parts import LOGITS, Edge, SizePoint
 from prefix_interp.attribution.circuit_runs import Node
@@ -16,6 +17,8 @@ from prefix_interp.estimates import Estimate
 from prefix_interp.theory.decompose import Decomposition
 from prefix_interp.theory.depth import TERMS, AttentionDrift, LogitExpansion
 from prefix_interp.theory.interaction import Interaction
+from prefix_interp.theory.reach_construction import TablePrefix
+from prefix_interp.theory.reach_distance import reach_distance
 from prefix_interp.theory.subspace import BiasSubspace
 from prefix_interp.tuning.evaluate import Evaluation
 from prefix_interp.views.attention import AttentionView, attention_figure, query_figure
@@ -29,6 +32,7 @@ from prefix_interp.views.fits import history_figure, scores_figure, search_figur
 from prefix_interp.views.heads import LayerOutputs, heads_figure, outputs_figure
 from prefix_interp.views.interaction import interaction_figure
 from prefix_interp.views.masses import mass_figure
+from prefix_interp.views.reachability import construction_figure, distance_figure, floors_figure
 
 MODELS = {4: (1, 4), 16: (1, 16), 270: (30, 9)}  # layers and heads, by their product
 TASKS = ("sort ascending", "sort descending", "add one", "add two")
@@ -177,6 +181,13 @@ def figures(heads):
     }
 
 
+def _built():
+    """A prefix as built from a table, of 60 slots."""
+    error = torch.logspace(-9, -3, 60)
+    prefix = pi.Prefix("kv", keys=torch.zeros(1, 60, 1, 4), values=torch.zeros(1, 60, 1, 4))
+    return TablePrefix(prefix, torch.zeros(60, 2).long(), 0.0, error, error * 3, error)
+
+
 def other_figures():
     """Functions that draw what does not depend on the number of heads."""
     lines = {"residual, 1 slot": _decomposition(), "kv, 10 slots": _decomposition(3)}
@@ -191,6 +202,7 @@ def other_figures():
     on = {name: _random(20, 8, seed=i) for i, name in enumerate(TASKS)}
     drifts = {f"{name}, tuned": drift(40, i) for i, name in enumerate(TASKS)}
     pairs = {"no prefix": pairs_of_inputs(10), "kv, 10 slots": pairs_of_inputs(16)}
+    floors = pd.DataFrame({"without": np.linspace(0, 40, 30), "floor": np.linspace(0, 20, 30)})
     outputs = LayerOutputs(0, _random(20, 8, seed=9), on, (3, 5))
     return {
         "parts": lambda **k: parts_figure(lines, n_out=10, **k),
@@ -203,6 +215,11 @@ def other_figures():
         "terms": lambda **k: expansion_figure(expansion(), **k),
         "drift": lambda **k: drift_figure(drifts, **k),
         "pairs": lambda **k: interaction_figure(pairs, **k),
+        "construction": lambda **k: construction_figure(_built(), **k),
+        "floors": lambda **k: floors_figure(floors, **k),
+        "distance": lambda **k: distance_figure(
+            reach_distance(_random(20, 6), _random(20, 6, seed=1), n_slots=(1, 2, 4)), **k
+        ),
     }
 
 

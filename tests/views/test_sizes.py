@@ -31,6 +31,9 @@ OTHERS = (
     "terms",
     "drift",
     "pairs",
+    "construction",
+    "floors",
+    "distance",
 )
 
 
