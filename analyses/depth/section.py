@@ -43,6 +43,7 @@ def section(evidence: Evidence) -> Section:
     bare = best_by_depth(scores, COMBINED, True)
     without = f"{percent(bare[-1]['exact_match']['mean'])} % without MLPs" if bare else ""
     moved = [r for r in summary["drift"] if r["method"] == "prefix" and r["layer"] > 0]
+    still = max(r["distance"]["max"] for r in summary["drift"] if r["layer"] == 0)
     worst = max((row["error"]["max"] for row in summary["terms"]), default=0.0)
     return Section(
         "depth", "Depth",
@@ -53,7 +54,7 @@ def section(evidence: Evidence) -> Section:
         f"{counted(len(result.seeds), 'seed')}, {counted(size['n_slots'], 'slot')}, models of "
         f"four heads pretrained on four tasks{f'; {without}' if without else ''}. The task that "
         f"was never seen stays at {percent(new['exact_match']['mean'])} % at best. Relative "
-        "attention does not move in layer 1; deeper it moves by up to "
+        f"attention moves by at most {power(still)} in layer 1, deeper by up to "
         f"{max((r['distance']['mean'] for r in moved), default=0.0):.2f} (Jensen-Shannon).",
         picture(
             "depth",
@@ -117,7 +118,8 @@ def depth_figure(
                 rows = best_by_depth(summary["scores"], task, attn_only)
                 name = f"{task_words(task)}{', no MLPs' if attn_only else ''}"
                 _by_depth(left, rows, i, style, name)
-            _by_layer(right, summary["drift"], task, i)
+            kind = best_by_depth(summary["scores"], task, False)[-1]["parameterization"]
+            _by_layer(right, summary["drift"], task, kind, i)
         depths = sorted({row["n_layers"] for row in summary["scores"]})
         left.set(xscale="log", ylim=(-3, 103), xlabel="layers", ylabel="sequences right (%)")
         left.set_xticks(depths, [str(n) for n in depths])
@@ -136,16 +138,14 @@ def _by_depth(ax: Axes, rows: Rows, i: int, style: str, name: str) -> None:
     ax.fill_between(x, low, high, color=COLOURS[i], alpha=0.12, linewidth=0)
 
 
-def _by_layer(ax: Axes, drift: Rows, task: str, i: int) -> None:
+def _by_layer(ax: Axes, drift: Rows, task: str, kind: str, i: int) -> None:
     deepest = max(row["n_layers"] for row in drift)
     for method, style in (("prefix", "-"), (CONTROL, ":")):
         own = [
             row for row in drift
-            if (row["n_layers"], row["attn_only"], row["task"], row["method"])
-            == (deepest, False, task, method)
+            if (row["n_layers"], row["attn_only"], row["task"], row["method"],
+                row["parameterization"]) == (deepest, False, task, method, kind)
         ]  # fmt: skip
-        kind = own[-1]["parameterization"] if own else None
-        own = [row for row in own if row["parameterization"] == kind]
         ax.plot(
             [row["layer"] + 1 for row in own], [row["distance"]["mean"] for row in own], style,
             color=COLOURS[i], marker=MARKERS[i] if style == "-" else "",

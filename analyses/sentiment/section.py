@@ -45,7 +45,7 @@ def section(evidence: Evidence) -> Section:
         f"{counted(protocol['longer'], 'step')} of {protocol['batch_size']} sentences, "
         f"{counted(len(result.seeds), 'seed')}; each seed takes the prefix with the lowest loss on "
         f"sentences of neither split. Below, all of them after "
-        f"{counted(protocol['steps'], 'step')}: the start decides more than the size.",
+        f"{counted(protocol['steps'], 'step')}.",
         picture(
             "sentiment",
             sentiment_figure(tables),

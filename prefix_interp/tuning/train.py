@@ -199,11 +199,10 @@ def _train_weights(
     start = model_id(model)
 
     bare = recipe.baseline == "masked" and not recipe.dropout
-    toy = model if bare and is_written_down(model) else None
 
     def loss(batch: Batch, step: int) -> Tensor:
-        if toy is not None:
-            return bare_losses(toy, batch, recipe).mean()[None]
+        if bare and is_written_down(model):  # asked each time: `at_step` may add hooks
+            return bare_losses(model, batch, recipe).mean()[None]
         rng = derive_generator(seed, "dropout", what, step)
         hooks = dropout_hooks(model, recipe.dropout, rng)
         n_slots = host_of(model).n_reserved or 0

@@ -148,6 +148,20 @@ def test_a_hook_of_ones_own_acts_while_a_prefix_is_tuned():
     assert loss() > plain + 0.1
 
 
+def test_a_hook_that_is_added_between_two_steps_acts():
+    toy = pi.load_toy("four-skills-1l4h")
+    recipe = pi.Recipe.from_preset("smoke", "fine_tune", steps=2)
+
+    def loss(at_step):
+        fit = pi.fine_tune(toy, "add_one", recipe=recipe, at_step=at_step, progress=False)
+        return fit.history["loss"].iloc[-1]
+
+    def cut(step, model):
+        model.add_hook("blocks.0.hook_mlp_out", lambda x, hook: 0 * x, is_permanent=True)
+
+    assert loss(cut) > loss(None) + 0.1
+
+
 def test_pretraining_is_the_same_either_way(monkeypatch):
     cfg = pi.ToyConfig(2, 2, 16)
     recipe = pi.Recipe.from_preset("smoke", "pretrain", steps=4, precision="float32")
