@@ -28,6 +28,7 @@ from prefix_interp.errors import PrefixInterpError, check_choice, check_positive
 from prefix_interp.files import check_target, check_writable, write_together
 from prefix_interp.models.device import check_device
 from prefix_interp.results import Result
+from prefix_interp.tuning.recipes import chosen_precision
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--zoo", type=Path, help="also write the first seed's models here")
     add("--keep-old", action="store_true", help="also use work of older code or other versions")
     add("--device", default="cpu", help="cpu, cuda or mps (cpu)")
+    add("--precision", default="float32", help="of trainings: float32, bfloat16 or auto (float32)")
     add("--model", help="a folder or file, for a study that measures your own model")
     add("--model-name", default="", help="name of that model")
     add("--quiet", action="store_true", help="no progress bars")
@@ -103,6 +105,9 @@ def _is_live(name: str) -> bool:
 def _check(arguments: argparse.Namespace) -> None:
     check_choice("name", arguments.name, [*(s.name for s in registry.STUDIES), "all", "report"])
     check_device(arguments.device)
+    if (precision := chosen_precision(arguments.precision)) != arguments.precision:
+        print(f"precision: {precision}, which this processor multiplies faster")
+        arguments.precision = precision
     if arguments.model is not None and arguments.name != "all":
         taking = [study.name for study in registry.STUDIES if study.model]
         check_choice("--model with name", arguments.name, taking)
@@ -133,7 +138,9 @@ def _planned(arguments: argparse.Namespace) -> list[_Planned]:
             model = {"model": study.model.load(str(chosen)), "model_name": name}
         planned.append(_Planned(study, path, list(range(first, first + n)), model))
         if not arguments.overwrite:
-            settings = result_settings(study, arguments.preset, **model)
+            settings = result_settings(
+                study, arguments.preset, precision=arguments.precision, **model
+            )
             check_result(path, study.name, arguments.preset, planned[-1].seeds, settings)
     return planned
 
@@ -173,7 +180,7 @@ def _run(planned: _Planned, arguments: argparse.Namespace) -> None:
     study, seeds = planned.study, planned.seeds
     common: dict[str, Any] = {
         "work": arguments.work, "keep_old": arguments.keep_old, "device": arguments.device,
-        "studies": registry.STUDIES,
+        "precision": arguments.precision, "studies": registry.STUDIES,
     }  # fmt: skip
     handed = dict(planned.model)
     if study.live:

@@ -31,7 +31,6 @@ from prefix_interp.prefixes.soft_prompt import SoftPrompt
 from prefix_interp.records import Schema
 from prefix_interp.results import package_versions, plain
 from prefix_interp.storage import ANY_NUMBER, read_json, read_tensors, write_json, write_tensors
-from prefix_interp.tuning.objective import has_fast_bfloat16
 from prefix_interp.tuning.recipes import PRESETS, preset_settings
 from prefix_interp.tuning.train import ModelFit
 
@@ -165,6 +164,7 @@ def work_key(
     seed: int,
     *,
     device: str = "cpu",
+    precision: str = "float32",
     needs: Mapping[str, Kept] | None = None,
     model: Model | None = None,
 ) -> dict[str, Any]:
@@ -179,6 +179,7 @@ def work_key(
         preset: name of the preset; its recipes are part of the key.
         seed: seed of the work.
         device: device of the models.
+        precision: of the trainings.
         needs: models and contexts of other studies that the work uses.
         model: an external model that the work uses.
     """
@@ -196,7 +197,7 @@ def work_key(
         "seed": seed,
         "device": device,
         "versions": package_versions(),
-        "bfloat16": has_fast_bfloat16(),
+        "precision": precision,
         "code": code_hash(module),
         "handed_in": {name: kept.checksums() for name, kept in (needs or {}).items()},
         "model": None if model is None else model_checksum(model),

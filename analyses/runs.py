@@ -16,6 +16,7 @@ from prefix_interp.locks import locked
 from prefix_interp.models.host import Model
 from prefix_interp.results import Result
 from prefix_interp.tuning.parallel import one_thread, run_parallel
+from prefix_interp.tuning.recipes import chosen_precision
 
 _FINISHED = "finished.json.gz"
 KEPT_OLD = "kept_old"  # the setting that lists the work of older code in a result
@@ -40,6 +41,7 @@ def run_study(
     n_jobs: int | None = None,
     keep_old: bool = False,
     device: str = "cpu",
+    precision: str = "float32",
     progress: bool = True,
     model: Model | None = None, model_name: str = "",
     evidence: Evidence | None = None, studies: Sequence[Study] = (),
@@ -57,6 +59,7 @@ def run_study(
         n_jobs: number of processes; by default one per core.
         keep_old: also use work of older code or sizes; the settings record this (``kept_old``).
         device: where models run.
+        precision: of every training: ``"float32"``, ``"bfloat16"`` or ``"auto"`` (see `Recipe`).
         progress: show a bar.
         model: handed in, for a study with `Study.model`.
         model_name: what it is called.
@@ -64,18 +67,19 @@ def run_study(
         studies: where those that it needs are looked up.
 
     Raises:
-        PrefixInterpError: an unknown preset, no seeds, kept models that are missing, or a seed that
-            another process is working on.
+        PrefixInterpError: an unknown preset or precision, no seeds, kept models that are missing,
+            or a seed that another process is working on.
     """
     check_choice("preset", preset, study.protocols)
     seeds = list(range(study.seeds) if seeds is None else seeds)
     check_positive("number of seeds", len(seeds))
+    precision = chosen_precision(precision)
     work = None if work is None or study.live else Path(work)
     if work is not None:
         check_writable(work)
     if study.model is not None and model is None:
         raise PrefixInterpError(f"study={study.name!r} measures a model; hand one in with --model")
-    keeps = _Keeps(work, preset, seeds, keep_old, device, studies)
+    keeps = _Keeps(work, preset, seeds, keep_old, device, precision, studies)
     common = {"model": model, "progress": progress and len(seeds) == 1}
     if study.live:
         if evidence is None:
@@ -95,24 +99,30 @@ def run_study(
     for one, _ in done:
         for name, rows in one.tables.items():
             tables.setdefault(name, []).extend(map(dict, rows))
-    settings = result_settings(study, preset, model=model, model_name=model_name)
+    settings = result_settings(
+        study, preset, precision=precision, model=model, model_name=model_name
+    )
     if keeps.old:
         settings[KEPT_OLD] = keeps.old
     return Result(study.name, preset, seeds, settings, tables, timing=timing)
 
 
 def result_settings(
-    study: Study, preset: str, *, model: Model | None = None, model_name: str = ""
-) -> dict[str, Any]:
+    study: Study, preset: str, *, precision: str = "float32", model: Model | None = None,
+    model_name: str = "",
+) -> dict[str, Any]:  # fmt: skip
     """Return the settings that a study's result will have, apart from `KEPT_OLD`.
 
     Args:
         study: which one.
         preset: which protocol.
+        precision: of its trainings.
         model: handed in, for a study with `Study.model`.
         model_name: what it is called.
     """
-    settings: dict[str, Any] = {"protocol": asdict(study.protocols[preset])}
+    settings: dict[str, Any] = {
+        "protocol": asdict(study.protocols[preset]), "precision": precision
+    }  # fmt: skip
     if study.settings is not None:
         settings |= study.settings(preset)
     if study.model is not None and model is not None:
@@ -122,7 +132,8 @@ def result_settings(
 
 def finished_seed(
     study: Study, preset: str, seed: int, *, work: str | Path = WORK, device: str = "cpu",
-    keep_old: bool = False, seeds: Sequence[int] | None = None, studies: Sequence[Study] = (),
+    precision: str = "float32", keep_old: bool = False, seeds: Sequence[int] | None = None,
+    studies: Sequence[Study] = (),
 ) -> Kept:  # fmt: skip
     """Return the models and contexts that a finished seed of a study keeps.
 
@@ -132,6 +143,7 @@ def finished_seed(
         seed: which seed.
         work: folder of finished work.
         device: where models ran.
+        precision: of its trainings.
         keep_old: take it although code, versions or sizes have changed since.
         seeds: of its run; by default its own default ones.
         studies: where those that it needs are looked up.
@@ -140,7 +152,8 @@ def finished_seed(
         PrefixInterpError: that seed is not finished there.
     """
     seeds = list(seeds or range(study.seeds))
-    return _Keeps(Path(work), preset, seeds, keep_old, device, studies).finished(study, seed)
+    keeps = _Keeps(Path(work), preset, seeds, keep_old, device, precision, studies)
+    return keeps.finished(study, seed)
 
 
 class _Keeps:
@@ -148,16 +161,17 @@ class _Keeps:
 
     def __init__(
         self, work: Path | None, preset: str, seeds: Sequence[int], keep_old: bool, device: str,
-        studies: Sequence[Study],
+        precision: str, studies: Sequence[Study],
     ) -> None:  # fmt: skip
         self.work, self.preset, self.seeds = work, preset, seeds
-        self.keep_old, self.device, self.studies = keep_old, device, studies
+        self.keep_old, self.studies = keep_old, studies
+        self.where = {"device": device, "precision": precision}
         self.old: list[dict[str, Any]] = []
 
     def plan(self, study: Study, seed: int, **common: Any) -> _Plan:
         """Return one seed's work."""
         protocol = study.protocols[self.preset]
-        job = Job(seed, self.preset, protocol, device=self.device, **common)
+        job = Job(seed, self.preset, protocol, **self.where, **common)
         if study.live:
             return _Plan(study.measure, job, None, None)
         here = {name: self._needed(study, name, seed) for name in study.needs}
@@ -169,7 +183,7 @@ class _Keeps:
         if self.work is None:
             return _Plan(study.measure, job, None, None)
         key = work_key(
-            study.measure, protocol, self.preset, seed, device=self.device,
+            study.measure, protocol, self.preset, seed, **self.where,
             needs=here | {f"{name}, next seed": kept for name, kept in beyond.items()},
             model=job.model,
         )  # fmt: skip

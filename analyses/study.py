@@ -21,6 +21,7 @@ from analyses.report.sections import Section
 from prefix_interp.errors import PrefixInterpError, check_choice
 from prefix_interp.models.host import Model
 from prefix_interp.results import Result
+from prefix_interp.tuning.recipes import Recipe
 
 Evidence = Any  # that of analyses.report.evidence, which imports this module
 Rows = list[dict[str, Any]]
@@ -43,6 +44,7 @@ class Job:
             in `Study.needs_next`; empty in a run of one seed.
         keeps: where this seed keeps models and contexts; None keeps nothing.
         device: where models run.
+        precision: of every training (see `Recipe`).
         progress: show bars.
         model: the model that was handed in, for a study with `Study.model`.
         evidence: results and shipped models, for a study that is `Study.live`.
@@ -55,9 +57,19 @@ class Job:
     next_needs: Mapping[str, Kept] = field(default_factory=dict)
     keeps: Kept | None = None
     device: str = "cpu"
+    precision: str = "float32"
     progress: bool = False
     model: Model | None = None
     evidence: Evidence | None = None
+
+    def recipe(self, stage: str, **changes: Any) -> Recipe:
+        """Return the preset's recipe in the precision of this run.
+
+        Args:
+            stage: ``"pretrain"``, ``"fine_tune"`` or ``"prefix"``.
+            changes: new values for its other fields.
+        """
+        return Recipe.from_preset(self.preset, stage, precision=self.precision, **changes)
 
     def checkpoint(self, name: str) -> Path | None:
         """Return the file from which a training resumes; None if nothing is kept.

@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--preset", default="fast", help="paper, fast or smoke (fast)")
     tune.add_argument("--lr", type=float, help="instead of the preset's")
     tune.add_argument("--steps", type=int, help="instead of the preset's")
+    tune.add_argument("--precision", help="float32, bfloat16 or auto (the preset's)")
     tune.add_argument("--out", type=Path, default=Path("prefix"), help="folder (prefix)")
     tune.add_argument(
         "--checkpoint", type=Path,
@@ -152,8 +153,9 @@ def _check_tune(arguments: argparse.Namespace) -> None:
 def _tune(arguments: argparse.Namespace) -> None:
     model = _load_model(arguments)
     recipe = pi.Recipe.from_preset(
-        arguments.preset, "prefix", lr=arguments.lr, steps=arguments.steps
-    )
+        arguments.preset, "prefix", lr=arguments.lr, steps=arguments.steps,
+        precision=arguments.precision,
+    )  # fmt: skip
     if not arguments.overwrite:
         _refuse_other_prefix(arguments, model, recipe)
     if is_there(arguments.checkpoint):

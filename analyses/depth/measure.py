@@ -24,7 +24,6 @@ from prefix_interp.tasks import FOUR_SKILLS, get_task
 from prefix_interp.theory.depth import attention_drift
 from prefix_interp.theory.expansion import expand_attention_logits
 from prefix_interp.tuning.contexts import sweep
-from prefix_interp.tuning.recipes import Recipe
 from prefix_interp.tuning.train import pretrain
 
 SKILL = "sort_ascending"
@@ -131,16 +130,14 @@ class _Depth:
             n_layers=self.n_layers, n_heads=4, d_model=size.d_model, n_prefix=size.n_slots,
             attn_only=self.attn_only,
         )  # fmt: skip
-        recipe = Recipe.from_preset(
-            self.job.preset, "pretrain", lr=size.pretrain_lr, steps=size.pretrain_steps
-        )
+        recipe = self.job.recipe("pretrain", lr=size.pretrain_lr, steps=size.pretrain_steps)
         return pretrain(
             config, MIXTURE, recipe=recipe, seed=self.job.seed,
             checkpoint=self.job.checkpoint(f"{self.name}-pretrain"), progress=self.job.progress,
         ).model  # fmt: skip
 
     def _scores(self, model: Model, tasks: Any, prefix: Prefix | None = None, **more: Any) -> Rows:
-        baseline = Recipe.from_preset(self.job.preset, "pretrain").baseline
+        baseline = self.job.recipe("pretrain").baseline
         train_loss = more.pop("train_loss", None)
         return score_rows(
             {**self.about, **more}, model, tasks, prefix, n=self.job.protocol.n_test,
@@ -152,7 +149,7 @@ class _Depth:
 
     def _prefix(self, model: Model, kind: Parameterization, task: str) -> Tables:
         job, size, name = self.job, self.job.protocol, f"{self.name}-{kind}-{task}"
-        recipe = Recipe.from_preset(job.preset, "prefix", steps=size.steps)
+        recipe = job.recipe("prefix", steps=size.steps)
         starts = Prefix.random_starts(model, size.n_slots, 1, job.seed, kind, recipe.init_std)
         fits = sweep(
             model, task, starts, size.lrs, recipe=recipe, seed=job.seed,

@@ -29,7 +29,6 @@ from prefix_interp.tuning.content_blind import content_blind_log_probs
 from prefix_interp.tuning.contexts import sweep
 from prefix_interp.tuning.evaluate import marked, scored
 from prefix_interp.tuning.hard_prompts import search_hard_prompt
-from prefix_interp.tuning.recipes import Recipe
 from prefix_interp.tuning.train import pretrain
 
 
@@ -101,7 +100,7 @@ class _Seed:
         cfg = ToyConfig(n_layers=depth, n_heads=4, d_model=self.protocol.d_model)
         steps = self.protocol.pretrain_steps
         fit = pretrain(
-            cfg, SKILLS, recipe=Recipe.from_preset(self.job.preset, "pretrain", steps=steps),
+            cfg, SKILLS, recipe=self.job.recipe("pretrain", steps=steps),
             seed=self.seed, checkpoint=self.job.checkpoint(f"{depth}-layers-pretrain"),
             progress=self.job.progress,
         )  # fmt: skip
@@ -151,7 +150,7 @@ class _Seed:
     ) -> None:
         fits = sweep(
             model, task, [random_context(context, model, get_task(task), n_slots, self.seed)],
-            self.protocol.lrs, recipe=Recipe.from_preset(self.job.preset, "prefix", steps=steps),
+            self.protocol.lrs, recipe=self.job.recipe("prefix", steps=steps),
             seed=self.seed, checkpoint=self.job.checkpoint(name), progress=self.job.progress,
         )  # fmt: skip
         best = min(fits, key=lambda fit: fit.train_loss)

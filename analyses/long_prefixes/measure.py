@@ -28,7 +28,6 @@ from prefix_interp.seeds import derive_generator
 from prefix_interp.tasks import FOUR_SKILLS, get_task
 from prefix_interp.theory.subspace import BiasSubspace, bias_subspaces
 from prefix_interp.tuning.contexts import ContextFit, tune_prefix
-from prefix_interp.tuning.recipes import Recipe
 
 CARRIED = (0.95, 0.99)  # shares of the squared norm that directions are counted for
 
@@ -108,9 +107,7 @@ def _one_prefix(
 def _tune(job: Job, model: Model, task: str, kind: str, n_slots: int) -> ContextFit:
     """Return a prefix tuned for a task, and keep it."""
     size = job.protocol
-    recipe = Recipe.from_preset(
-        job.preset, "prefix", lr=size.lr, steps=size.steps, init_std=size.init_std
-    )
+    recipe = job.recipe("prefix", lr=size.lr, steps=size.steps, init_std=size.init_std)
     fit = tune_prefix(
         model, task, n_slots, parameterization=kind, recipe=recipe, seed=job.seed,
         checkpoint=job.checkpoint(f"{task}-{kind}-{n_slots}"), progress=job.progress,

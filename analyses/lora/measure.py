@@ -49,7 +49,7 @@ def measure(job: Job) -> Tables:
 
 
 def _controls(job: Job, model: Model, rows: Rows) -> None:
-    task, baseline = get_task(TASK), Recipe.from_preset(job.preset, "prefix").baseline
+    task, baseline = get_task(TASK), job.recipe("prefix").baseline
     plain = evaluate(model, task, seed=job.seed, baseline=baseline)
     batch = task.sample(plain.n, split="test", seed=job.seed)
     right, loss = marked(content_blind_log_probs(task, batch, job.seed), batch.answers)
@@ -91,6 +91,6 @@ def _one(
 def _recipe(job: Job, side: str, steps: int) -> Recipe:
     """Return how a side is tuned; its rate is replaced."""
     if side == "full":
-        return Recipe.from_preset(job.preset, "fine_tune", steps=steps)
-    recipe = lora_recipe(job.preset, steps=steps)
+        return job.recipe("fine_tune", steps=steps)
+    recipe = lora_recipe(job.preset, steps=steps, precision=job.precision)
     return replace(recipe, init_std=job.protocol.init_std) if side == "contexts" else recipe

@@ -37,7 +37,6 @@ from prefix_interp.theory.reachability import AnyLengthBound, any_length_bound
 from prefix_interp.tuning.content_blind import content_blind_log_probs
 from prefix_interp.tuning.contexts import sweep
 from prefix_interp.tuning.evaluate import marked, scored
-from prefix_interp.tuning.recipes import Recipe
 from prefix_interp.tuning.train import fine_tune
 
 PARTS = {"MLP alone": ".mlp.", "attention alone": ".attn."}  # what is trained, by method
@@ -146,7 +145,7 @@ class _Seed:
         self, method: str, model: Model, prefix: Prefix | None = None, **more: Any
     ) -> dict[str, Rows]:
         about = {"method": method, "seed": self.job.seed, **more}
-        baseline = Recipe.from_preset(self.job.preset, "pretrain").baseline
+        baseline = self.job.recipe("pretrain").baseline
         return {"scores": score_rows(
             about, model, (NEW,), prefix, baseline=baseline, n=self.size.n_test, by_output=True
         )}  # fmt: skip
@@ -170,14 +169,15 @@ class _Seed:
             parameter.requires_grad_(PARTS[name] in weight)
         job, file = self.job, self.job.checkpoint(name)
         return fine_tune(
-            start, NEW, preset=job.preset, seed=job.seed, checkpoint=file, progress=job.progress
-        ).model
+            start, NEW, recipe=job.recipe("fine_tune"), seed=job.seed, checkpoint=file,
+            progress=job.progress,
+        ).model  # fmt: skip
 
     def _prefix(self, n_slots: int) -> Prefix:
         job = self.job
         starts = Prefix.random_starts(self.model, n_slots, 1, job.seed, "kv")
         fits = sweep(
-            self.model, NEW, starts, self.size.lrs, preset=job.preset, seed=job.seed,
+            self.model, NEW, starts, self.size.lrs, recipe=job.recipe("prefix"), seed=job.seed,
             checkpoint=job.checkpoint(f"kv-{n_slots}"), progress=job.progress,
         )  # fmt: skip
         best = min(fits, key=lambda fit: fit.train_loss)
@@ -186,10 +186,9 @@ class _Seed:
 
     def _bound(self, values: str, steps: int, warm: list[Prefix] | None = None) -> AnyLengthBound:
         job, size = self.job, self.size
-        recipe = Recipe.from_preset(
-            job.preset, "prefix", steps=steps, lr=size.lr, batch_size=size.batch_size,
-            init_std=size.init_std,
-        )  # fmt: skip
+        recipe = job.recipe(
+            "prefix", steps=steps, lr=size.lr, batch_size=size.batch_size, init_std=size.init_std
+        )
         return any_length_bound(
             self.model, NEW, starts=size.starts, warm=warm or (), values=values, recipe=recipe,
             n_select=size.n_select, n=size.n_test, seed=job.seed,

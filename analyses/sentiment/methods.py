@@ -116,7 +116,7 @@ class Work:
         size = self.job.protocol
         return Recipe(
             steps, lr, size.batch_size, weight_decay=0.0, init_std=size.init_std,
-            preset=None,
+            precision=self.job.precision, preset=None,
         )  # fmt: skip
 
 

@@ -22,8 +22,7 @@ from prefix_interp.prefixes.controls import norm_matched
 from prefix_interp.prefixes.prefix import Parameterization, Prefix
 from prefix_interp.seeds import derive_generator
 from prefix_interp.tuning.contexts import ContextFit, sweep, tune_prefix
-from prefix_interp.tuning.objective import has_fast_bfloat16
-from prefix_interp.tuning.recipes import Recipe, preset_settings
+from prefix_interp.tuning.recipes import preset_settings
 from prefix_interp.tuning.train import ModelFit, fine_tune, pretrain
 
 MODEL = ToyConfig(n_layers=1, n_heads=1, d_model=96, n_prefix=1)
@@ -78,11 +77,9 @@ PROTOCOLS = {
 
 def settings(preset: str) -> dict[str, Any]:
     """Return what a result records about a preset besides the protocol."""
-    precision = Recipe.from_preset(preset, "pretrain").precision
     return {
         "model": asdict(MODEL),
         "preset": preset_settings(preset),
-        "bfloat16_used": has_fast_bfloat16() and precision == "bfloat16",
     }
 
 
@@ -106,20 +103,22 @@ class _Seed:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.common: dict[str, Any] = {
-            "preset": job.preset, "seed": job.seed, "progress": job.progress
-        }  # fmt: skip
+        self.common: dict[str, Any] = {"seed": job.seed, "progress": job.progress}
         self.rows: Rows = []
         self.late: dict[int, dict[str, Tensor]] = {}
 
     def run(self) -> Rows:
         job, common = self.job, self.common
-        old = pretrain(MODEL, OLD, checkpoint=job.checkpoint("pretrain"), **common)
+        old = pretrain(
+            MODEL, OLD, recipe=job.recipe("pretrain"), checkpoint=job.checkpoint("pretrain"),
+            **common,
+        )  # fmt: skip
         job.part("pretrained", self.rows, partial(self._weights, "pretrained", old))
         self._keep_toy(PRETRAINED, old, OLD)
         tuned = fine_tune(
-            old.model, NEW, checkpoint=job.checkpoint("fine-tune"), at_step=self._keep, **common
-        )
+            old.model, NEW, recipe=job.recipe("fine_tune"), checkpoint=job.checkpoint("fine-tune"),
+            at_step=self._keep, **common,
+        )  # fmt: skip
         job.part("fine-tuned", self.rows, partial(self._weights, "fine-tuned", tuned))
         self._keep_toy(FINE_TUNED, tuned, NEW)
         if job.protocol.late:
@@ -156,7 +155,8 @@ class _Seed:
         job, name = self.job, _name(each)
         starts = Prefix.random_starts(model, each.n_slots, 1, job.seed, each.parameterization)
         fits = sweep(
-            model, NEW, starts, each.lrs, checkpoint=job.checkpoint(name), **self.common
+            model, NEW, starts, each.lrs, recipe=job.recipe("prefix"),
+            checkpoint=job.checkpoint(name), **self.common,
         )  # fmt: skip
         losses = [fit.train_loss for fit in fits]
         best = losses.index(min(losses))
@@ -200,7 +200,7 @@ class _Seed:
         at = {} if step is None else {"step": step}
         self.rows += score_rows(
             {"seed": job.seed, "method": method, "lr": lr, "chosen": chosen, **at},
-            model, (OLD, NEW), prefix, baseline=Recipe.from_preset(job.preset, "pretrain").baseline,
+            model, (OLD, NEW), prefix, baseline=job.recipe("pretrain").baseline,
             n=job.protocol.n_test, train_loss=train_loss,
         )  # fmt: skip
 

@@ -32,8 +32,7 @@ from prefix_interp.prefixes.prefix import Parameterization, Prefix
 from prefix_interp.seeds import derive_generator
 from prefix_interp.tasks import FOUR_SKILLS
 from prefix_interp.tuning.contexts import ContextFit, sweep
-from prefix_interp.tuning.objective import has_fast_bfloat16
-from prefix_interp.tuning.recipes import Recipe, preset_settings
+from prefix_interp.tuning.recipes import preset_settings
 from prefix_interp.tuning.train import ModelFit, pretrain
 
 
@@ -76,11 +75,9 @@ PROTOCOLS = {
 
 def settings(preset: str) -> dict[str, Any]:
     """Return what a result records about a preset besides the protocol."""
-    precision = Recipe.from_preset(preset, "pretrain").precision
     return {
         "model": asdict(MODEL),
         "preset": preset_settings(preset),
-        "bfloat16_used": has_fast_bfloat16() and precision == "bfloat16",
     }
 
 
@@ -105,9 +102,8 @@ class _Seed:
     def __init__(self, job: Job) -> None:
         self.job, self.protocol = job, job.protocol
         self.common: dict[str, Any] = {"seed": job.seed, "progress": job.progress}
-        self.recipe = Recipe.from_preset(
-            job.preset, "pretrain", lr=job.protocol.pretrain_lr, steps=job.protocol.pretrain_steps
-        )
+        size = job.protocol
+        self.recipe = job.recipe("pretrain", lr=size.pretrain_lr, steps=size.pretrain_steps)
         self.rows: Rows = []
 
     def run(self) -> Rows:
@@ -126,9 +122,7 @@ class _Seed:
     def _trial(self, model: Model, trial: Trial, task: str) -> None:
         kind, std, seed = trial.parameterization, trial.init_std, self.job.seed
         name = variant(task, kind, std)
-        recipe = Recipe.from_preset(
-            self.job.preset, "prefix", steps=self.protocol.prefix_steps, init_std=std
-        )
+        recipe = self.job.recipe("prefix", steps=self.protocol.prefix_steps, init_std=std)
         starts = Prefix.random_starts(model, 1, trial.restarts, seed, kind, std)
         fits = sweep(
             model, task, starts, trial.lrs, recipe=recipe, checkpoint=self.job.checkpoint(name),

@@ -24,8 +24,7 @@ from prefix_interp.tasks import FOUR_SKILLS, get_task
 from prefix_interp.tuning.content_blind import content_blind_log_probs
 from prefix_interp.tuning.contexts import sweep
 from prefix_interp.tuning.evaluate import scored
-from prefix_interp.tuning.objective import has_fast_bfloat16
-from prefix_interp.tuning.recipes import Recipe, preset_settings
+from prefix_interp.tuning.recipes import preset_settings
 from prefix_interp.tuning.train import ModelFit, pretrain
 
 MIXTURE = "four_skills"
@@ -95,11 +94,9 @@ PROTOCOLS = {
 
 def settings(preset: str) -> dict[str, Any]:
     """Return what a result records about a preset besides the protocol."""
-    precision = Recipe.from_preset(preset, "pretrain").precision
     return {
         "model": asdict(PROTOCOLS[preset].model),
         "preset": preset_settings(preset),
-        "bfloat16_used": has_fast_bfloat16() and precision == "bfloat16",
     }
 
 
@@ -140,11 +137,10 @@ def pretrained(job: Job) -> ModelFit:
     Args:
         job: with a `Protocol`.
     """
-    recipe = Recipe.from_preset(
-        job.preset, "pretrain", lr=job.protocol.pretrain_lr, steps=job.protocol.pretrain_steps
-    )
+    size = job.protocol
+    recipe = job.recipe("pretrain", lr=size.pretrain_lr, steps=size.pretrain_steps)
     return pretrain(
-        job.protocol.model, MIXTURE, recipe=recipe, checkpoint=job.checkpoint("pretrain"),
+        size.model, MIXTURE, recipe=recipe, checkpoint=job.checkpoint("pretrain"),
         seed=job.seed, progress=job.progress,
     )  # fmt: skip
 
@@ -171,7 +167,7 @@ def _blind(job: Job, rows: Rows) -> None:
 def _trial(job: Job, rows: Rows, model: Model, trial: Trial, task: str) -> None:
     kind, name = trial.parameterization, f"{task}-{trial.parameterization}"
     steps = trial.steps if task in FOUR_SKILLS else trial.steps_unseen
-    recipe = Recipe.from_preset(job.preset, "prefix", steps=steps)
+    recipe = job.recipe("prefix", steps=steps)
     starts = Prefix.random_starts(
         model, job.protocol.n_slots, trial.restarts, job.seed, kind, recipe.init_std
     )
@@ -221,7 +217,7 @@ def _score(
     }
     rows += score_rows(
         about, model, tasks, prefix, n=job.protocol.n_test, train_loss=train_loss,
-        baseline=Recipe.from_preset(job.preset, "pretrain").baseline,
+        baseline=job.recipe("pretrain").baseline,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from prefix_interp.theory.reach_tables import (
     row_logits,
 )
 from prefix_interp.tuning.loop import Run
-from prefix_interp.tuning.objective import has_fast_bfloat16
+from prefix_interp.tuning.objective import in_precision
 from prefix_interp.tuning.recipes import Recipe
 
 Values = Literal["cell", "position", "shared", "zero"]
@@ -218,10 +218,8 @@ def _without_grad(model: Model, batch: Batch) -> HeadRows:
 def _losses(
     model: Model, batch: Batch, rows: HeadRows, tables: Sequence[PrefixTable], recipe: Recipe
 ) -> Float[Tensor, "start batch n_out"]:
-    device = host_of(model).device.type
-    half = recipe.precision == "bfloat16" and (device != "cpu" or has_fast_bfloat16())
     z = torch.cat([table.outputs(rows) for table in tables])
-    with torch.autocast(device, torch.bfloat16, enabled=half):
+    with in_precision(model, recipe):
         logits = row_logits(model, rows.resid.repeat(len(tables), 1, 1), z)
     answers = batch.answers.repeat(len(tables), 1)
     losses = F.cross_entropy(logits.float().transpose(1, 2), answers, reduction="none")

@@ -31,7 +31,7 @@ def sequence_losses(
     Args:
         model: the trained model, or the model of the trained context.
         batch: tokens and answers, on the device of the model.
-        recipe: its precision is used if the processor supports it.
+        recipe: its precision is used.
         hooks: put the prefix or the baseline into the model.
     """
     # A compiled model would leave out the hooks.
@@ -49,11 +49,11 @@ def stack_losses(
     Args:
         model: with frozen weights, which must not change as long as the function is used.
         like: defines the kind and settings of the contexts.
-        recipe: its precision is used if the processor supports it.
+        recipe: its precision is used.
     """
     fast = None
     if isinstance(like, Prefix) and not like.keeps_positions and is_written_down(model):
-        half = is_half(model, recipe) and host_of(model).dtype == torch.float32
+        half = recipe.precision == "bfloat16" and host_of(model).dtype == torch.float32
         fast = FastForward(model, torch.bfloat16 if half else None)
 
     def losses(batch: Batch, stack: Mapping[str, Tensor]) -> Float[Tensor, " rows"]:
@@ -74,7 +74,7 @@ def bare_losses(toy: Toy, batch: Batch, recipe: Recipe) -> Float[Tensor, " batch
     Args:
         toy: one that `is_written_down`; gradients flow to its weights, as they are now.
         batch: tokens and answers.
-        recipe: its precision is used if the processor supports it.
+        recipe: its precision is used.
     """
     batch = batch.to(host_of(toy).device)
     with in_precision(toy, recipe):
@@ -95,16 +95,10 @@ def answer_losses(
     return mean_over_answers(losses, batch.answers)
 
 
-def is_half(model: Model, recipe: Recipe) -> bool:
-    """Return whether matrix products run in bfloat16: where it is asked for and fast."""
-    on_cpu = host_of(model).device.type == "cpu"
-    return recipe.precision == "bfloat16" and (not on_cpu or has_fast_bfloat16())
-
-
 def in_precision(model: Model, recipe: Recipe) -> torch.autocast:
     """Return the context in which a forward pass has the precision of a recipe."""
     device = host_of(model).device.type
-    return torch.autocast(device, torch.bfloat16, enabled=is_half(model, recipe))
+    return torch.autocast(device, torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
 
 @contextmanager
@@ -119,12 +113,6 @@ def frozen(model: Model) -> Iterator[None]:
         model.train(training)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(before[name])
-
-
-def has_fast_bfloat16() -> bool:
-    """Return whether this processor multiplies bfloat16 matrices in hardware."""
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 
 def check_batch(

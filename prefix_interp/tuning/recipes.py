@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from prefix_interp.errors import check_choice, check_number, check_positive
+from prefix_interp.models.device import fastest_precision
 from prefix_interp.prefixes.baselines import Baseline
 
 Schedule = Literal["constant", "cosine"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "auto"]
 Stage = Literal["pretrain", "fine_tune", "prefix"]
 
 
@@ -24,7 +25,8 @@ class Recipe:
         weight_decay: applies to matrices of attention, MLP and unembedding, or to the context.
         schedule: ``"constant"``, or ``"cosine"`` after a linear warm-up of 5% of the steps.
         dropout: minGPT's, by hooks; used when training weights, not contexts.
-        precision: ``"bfloat16"`` autocasts matrix products if the processor supports it.
+        precision: of matrix products. ``"bfloat16"`` autocasts them, on every machine; ``"auto"``
+            becomes the one that this processor multiplies faster (`fastest_precision`).
         init_std: contexts start from N(0, init_std^2); weights start as `build_toy` sets them.
         baseline: meaning of "no prefix" while weights are trained and scored.
         preset: name of the preset that the recipe is based on; None for your own recipe.
@@ -40,7 +42,7 @@ class Recipe:
     weight_decay: float = 0.1
     schedule: Schedule | str = "cosine"
     dropout: float = 0.0
-    precision: Precision | str = "bfloat16"
+    precision: Precision | str = "float32"
     init_std: float = 1.0
     baseline: Baseline | str = "masked"
     preset: str | None = None
@@ -53,7 +55,8 @@ class Recipe:
         check_number("dropout", self.dropout, 0.0, 0.9)
         check_number("init_std", self.init_std, low_open=True)
         check_choice("schedule", self.schedule, get_args(Schedule))
-        check_choice("precision", self.precision, get_args(Precision))
+        # Every recipe says what it does, so "auto" is decided here.
+        object.__setattr__(self, "precision", chosen_precision(self.precision))
         check_choice("baseline", self.baseline, get_args(Baseline))
 
     @classmethod
@@ -80,10 +83,18 @@ class Recipe:
         return asdict(self)
 
 
+def chosen_precision(precision: Precision | str) -> str:
+    """Return ``"float32"`` or ``"bfloat16"``: what was named, or the faster one for ``"auto"``.
+
+    Raises:
+        PrefixInterpError: unknown name.
+    """
+    check_choice("precision", precision, get_args(Precision))
+    return fastest_precision() if precision == "auto" else precision
+
+
 # The published protocol: 20k + 10k + 40k steps, dropout, placeholders attended to.
-_PAPER = Recipe(
-    20_000, 5e-4, schedule="constant", precision="float32", baseline="placeholder", preset="paper"
-)
+_PAPER = Recipe(20_000, 5e-4, schedule="constant", baseline="placeholder", preset="paper")
 PRESETS: dict[str, dict[str, Recipe]] = {
     "paper": {
         "pretrain": replace(_PAPER, dropout=0.1),
@@ -116,6 +127,12 @@ def preset_recipes(preset: str) -> dict[str, Recipe]:
 
 
 def preset_settings(preset: str) -> dict[str, Any]:
-    """Return a preset as JSON values: its name, and each stage's recipe."""
-    recipes = preset_recipes(preset)
-    return {"name": preset, **{stage: recipe.to_dict() for stage, recipe in recipes.items()}}
+    """Return a preset as JSON values: its name, and each stage's recipe but for the precision.
+
+    A run of a study chooses its precision for all its trainings.
+    """
+    found: dict[str, Any] = {"name": preset}
+    for stage, recipe in preset_recipes(preset).items():
+        found[stage] = recipe.to_dict()
+        del found[stage]["precision"]
+    return found

@@ -58,6 +58,21 @@ def test_finished_seeds_are_not_measured_again_and_give_equal_rows(tmp_path):
     assert again.timing["core_s"] == both.timing["core_s"]
 
 
+def test_another_precision_is_other_work_and_the_result_says_which(tmp_path, monkeypatch):
+    plain, _ = run(SOURCE, tmp_path)
+    half, made = run(SOURCE, tmp_path, precision="bfloat16")
+    assert made == [("source", 0), ("source", 1)]
+    assert [r.settings["precision"] for r in (plain, half)] == ["float32", "bfloat16"]
+    monkeypatch.setattr("prefix_interp.tuning.recipes.fastest_precision", lambda: "bfloat16")
+    found, made = run(SOURCE, tmp_path, precision="auto")
+    assert made == [] and found.settings["precision"] == "bfloat16"
+    assert Job(0, "smoke", None, precision="bfloat16").recipe("prefix", lr=0.5).to_dict() == (
+        pi.Recipe.from_preset("smoke", "prefix", lr=0.5, precision="bfloat16").to_dict()
+    )
+    with pytest.raises(pi.PrefixInterpError, match="precision='float16' is unknown"):
+        run(SOURCE, tmp_path, precision="float16")
+
+
 def test_an_interrupted_seed_is_measured_again(tmp_path, monkeypatch):
     def stop(job):
         tiny.make(job)

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from prefix_interp import PrefixInterpError
-from prefix_interp.models.device import check_device
+from prefix_interp.models import device
+from prefix_interp.models.device import check_device, fastest_precision
 
 
 def test_a_known_device_that_is_not_here_is_not_taken_for_a_slip(monkeypatch):
@@ -23,3 +24,13 @@ def test_a_slip_is_taken_for_one(monkeypatch):
         check_device("cuad")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     check_device("cuda")
+
+
+def test_bfloat16_is_chosen_only_where_a_product_is_clearly_faster(monkeypatch):
+    threads = torch.get_num_threads()
+    assert fastest_precision() in ("float32", "bfloat16")
+    assert torch.get_num_threads() == threads
+    for ratio, chosen in ((0.5, "float32"), (1.1, "float32"), (1.3, "bfloat16"), (9.0, "bfloat16")):
+        seconds = {torch.float32: ratio, torch.bfloat16: 1.0}
+        monkeypatch.setattr(device, "_product_seconds", seconds.__getitem__)
+        assert fastest_precision.__wrapped__() == chosen

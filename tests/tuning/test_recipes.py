@@ -4,7 +4,13 @@ from dataclasses import replace
 import pytest
 
 import prefix_interp as pi
-from prefix_interp.tuning.recipes import PRESETS, Recipe, preset_recipes, preset_settings
+from prefix_interp.tuning.recipes import (
+    PRESETS,
+    Recipe,
+    chosen_precision,
+    preset_recipes,
+    preset_settings,
+)
 
 
 def test_the_paper_preset_is_the_published_protocol():
@@ -23,8 +29,19 @@ def test_every_recipe_says_where_it_comes_from(preset):
     for stage, recipe in preset_recipes(preset).items():
         assert recipe.preset == preset and Recipe.from_preset(preset, stage) == recipe
         assert Recipe(**json.loads(json.dumps(recipe.to_dict()))) == recipe
-        assert preset_settings(preset)[stage] == recipe.to_dict()
+        settings = preset_settings(preset)[stage]  # a run chooses its own precision
+        assert settings | {"precision": "float32"} == recipe.to_dict() != settings
     assert preset_settings(preset)["name"] == preset
+
+
+def test_a_preset_means_the_same_on_every_processor_and_auto_says_what_it_chose(monkeypatch):
+    for preset in PRESETS:
+        assert {recipe.precision for recipe in preset_recipes(preset).values()} == {"float32"}
+    for measured in ("float32", "bfloat16"):
+        monkeypatch.setattr("prefix_interp.tuning.recipes.fastest_precision", lambda m=measured: m)
+        recipe = Recipe.from_preset("fast", "prefix", precision="auto")
+        assert recipe.precision == measured and recipe.to_dict()["precision"] == measured
+        assert chosen_precision("float32") == "float32"
 
 
 def test_changing_a_preset():
