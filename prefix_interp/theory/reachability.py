@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import pandas as pd
 import torch
@@ -25,6 +25,7 @@ from prefix_interp.prefixes.guard import check_free
 from prefix_interp.result_object import ResultObject, drawing
 from prefix_interp.seeds import derive_generator
 from prefix_interp.tasks import Batch, Task, as_task
+from prefix_interp.theory.reach_polish import polished
 from prefix_interp.theory.reach_search import (
     Groups,
     Values,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 # Batches are large: a cell's data are the rows with its token.
 _BATCH = {"fast": 512, "paper": 512, "smoke": 16}
+_POLISH = {"fast": 300, "paper": 1000, "smoke": 2}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,7 +76,8 @@ class AnyLengthBound(ResultObject):
         chosen: which of `starts` each cell's entry comes from.
         n_cell: answers predicted in each cell among the sequences that chose; 0 for cells without
             any, whose entries mean nothing.
-        starts: what each start was, in words; last come the given prefixes as they were.
+        starts: what each start was, in words; last come the given prefixes as they were, and
+            ``polished``: the best of all these, further improved.
         start_losses: each one's loss on those sequences, in nats per output.
         evaluation: the table's scores on unseen sequences.
         by_output: share of right answers at each output.
@@ -150,6 +153,7 @@ def any_length_bound(
     values: Values | str = "cell",
     preset: str = "fast",
     recipe: Recipe | None = None,
+    polish: int | None = None,
     n_select: int = 20_000,
     n: int = 3200,
     seed: int = 0,
@@ -158,9 +162,10 @@ def any_length_bound(
 ) -> AnyLengthBound:
     """Return the best table found for a task, which bounds kv and residual prefixes of any length.
 
-    AdamW on free tables, from several starts at once, on fresh training sequences. Answers at
-    different positions share no cell, so each position is a search of its own; in the end each
-    cell takes the start with the lowest loss there.
+    First AdamW on free tables, from several starts at once, on fresh training sequences. Each cell
+    takes the start with the lowest loss there, and L-BFGS improves the whole on fixed sequences;
+    what it finds counts in the cells where the loss of other sequences is lower too. Answers at
+    different positions share no cell, so each position is a search of its own.
 
     Args:
         model: a toy with one layer and any number of heads; its weights stay frozen.
@@ -172,7 +177,9 @@ def any_length_bound(
             acts through its gate alone). The log mass always depends on both.
         preset: ``"paper"``, ``"fast"`` or ``"smoke"``: its recipe for prefixes, on larger batches.
         recipe: replaces the preset's.
-        n_select: training sequences on which each cell chooses its start.
+        polish: most iterations of L-BFGS at each position, each over `n_select` sequences; 0 leaves
+            it out, None is the recipe's preset's.
+        n_select: training sequences for L-BFGS, and others on which each cell chooses.
         n: test sequences to score on, those of `evaluate`.
         seed: decides noise and data.
         checkpoint: file to save to and resume from.
@@ -196,13 +203,20 @@ def any_length_bound(
     task = as_task(task)
     if recipe is None:
         recipe = Recipe.from_preset(preset, "prefix", batch_size=_BATCH.get(preset))
+    if polish is None:
+        polish = _POLISH[recipe.preset or "fast"]
+    elif polish != 0:
+        check_positive("polish", polish)
     if warm and values != "cell":
         raise PrefixInterpError(
             f"warm={len(warm)} prefixes do not go with values={values!r}, since their values "
             "differ by cell; leave them out, or use values='cell'"
         )
     host, cfg = host_of(model), toy_config(model)
-    select = task.sample_from(derive_generator(seed, "any-length", "select"), n_select, "train")
+    select, other = (
+        task.sample_from(derive_generator(seed, "any-length", use), n_select, "train")
+        for use in ("select", "other")
+    )
     check_batch(model, select, name=task.name)
     with torch.no_grad():
         rows = head_rows(model, parts_of(select, host.device)[0])
@@ -230,35 +244,62 @@ def any_length_bound(
             checkpoint=checkpoint, progress=progress,
             description=f"any length, {values}, {task.name}",
         )  # fmt: skip
+        with torch.no_grad():
+            found = tables() + begins[starts:]  # so it is never worse than what it starts from
+        best = _choose(model, groups, found, (select, other), recipe, polish, progress)
     with torch.no_grad(), one_thread():
-        found = tables() + begins[starts:]  # so it is never worse than what it starts from
-        exact = replace(recipe, precision="float32")
-        sums, counts = cell_losses(model, select, found, exact)
-        picks = best_starts(sums, groups.units(sums.shape[1]))
-        chosen = picks.view(cfg.n_content, cfg.d_vocab)
-        table = merged(found, chosen)
         test = task.sample(n, "test", seed)
-        right, losses = output_scores(model, test, table.outputs)
+        right, losses = output_scores(model, test, best.table.outputs)
     return AnyLengthBound(
         task=task.name,
-        log_mass=table.log_mass.detach(),
-        mean_value=table.mean_value.detach(),
+        log_mass=best.table.log_mass,
+        mean_value=best.table.mean_value,
         log_content=rows.log_content.mean(dim=(0, 1)),
         values=values,
-        chosen=chosen,
-        n_cell=counts.view_as(chosen).long(),
+        chosen=best.chosen,
+        n_cell=best.counts.view_as(best.chosen).long(),
         starts=(
             *(f"noise {i}" for i in range(starts)),
             *(f"prefix {i}" for i in range(len(warm))),
             *(f"prefix {i} as given" for i in range(len(warm))),
+            *(["polished"] if polish else []),
         ),
-        start_losses=sums.sum(dim=1) / counts.sum(),
+        start_losses=best.sums.sum(dim=1) / best.counts.sum(),
         evaluation=scored(task.name, test, right, losses),
         by_output=_by_output(test, right),
         history=history,
         recipe=recipe,
         model_id=own_id,
     )  # fmt: skip
+
+
+class _Choice(NamedTuple):
+    """The table that takes each cell from the best of several, and how they did."""
+
+    table: PrefixTable
+    chosen: Int[Tensor, "pos token"]
+    sums: Float[Tensor, "start cell"]
+    counts: Float[Tensor, " cell"]
+
+
+def _choose(
+    model: Model, groups: Groups, tables: Sequence[PrefixTable], batches: tuple[Batch, Batch],
+    recipe: Recipe, polish: int, progress: bool,
+) -> _Choice:  # fmt: skip
+    """Return the best table cell by cell on the last batch, after a polish on the first."""
+    exact, units = replace(recipe, precision="float32"), groups.units(tables[0].log_mass[0].numel())
+
+    def choice(tables: Sequence[PrefixTable], batch: Batch) -> _Choice:
+        sums, counts = cell_losses(model, batch, tables, exact)
+        chosen = best_starts(sums, units).view(groups.n_pos, groups.d_vocab)
+        return _Choice(merged(tables, chosen), chosen, sums, counts)
+
+    with one_thread():
+        if polish:
+            best = choice(tables, batches[0]).table
+            better = polished(model, batches[0], groups, best, polish, progress=progress)
+            tables = [*tables, better]
+        return choice(tables, batches[1])
 
 
 def _read_positions(batch: Batch) -> tuple[int, ...]:

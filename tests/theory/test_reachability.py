@@ -11,6 +11,8 @@ from prefix_interp.models.sites import Site
 from prefix_interp.seeds import derive_generator
 from prefix_interp.theory import reachability
 from prefix_interp.theory.reach_construction import extreme_cells, prefix_from_table
+from prefix_interp.theory.reach_polish import polished
+from prefix_interp.theory.reach_search import Groups, noise_tables
 from prefix_interp.theory.reach_tables import (
     PrefixTable,
     head_rows,
@@ -20,6 +22,7 @@ from prefix_interp.theory.reach_tables import (
 )
 from prefix_interp.theory.reachability import AnyLengthBound, any_length_bound
 from prefix_interp.tuning.evaluate import answer_logits
+from prefix_interp.tuning.objective import frozen
 from tests.helpers import assert_close, toy
 
 
@@ -97,10 +100,10 @@ def bound():
 def test_it_is_at_least_as_good_as_the_prefixes_that_it_starts_from(bound):
     model, prefixes = pi.load_toy("sort-ascending-1l1h"), pi.load_prefixes("sort-ascending-1l1h")
     names = ("noise 0", "noise 1", "prefix 0", "prefix 1")
-    assert bound.starts == (*names, "prefix 0 as given", "prefix 1 as given")
+    assert bound.starts == (*names, "prefix 0 as given", "prefix 1 as given", "polished")
     # Each cell takes the best, so that on the sequences that choose it is the best of all.
     batch = pi.get_task("sort_descending").sample_from(
-        derive_generator(0, "any-length", "select"), 64, "train"
+        derive_generator(0, "any-length", "other"), 64, "train"
     )
     _, loss = output_scores(model, batch, bound.table.outputs)
     assert loss.mean() <= bound.start_losses.min() + 1e-6
@@ -127,6 +130,37 @@ def test_the_trace_holds_every_position_of_every_start(bound):
     assert last.item() == pytest.approx(own[own["step"] == 30]["loss"].mean())
 
 
+@pytest.mark.parametrize("values", ["cell", "position", "shared", "zero"])
+def test_a_polish_ends_where_the_loss_of_its_sequences_has_no_slope(values):
+    """An oracle: the mean loss of whole sequences, and its gradient, by `output_scores`' way."""
+    task = pi.get_task("sort_descending")
+    model = toy(3, n_layers=1, n_heads=2, d_model=6, n_content=19, d_vocab=11)
+    batch = task.sample(60, "train", 1)
+    with torch.no_grad():
+        rows = head_rows(model, batch)
+    (start,) = noise_tables(rows, torch.Size((2, 19, 11, 3)), 1, 0, 0.5)
+    groups = Groups(values, tuple(range(9, 19)), 19, 11)
+    with torch.no_grad():
+        start = groups.table(groups.runs(0, start, 1.0), start)  # values as they may be
+    with frozen(model):
+        found = polished(model, batch, groups, start, 80)
+
+    def loss_and_slope(table):
+        mass, value = (x.detach().clone().requires_grad_() for x in vars(table).values())
+        logits = row_logits(model, rows.resid, PrefixTable(mass, value).outputs(rows))
+        loss = F.cross_entropy(logits.transpose(1, 2), batch.answers)
+        loss.backward()
+        by_value = {"cell": value.grad, "position": value.grad.sum(2),
+                    "shared": value.grad.sum((1, 2)), "zero": torch.zeros(1)}[values]  # fmt: skip
+        slope = torch.cat([mass.grad.flatten(), by_value.flatten()])
+        return loss.item(), slope.norm().item()
+
+    (before, steep), (after, flat) = loss_and_slope(start), loss_and_slope(found)
+    assert after < before and flat < 0.05 * steep
+    unread = torch.arange(19) < 9
+    assert torch.equal(found.log_mass[:, unread], start.log_mass[:, unread])
+
+
 def test_no_two_outputs_share_a_cell(bound):
     assert (bound.n_cell.sum(1) == torch.tensor([0] * 9 + [64] * 10)).all()
 
@@ -142,8 +176,10 @@ def test_it_says_that_it_is_no_proof_and_can_be_kept(bound, tmp_path):
 def test_position_by_position_is_what_adam_does_on_that_position_alone():
     """An oracle in plain torch: one position's table, by Adam on its own loss."""
     model, n_steps = pi.load_toy("sort-ascending-1l1h"), 4
-    found = bound_of(model, recipe=recipe(steps=n_steps, schedule="constant"), starts=1)
-    start = bound_of(model, recipe=recipe(steps=1, lr=1e-12, schedule="constant"), starts=1)
+    found = bound_of(model, recipe=recipe(steps=n_steps, schedule="constant"), starts=1, polish=0)
+    start = bound_of(
+        model, recipe=recipe(steps=1, lr=1e-12, schedule="constant"), starts=1, polish=0
+    )
     task = pi.get_task("sort_descending")
     drawn = task.sample_from(derive_generator(0, "batches", task.name, 0), 16 * 50, "train")
     mass = start.log_mass[:, 12].clone().requires_grad_()
@@ -240,7 +276,9 @@ def test_a_bound_of_another_model_is_refused(bound):
         prefix_from_table(other, bound)
 
 
-@pytest.mark.parametrize("wrong", [{"values": "cel"}, {"starts": 0}, {"n_select": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"values": "cel"}, {"starts": 0}, {"n_select": 0}, {"polish": -1}]
+)
 def test_wrong_arguments_are_named(wrong):
     with pytest.raises(pi.PrefixInterpError, match=next(iter(wrong))):
         bound_of(**wrong)
