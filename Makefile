@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install report docs test test-lm test-all check hooks notebooks readme reproduce clean
+.PHONY: install report docs test test-lm test-all check bench hooks notebooks readme reproduce clean
 
 report: install  ## one offline HTML file and its JSON in report/
 	$(BIN)/python -m analyses report --out report
@@ -38,6 +38,9 @@ check: install  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+bench: install  ## speed against named peers: bench/bench.json and bench/bench.png (leave the machine alone)
+	$(BIN)/python -m benchmarks
 
 hooks: install  ## the same before each commit
 	$(BIN)/pre-commit install

@@ -1,10 +1,7 @@
 """Patching sweeps and their first-order estimate against TransformerLens's own helpers.
 
-python benchmarks/attribution.py
-
-Every ratio comes from one run in which the peers take turns, and the helpers compute no gradients.
-"Sweep" times only the patches, not the runs with and without the prefix; "whole" times these runs
-too, on both sides.
+The helpers compute no gradients. "Sweep" times only the patches, not the runs with and without the
+prefix; "whole" times these runs too, on both sides.
 """
 
 from __future__ import annotations
@@ -12,16 +9,16 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from typing import NamedTuple
 
 import pandas as pd
 import torch
-from speed import median_seconds
 from transformer_lens import ActivationCache, HookedTransformer, patching
 
 import prefix_interp as pi
+from benchmarks.compare import Ratio, compare
 from prefix_interp.attribution.contrast import Contrast, contrast
 from prefix_interp.attribution.gradients import attribution_patch
 from prefix_interp.attribution.patching import Cell, patch_cells, patch_heads
@@ -41,6 +38,7 @@ class Case(NamedTuple):
     cache: ActivationCache
 
 
+@cache
 def make_case() -> Case:
     """Return an untrained toy: what it has learned does not change how long it runs."""
     model = pi.build_toy(pi.ToyConfig(N_LAYERS, N_HEADS, D_MODEL, N_PREFIX))
@@ -75,53 +73,44 @@ def theirs(
         return helper(case.model, case.batch.tokens, cache, metric, **options)
 
 
-def heads(case: Case) -> None:
+def heads() -> Iterator[Ratio]:
     """Compare the sweep over heads."""
+    case = make_case()
     three = case.model, case.prefix, case.batch
     cells = [Cell(Site.Z, *at) for at in itertools.product(range(N_LAYERS), range(N_HEADS))]
     ours = partial(patch_heads, *three, progress=False)
-    sweep = partial(patch_cells, case.pair, cells, "denoise", False)
     peer = partial(theirs, case, patching.get_act_patch_attn_head_out_all_pos)
-    difference = (ours().values["log_prob"].mean(-1) - peer()).abs().max()
-    a, b, c, d = median_seconds(peer, sweep, partial(peer, whole=True), ours, rounds=9)
-    print(
-        f"{len(cells)} patches of z by head, sweep: TransformerLens {a * 1e3:.0f} ms, ours "
-        f"{b * 1e3:.0f} ms, ratio {a / b:.2f}; whole: {c * 1e3:.0f} ms, {d * 1e3:.0f} ms, ratio "
-        f"{c / d:.2f}; largest difference {difference:.1e}"
-    )
+    _check_equal(ours().values["log_prob"].mean(-1), peer())
+    work, name = f"{len(cells)} patches of z by head", "TransformerLens"
+    sweep = partial(patch_cells, case.pair, cells, "denoise", False)
+    yield compare(f"{work}, sweep", sweep, name, peer)
+    yield compare(f"{work}, whole", ours, name, partial(peer, whole=True))
 
 
-def positions(case: Case) -> None:
+def positions() -> Iterator[Ratio]:
     """Compare the sweep over heads and positions, and the estimate that stands in for it."""
+    case = make_case()
     three, n_pos = (case.model, case.prefix, case.batch), case.batch.tokens.shape[1]
     rows = range(N_PREFIX, N_PREFIX + n_pos)  # theirs counts from the first row, which is a slot
     grid = itertools.product(range(N_LAYERS), rows, range(N_HEADS))
     peer = partial(
-        theirs,
-        case,
-        patching.get_act_patch_attn_head_out_by_pos,
-        index_axis_names=None,
-        index_df=pd.DataFrame(grid),
-    )
+        theirs, case, patching.get_act_patch_attn_head_out_by_pos, whole=True,
+        index_axis_names=None, index_df=pd.DataFrame(grid),
+    )  # fmt: skip
     exact = partial(patch_heads, *three, by_position=True, progress=False)
-    estimate = partial(attribution_patch, *three, by_position=True)
-    found = exact()
-    ours = found.values["log_prob"].mean(-1).transpose(1, 2)
-    difference = (ours.flatten() - peer()).abs().max()
-    a, b, c = median_seconds(partial(peer, whole=True), exact, estimate, rounds=3)
-    print(
-        f"{ours.numel()} patches of z by head and position, whole: TransformerLens {a:.2f} s, ours "
-        f"{b:.2f} s, ratio {a / b:.2f}; largest difference {difference:.1e}"
-    )
-    print(
-        f"attribution patching {c * 1e3:.0f} ms: {a / c:.0f} times as fast as TransformerLens's "
-        f"patches, {b / c:.1f} times as fast as ours"
-    )
-    print(f"agreement of the estimate with the patches: {estimate().compare_with(found)}")
+    found = exact().values["log_prob"].mean(-1).transpose(1, 2)
+    _check_equal(found.flatten(), peer())
+    work, name = f"{found.numel()} patches of z by head and position, whole", "TransformerLens"
+    yield compare(work, exact, name, peer, rounds=3)
+    yield compare(
+        f"{work}, estimated by gradients", partial(attribution_patch, *three, by_position=True),
+        f"exact ones of {name}", peer, rounds=3,
+    )  # fmt: skip
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    case = make_case()
-    heads(case)
-    positions(case)
+def _check_equal(ours: torch.Tensor, peer: torch.Tensor) -> None:
+    difference = float((ours - peer).abs().max())
+    assert difference < 1e-5, f"the peers differ by {difference:.1e}"
+
+
+ALL = (heads, positions)

@@ -67,12 +67,13 @@ def section(evidence: Evidence) -> Section:
                       Column("Sequences (%)", "exact_match", mean_share),
                       Column("Outputs (%)", "token_accuracy", mean_share),
                       Column("Loss (nats)", "loss", mean_of(3))])),
-            Words("The search", f"Free tables of log mass and mean value, AdamW at rate "
-                  f"{size['lr']:g}, batches of {size['batch_size']}; the last training loss of "
-                  "each start. Each token and position takes the best start.",
-                  rows_table(tables["search"], [
-                      Column("Start", "run"), Column("Steps", "step"),
-                      Column("Loss (nats)", "loss", mean_of(3))])),
+            Words("The search", f"Free tables of log mass and mean value: {size['steps']} steps "
+                  f"of AdamW at rate {size['lr']:g}, batches of {size['batch_size']}, from each "
+                  "start. Each token and position takes the best, and at most "
+                  f"{size['polish']} iterations of L-BFGS on {size['n_select']} sequences follow "
+                  "(polished). Losses are on other sequences.",
+                  rows_table(tables["starts"], [
+                      Column("Start", "start"), Column("Loss (nats)", "loss", mean_of(3))])),
             Words("Digit counts in the head's own output", "R² of a linear map on test sequences, "
                   "without a prefix, mean over digits.",
                   rows_table(tables["read_out"], [
@@ -97,6 +98,7 @@ def section(evidence: Evidence) -> Section:
         {"scores": records(spread_frame(scores, ("exact_match", "token_accuracy", "loss"))),
          "outputs": records(spread_frame(tables["outputs"], ("share",))),
          "search": records(spread_frame(tables["search"], ("loss",))),
+         "starts": records(spread_frame(tables["starts"], ("loss",))),
          "construction": tables["construction"],
          "read_out": records(spread_frame(tables["read_out"], ("r2", "r2_min"))),
          "distance": records(spread_frame(tables["distance"], ("share",))),

@@ -22,7 +22,7 @@ def tables(result: Result) -> Tables:
     """Return the summaries over seeds.
 
     ``scores`` and ``outputs`` (by method and n_slots), ``search`` (last loss of each start),
-    ``construction``, ``read_out``, ``distance`` and ``floor``.
+    ``starts`` (loss on other sequences), ``construction``, ``read_out``, ``distance``, ``floor``.
 
     Args:
         result: of this study.
@@ -39,6 +39,7 @@ def tables(result: Result) -> Tables:
         "scores": summarise(scores, ("method", "n_slots"), SCORES),
         "outputs": summarise(outputs, ("method", "n_slots", "output"), {"share": 1.0}),
         "search": summarise(search, ("run", "step"), {"loss": math.inf}),
+        "starts": summarise(result.rows("starts"), ("start",), {"loss": math.inf}),
         "construction": _construction(result.rows("construction")),
         "read_out": summarise(result.rows("read_out"), ("output",), {"r2": 1.0, "r2_min": 1.0}),
         "distance": summarise(result.rows("distance"), ("method", "n_slots"), {"share": 1.0}),

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from prefix_interp.attribution.grid import Direction
 from prefix_interp.attribution.pair import MAX_SEQUENCES, Contrast
 from prefix_interp.errors import PrefixInterpError, check_choice
+from prefix_interp.models.fast_forward import FastForward, is_written_down
 from prefix_interp.models.finite import checked_run
 from prefix_interp.models.host import Model, host_of
 from prefix_interp.models.sites import Site
@@ -24,6 +25,7 @@ from prefix_interp.prefixes.prefix import Prefix
 from prefix_interp.seeds import derive_generator, derive_seed
 
 _BY_DRAW = "(draw batch) ... -> draw batch ..."
+_SITES = (Site.RESID_PRE, Site.Z)
 NORM_MATCHED, RANDOM = "norm-matched", "random"
 
 
@@ -77,7 +79,7 @@ def _stacked_effects(
         return name, lambda x, hook: seen.update({name: x})
 
     layers = range(host.n_layers)
-    readers = [keep(site.at(i)) for i in layers for site in (Site.RESID_PRE, Site.Z)]
+    readers = [keep(site.at(i)) for i in layers for site in _SITES]
     n_slots, keep_positions = prefixes[0].n_slots, prefixes[0].keeps_positions
     mixed = mixture_hooks(model, n_slots, slots.__getitem__, keep=keep_positions)
     logits_on = _answers(pair, pair.tokens.repeat(n, 1), [*mixed, *readers], (n, -1))
@@ -90,21 +92,27 @@ def _stacked_effects(
     if not denoise:
         each = [(_each(k, n_heads), _each(v, n_heads)) for k, v in slots]
         hooks = mixture_hooks(model, n_slots, each.__getitem__, keep=keep_positions)
+    fast = None
+    if is_written_down(model) and not keep_positions:
+        fast = FastForward(model)
     effects = []
     for layer in layers:
-        if denoise:
-            rows = pair.activation("off", Site.RESID_PRE, layer).repeat(n * n_heads, 1, 1)
-            given = rearrange(seen[Site.Z.at(layer)], _BY_DRAW, draw=n)
-        else:
-            rows = repeat(
-                seen[Site.RESID_PRE.at(layer)],
-                "(draw batch) pos d_model -> (draw head batch) pos d_model",
-                draw=n,
-                head=n_heads,
+        on = [rearrange(seen[site.at(layer)], _BY_DRAW, draw=n) for site in _SITES]
+        off = [pair.activation("off", site, layer)[None] for site in _SITES]
+        (resid, z), given = (off, on[1]) if denoise else (on, off[1].expand(n, -1, -1, -1, -1))
+        logits = None
+        if fast is not None:
+            rows = fast.with_each_head(
+                layer, resid, z, given, pair.batch.n_rows, None if denoise else slots
             )
-            given = pair.activation("off", Site.Z, layer).expand(n, -1, -1, -1, -1)
-        patched = [*hooks, _own_heads(layer, given)]
-        logits = _answers(pair, rows, patched, (n, n_heads, -1), layer)
+            logits = pair.batch.read(rows) if bool(rows.isfinite().all()) else None
+        if logits is None:  # also says what is not finite
+            rows = repeat(
+                resid.expand(n, -1, -1, -1), "draw batch ... -> (draw head batch) ...",
+                head=n_heads,
+            )  # fmt: skip
+            patched = [*hooks, _own_heads(layer, given)]
+            logits = _answers(pair, rows, patched, (n, n_heads, -1), layer)
         values = [metric(x, target) for x, target in zip(logits, targets, strict=True)]
         change = torch.stack(values).double() - base
         effects.append(change if denoise else -change)

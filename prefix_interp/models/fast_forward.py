@@ -108,18 +108,60 @@ class FastForward:
         n_pos = tokens.shape[1]
         place = torch.arange(n_pos, device=tokens.device)
         cell = tokens + place * host_of(self.model).d_vocab
-        # Of the last layer few rows are read.
-        ends = [n_pos] * (len(self.layers) - 1) + [n_rows]
-        own = slots or [None] * len(ends)
-        todo = list(zip(self.layers, own, ends, strict=True))
         if self._frozen and slots is not None:
-            x = self._first(cell, ends[0], slots[0])
-            todo = todo[1:]
-        else:
-            x = self._embedded(n_pos)[cell].repeat(1 if slots is None else len(slots[0][0]), 1, 1)
-        for layer, at, n in todo:
+            x = self._first(cell, self._end(0, n_pos, n_rows), slots[0])
+            return self._from(1, x, n_rows, slots)
+        x = self._embedded(n_pos)[cell].repeat(1 if slots is None else len(slots[0][0]), 1, 1)
+        return self._from(0, x, n_rows, slots)
+
+    def with_each_head(
+        self,
+        layer: int,
+        resid: Float[Tensor, "#stack batch pos d_model"],
+        z: Float[Tensor, "#stack batch pos head d_head"],
+        given: Float[Tensor, "stack batch pos head d_head"],
+        n_rows: int,
+        slots: KeysValues | None = None,
+    ) -> Float[Tensor, "stack head batch n_rows d_vocab"]:
+        """Return the logits of the last rows if one head, each in turn, puts out something else.
+
+        Args:
+            layer: of the head.
+            resid: in front of it.
+            z: its heads' outputs.
+            given: what each puts out instead.
+            n_rows: how many of the last positions are read.
+            slots: of the layers, as in a call; those of later layers are seen.
+        """
+        own, n = self.layers[layer], self._end(layer, z.shape[2], n_rows)
+        weight, bias = own.out
+        by_head = rearrange(weight, "d_model (head d) -> head d d_model", head=z.shape[3])
+        resid, z, given = (x[:, :, -n:] for x in (resid, z, given))
+        usual = resid + F.linear(z.flatten(-2), weight, bias)
+        change = torch.matmul(
+            rearrange(given - z, "s b n head d -> s head b n d"), by_head[:, None]
+        )
+        mid = (usual[:, None] + change).flatten(0, 2)
+        x = self._from(layer + 1, _through_mlp(own, mid), n_rows, slots)
+        return x.unflatten(0, change.shape[:3])
+
+    def _end(self, layer: int, n_pos: int, n_rows: int) -> int:
+        """Return how many of the last rows a layer puts out: of the last layer few are read."""
+        return n_rows if layer == len(self.layers) - 1 else n_pos
+
+    def _from(
+        self,
+        first: int,
+        x: Float[Tensor, "rows pos d_model"],
+        n_rows: int,
+        slots: KeysValues | None,
+    ) -> Float[Tensor, "rows n_rows d_vocab"]:
+        """Return the logits of the last rows, from the residual stream before a layer."""
+        for i in range(first, len(self.layers)):
+            layer, n = self.layers[i], self._end(i, x.shape[1], n_rows)
             q, k, v = self._heads(layer, _normed(layer.norm, x), n)
-            x = _behind(layer, x[:, -n:], _attended(q, k, v, at, layer.scale))
+            z = _attended(q, k, v, None if slots is None else slots[i], layer.scale)
+            x = _behind(layer, x[:, -n:], z)
         return F.linear(_normed(host_of(self.model).final_norm, x), *self.unembed)
 
     def _embedded(self, n_pos: int) -> Float[Tensor, "cell d_model"]:
@@ -242,7 +284,11 @@ def _spread(x: Float[Tensor, "s slot head d"], like: Tensor) -> Float[Tensor, "b
 
 def _behind(layer: _Layer, x: Tensor, z: Tensor) -> Tensor:
     """Return the residual stream behind a layer, from that in front of it and its heads."""
-    x = x + F.linear(z, *layer.out)
+    return _through_mlp(layer, x + F.linear(z, *layer.out))
+
+
+def _through_mlp(layer: _Layer, x: Tensor) -> Tensor:
+    """Return the residual stream behind a layer, from that behind its heads."""
     if layer.mlp_norm is None or layer.mlp_in is None or layer.mlp_out is None:
         return x
     hidden = F.linear(_normed(layer.mlp_norm, x), *layer.mlp_in)

@@ -29,7 +29,7 @@ def sort_rows(x: Int[Tensor, "batch n_in"]) -> Int[Tensor, "batch n_in"]:
     """Return each row of digits sorted ascending.
 
     Odd-even transposition on whole columns of bytes: faster than `torch.sort` on rows this short
-    (benchmarks/speed.py).
+    (benchmarks/tuning.py).
     """
     columns = list(x.to(torch.uint8).T.contiguous())
     for start in range(len(columns)):

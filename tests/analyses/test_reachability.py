@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from importlib import import_module
 
 import numpy as np
@@ -20,7 +21,7 @@ from prefix_interp.theory.reach_tables import head_rows, table_of_prefix
 
 SIZES = Protocol(
     n_slots=(1, 2), lrs=(0.03,), restricted=("zero",), starts=1, steps=3, restricted_steps=2,
-    batch_size=16, n_select=300, n_test=64, n_count=500, ranks=(1,), n_rows=3,
+    polish=1, batch_size=16, n_select=300, n_test=64, n_count=500, ranks=(1,), n_rows=3,
 )  # fmt: skip
 TRAINED = {"MLP alone": ".mlp.", "attention alone": ".attn."}
 
@@ -84,6 +85,8 @@ def test_the_finished_parts_of_a_killed_run_are_not_done_again(job, tables, monk
 def test_other_tables_say_what_was_searched_built_and_left(tables):
     runs = {row["run"] for row in tables["search"]}
     assert runs == {"noise 0", "prefix 0", "prefix 1"}
+    losses = {row["start"]: row["loss"] for row in tables["starts"]}
+    assert [*losses][-1] == "polished" and losses["polished"] == min(losses.values())
     (built,) = tables["construction"]
     assert built["built"] and built["alone"] == 1 and built["mass_error"] < 1e-3
     assert [row["output"] for row in tables["read_out"]] == list(range(1, 11))
@@ -133,7 +136,7 @@ def made_up(tables):
     for row in own["scores"]:
         value = share.get(row["method"], 0.1) + 0.02 * row["seed"]
         row["evaluation"] = row["evaluation"] | {"exact_match": {"value": value}}
-    settings = {"protocol": {"n_test": 64, "lr": 0.3, "batch_size": 16}}
+    settings = {"protocol": asdict(SIZES)}
     return Result("reachability", "fast", [0, 1], settings, own)
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import prefix_interp as pi
 from prefix_interp.models.fast_forward import FastForward, is_written_down
 from prefix_interp.models.host import host_of
+from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.attach import stack_hooks
 from prefix_interp.prefixes.layout import answer_rows_hooks, offset_hooks
 from tests.helpers import assert_close, raw_model
@@ -191,3 +192,40 @@ def test_lora_is_the_same_either_way(targets, monkeypatch):
     assert made and slow.train_loss == pytest.approx(fast.train_loss, rel=1e-5)
     for name, x in fast.weights.items():
         assert torch.allclose(x, slow.weights[name], atol=1e-4) and (x.any() or "A" in name)
+
+
+@settings(max_examples=20)
+@given(
+    shape=shapes(), stack=st.integers(1, 2), n_rows=st.integers(1, 3), denoise=st.booleans(),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_one_head_after_the_other_is_a_hook_on_its_output(shape, stack, n_rows, denoise, seed):
+    """An oracle: the whole hooked model, one head of one prefix at a time."""
+    toy, rng = random_toy(shape, seed), torch.Generator().manual_seed(seed)
+    tokens = torch.randint(7, (2, 6), generator=rng)
+    prefixes = [pi.Prefix.random(toy, 2, i, "kv") for i in range(stack)]
+    own = {n: torch.stack([p.tensors[n].double() for p in prefixes]) for n in prefixes[0].tensors}
+    slots = None if denoise else host_of(toy).keys_values(own)
+    layer = seed % shape["n_layers"]
+    seen = {}
+    sites = Site.RESID_PRE.at(layer), Site.Z.at(layer)
+    read = [(name, lambda x, hook, name=name: seen.update({name: x})) for name in sites]
+    base = [] if denoise else stack_hooks(toy, prefixes[0], own)
+    with torch.no_grad(), host_of(toy).hooked([*base, *read]):
+        toy(tokens.repeat(1 if denoise else stack, 1))
+    resid, z = (x.unflatten(0, (-1, 2)) for x in seen.values())
+    given_z = torch.randn(stack, *z.shape[1:], generator=rng, dtype=z.dtype)
+    found = FastForward(toy).with_each_head(layer, resid, z, given_z, n_rows, slots)
+    assert found.shape == (stack, shape["n_heads"], 2, n_rows, 7)
+    for i, prefix in enumerate(prefixes):
+        alone = {name: x[i : i + 1] for name, x in own.items()}
+        under = [] if denoise else stack_hooks(toy, prefix, alone)
+        for head in range(shape["n_heads"]):
+
+            def write(x, hook, i=i, head=head):
+                x = x.clone()
+                x[:, :, head] = given_z[i, :, :, head]
+                return x
+
+            with torch.no_grad(), host_of(toy).hooked([*under, (Site.Z.at(layer), write)]):
+                assert_close(found[i, head], toy(tokens)[:, -n_rows:], 1e-10)
