@@ -10,7 +10,7 @@ from analyses.models import about_model, load_model, smollm2
 from analyses.sentiment.measure import measure
 from analyses.sentiment.methods import PROTOCOLS
 from analyses.sentiment.section import section
-from analyses.sentiment.tables import tables
+from analyses.sentiment.tables import findings_block, tables
 from analyses.study import ModelOption, Study
 
 STUDY = Study(
@@ -21,5 +21,6 @@ STUDY = Study(
     tables=tables,
     section=section,
     seeds=3,
+    findings={"sentiment": findings_block},
     model=ModelOption("the folder of a language model", load_model, about_model, smollm2),
 )

@@ -12,6 +12,7 @@ from analyses.panels import panels
 from analyses.report.evidence import Evidence
 from analyses.report.sections import Section, Words, picture
 from analyses.report.tables import Column, decimals, mean_of, mean_share, rows_table
+from analyses.sentiment.tables import METHODS, nearest_in_size
 from analyses.study import Tables
 from prefix_interp.figure_files import Size, Width
 from prefix_interp.views.sheet import sheet
@@ -19,9 +20,6 @@ from prefix_interp.views.style import COLOURS, MARKERS, legend_below
 from prefix_interp.words import counted
 
 Rows = Sequence[Mapping[str, Any]]
-
-_METHODS = {"zero-shot": "nothing", "few-shot": "solved examples", "instruction": "instruction",
-            "lora": "LoRA", "prefix": "prefix"}  # fmt: skip
 
 
 def section(evidence: Evidence) -> Section:
@@ -57,7 +55,7 @@ def section(evidence: Evidence) -> Section:
             Words("The best, trained longer", f"On {n_longer} test sentences, mean "
                   "with 95% interval over seeds and sentences.",
                   rows_table(tables["longer"], [
-                      Column("Context", "method", _METHODS.__getitem__),
+                      Column("Context", "method", METHODS.__getitem__),
                       Column("Chosen, by seed", "chosen", _chosen),
                       Column("Right (%)", "choice", mean_share),
                       Column("Loss (nats)", "loss", mean_of(2))])),
@@ -118,7 +116,14 @@ def sentiment_figure(
                 own = [row for row in of_kind if row["start"] == start]
                 _line(ax, own, own, f"prefix, {start} start", i)
             slots = list({row["n_slots"]: row for row in of_kind}.values())
-            _line(ax, slots, [_nearest(lora, row) for row in slots], "LoRA of its size", 3, "--")
+            _line(
+                ax,
+                slots,
+                [nearest_in_size(lora, row) for row in slots],
+                "LoRA of its size",
+                3,
+                "--",
+            )
             ax.axhline(100 * bare["mean"], color="black", linestyle=":", label="model alone")
             ax.axhspan(100 * bare["low"], 100 * bare["high"], color="black", alpha=0.07, lw=0)
             ax.set(title=kind, xlabel="slots", xscale="log")
@@ -140,11 +145,6 @@ def _line(ax: Axes, at: Rows, rows: Rows, label: str, colour: int, style: str = 
     ax.fill_between(x, low, high, color=COLOURS[colour], alpha=0.12, linewidth=0)
 
 
-def _nearest(lora: Rows, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the LoRA whose number of parameters is nearest to a prefix's."""
-    return min(lora, key=lambda each: abs(each["n_parameters"] - row["n_parameters"]))
-
-
 def _chosen(chosen: Rows) -> str:
     names = [_how(row) for row in chosen if row["method"] in ("prefix", "lora")]
     return "; ".join(dict.fromkeys(names))
@@ -158,4 +158,4 @@ def _how(row: Mapping[str, Any]) -> str:
     if row["method"] == "prefix":
         slots = counted(row["n_slots"], "slot")
         return f"prefix, {row['parameterization']}, {slots}, {row['start']} start"
-    return _METHODS[row["method"]]
+    return METHODS[row["method"]]

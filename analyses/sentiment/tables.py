@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analyses.report.evidence import Evidence
+from analyses.report.sections import missing
+from analyses.report.tables import markdown, mean_share
 from analyses.study import Rows, Tables
 from analyses.summaries import over_seeds
 from prefix_interp.results import Result
 
 _ABOUT = ("method", "parameterization", "n_slots", "start", "n_parameters", "rank", "layers")
 _LEADING = 10  # heads
+METHODS = {"zero-shot": "nothing", "few-shot": "solved examples", "instruction": "instruction",
+           "lora": "LoRA", "prefix": "prefix"}  # fmt: skip
 
 
 def tables(result: Result) -> Tables:
@@ -68,3 +74,52 @@ def _leading(rows: Rows) -> Rows:
             for row in tuned[:_LEADING]
         ]  # fmt: skip
     return found
+
+
+def nearest_in_size(lora: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the LoRA whose number of parameters is nearest to a prefix's.
+
+    Args:
+        lora: rows of LoRA.
+        row: of the prefix.
+    """
+    return min(lora, key=lambda each: abs(each["n_parameters"] - row["n_parameters"]))
+
+
+def findings_block(evidence: Evidence) -> str:
+    """Return two tables in Markdown: the best trained longer, and every start by slots.
+
+    Args:
+        evidence: with the result of this study.
+    """
+    result = evidence.result("sentiment")
+    if result is None:
+        return missing("sentiment")
+    tables, size = evidence.tables("sentiment"), result.settings["protocol"]
+    n = result.rows("longer")[0]["evaluation"]["n"]
+    best = [[f"{size['longer']} steps, {n} test sentences", "right (%)", "loss (nats)"]]
+    best += [
+        [METHODS[row["method"]], mean_share(row["choice"]), f"{row['loss']['mean']:.3f}"]
+        for row in tables["longer"]
+    ]
+    scores = tables["scores"]
+    tuned, lora = ([r for r in scores if r["method"] == name] for name in ("prefix", "lora"))
+    slots = sorted({row["n_slots"] for row in tuned})
+    heads = [f"{n} slot{'s' * (n > 1)}, right (%)" for n in slots]
+    lines = [[f"{size['steps']} steps, {size['n_test']} test sentences", *heads]]
+    for kind in dict.fromkeys(row["parameterization"] for row in tuned):
+        of_kind = [row for row in tuned if row["parameterization"] == kind]
+        for start in dict.fromkeys(row["start"] for row in of_kind):
+            own = {row["n_slots"]: row for row in of_kind if row["start"] == start}
+            shares = [mean_share(own[n]["choice"]) for n in slots]
+            lines.append([f"{kind} prefix, {start} start", *shares])
+        sizes = {row["n_slots"]: nearest_in_size(lora, row) for row in of_kind}
+        lines.append(
+            [f"LoRA of its size ({kind})", *(mean_share(sizes[n]["choice"]) for n in slots)]
+        )
+    lines += [
+        [METHODS[row["method"]], *([mean_share(row["choice"])] * len(slots))]
+        for row in scores
+        if row["n_parameters"] is None
+    ]
+    return f"{markdown(best)}\n\n{markdown(lines)}"

@@ -117,6 +117,11 @@ def test_tables_and_section(study, result):
     evidence.studies = (study,)
     section = study.section(evidence)
     assert "%" in section.title and len(section.folded) == 5 and section.figure
+    best, by_slots = STUDY.findings["sentiment"](evidence).split("\n\n")
+    assert [line.split(" |")[0] for line in best.splitlines()[2:]] == [
+        "| nothing", "| prefix", "| LoRA"
+    ]  # fmt: skip
+    assert by_slots.count("LoRA of its size") == 2 and by_slots.count(" start |") == 6
     rows = section.numbers["scores"]
     assert rows[0]["n_seeds"] == 1 and 0 <= rows[0]["choice"]["mean"] <= 1
 
