@@ -27,6 +27,7 @@ from analyses.subspaces import STUDY as SUBSPACES
 from analyses.swap import STUDY as SWAP
 from analyses.table1 import STUDY as TABLE1
 from analyses.table2 import STUDY as TABLE2
+from analyses.table3 import DEEP as TABLE3_DEEP
 from analyses.table3 import STUDY as TABLE3
 from analyses.universality import STUDY as UNIVERSALITY
 from prefix_interp.results import Result
@@ -43,6 +44,7 @@ STUDIES: tuple[Study, ...] = (
     LONG_PREFIXES,
     SWAP,
     TABLE3,
+    TABLE3_DEEP,
     DEPTH,
     CONSTRUCTIONS,
     CAPACITY,

@@ -7,6 +7,7 @@ never seen. The paper (40 layers): 100, 93 and 1 %; its notebook (4 layers): 100
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,11 +38,14 @@ PREFIXES = "prefixes"  # group of the kept contexts
 class Trial:
     """One way to tune a prefix: every start at every rate; the lowest training loss counts.
 
+    For a task that the model was not pretrained on, the best start and rate are tuned once more,
+    from the beginning, for longer.
+
     Attributes:
         parameterization: ``"residual"`` or ``"kv"``.
         lrs: learning rates.
-        steps: for a task that the model was pretrained on.
-        steps_unseen: for one that it was not.
+        steps: of every start and rate.
+        steps_unseen: of the longer run.
         restarts: starts, each tuned at every rate.
     """
 
@@ -91,13 +95,18 @@ PROTOCOLS = {
     ), n_slots=2, n_test=100, n_count=10_000),
 }  # fmt: skip
 
+# The paper's depth. A step costs ten times as much, so there are fewer rates and steps.
+DEEP_PROTOCOLS = {
+    "fast": Protocol(toy(40), 4000, 5e-4, (
+        Trial("residual", (1e-2, 3e-2), 300, 1500), Trial("kv", (1e-2, 3e-2), 300, 1500),
+    )),
+    "smoke": replace(PROTOCOLS["smoke"], model=replace(PROTOCOLS["smoke"].model, n_layers=3)),
+}  # fmt: skip
 
-def settings(preset: str) -> dict[str, Any]:
+
+def settings(preset: str, protocols: Mapping[str, Protocol] = PROTOCOLS) -> dict[str, Any]:
     """Return what a result records about a preset besides the protocol."""
-    return {
-        "model": asdict(PROTOCOLS[preset].model),
-        "preset": preset_settings(preset),
-    }
+    return {"model": asdict(protocols[preset].model), "preset": preset_settings(preset)}
 
 
 def measure(job: Job) -> dict[str, Rows]:
@@ -166,21 +175,31 @@ def _blind(job: Job, rows: Rows) -> None:
 
 def _trial(job: Job, rows: Rows, model: Model, trial: Trial, task: str) -> None:
     kind, name = trial.parameterization, f"{task}-{trial.parameterization}"
-    steps = trial.steps if task in FOUR_SKILLS else trial.steps_unseen
-    recipe = job.recipe("prefix", steps=steps)
+    recipe = job.recipe("prefix", steps=trial.steps)
     starts = Prefix.random_starts(
         model, job.protocol.n_slots, trial.restarts, job.seed, kind, recipe.init_std
     )
+    common = {"seed": job.seed, "progress": job.progress}
     fits = sweep(
-        model, task, starts, trial.lrs, recipe=recipe, seed=job.seed,
-        checkpoint=job.checkpoint(name), progress=job.progress,
-    )  # fmt: skip
+        model, task, starts, trial.lrs, recipe=recipe, checkpoint=job.checkpoint(name), **common
+    )
     best = min(fits, key=lambda fit: fit.train_loss)
-    own = {"tuned_on": task, "steps": steps}
+    if task not in FOUR_SKILLS:
+        (longer,) = sweep(
+            model, task, [starts[best.start]], [best.recipe.lr],
+            recipe=replace(recipe, steps=trial.steps_unseen),
+            checkpoint=job.checkpoint(f"{name}-longer"), **common,
+        )  # fmt: skip
+        about = {**longer.context.metadata, "start": best.start}
+        context = replace(longer.context, metadata=about)
+        fits.append(replace(longer, start=best.start, context=context))
+        best = min(fits, key=lambda fit: fit.train_loss)
+    own = {"tuned_on": task}
     for fit in fits:
         _score(
             job, rows, model, "prefix", TASKS if fit is best else (task,), fit.prefix,
-            train_loss=fit.train_loss, start=fit.start, lr=fit.recipe.lr, chosen=fit is best, **own,
+            train_loss=fit.train_loss, start=fit.start, lr=fit.recipe.lr, chosen=fit is best,
+            steps=fit.recipe.steps, **own,
         )  # fmt: skip
     rng = derive_generator(job.seed, "norm-matched", name)
     controls = {
@@ -188,7 +207,7 @@ def _trial(job: Job, rows: Rows, model: Model, trial: Trial, task: str) -> None:
         "norm-matched prefix": norm_matched(best.prefix, rng),
     }
     for method, prefix in controls.items():
-        _score(job, rows, model, method, (task,), prefix, **own)
+        _score(job, rows, model, method, (task,), prefix, steps=best.recipe.steps, **own)
     if job.keeps is not None:
         job.keeps.save_context(PREFIXES, name, best.prefix)
 

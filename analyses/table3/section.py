@@ -25,13 +25,14 @@ Rows = Sequence[Mapping[str, Any]]
 _CONTROLS = ("random prefix", "norm-matched prefix")
 
 
-def section(evidence: Evidence) -> Section:
+def section(evidence: Evidence, name: str = "table3") -> Section:
     """Return what prefixes of a deep model do, with every number beside the paper's.
 
     Args:
         evidence: results of this study.
+        name: of the study.
     """
-    result, summary = evidence.result("table3"), evidence.tables("table3")
+    result, summary = evidence.result(name), evidence.tables(name)
     assert result is not None
     rows, size = summary["rows"], result.settings["protocol"]
     seen = min(_mean(r) for r in prefix_scores(rows, SEEN))
@@ -44,7 +45,7 @@ def section(evidence: Evidence) -> Section:
         "slides (40). A prefix counts at the rate with the lowest training loss."
     )
     return Section(
-        "table3", "Combining skills",
+        name, "Combining skills" if name == "table3" else f"With {layers} layers",
         f"A prefix calls up each of four skills ({percent(seen)} % or more), combines two "
         f"({percent(combined)} %) and learns no new one ({percent(new)} %)",
         "does",
@@ -52,7 +53,7 @@ def section(evidence: Evidence) -> Section:
         "then +1, was never trained, but its parts were; the double histogram was not, and the "
         f"best rule that does not look at the content gets {percent(blind)} % of it.",
         picture(
-            "table3", table3_figure(rows),
+            name, table3_figure(rows),
             "Exact match for six tasks: prefixes near 100 % on the four skills, lower on the "
             "combination, and near 0 on the histogram.",
             how,
@@ -80,7 +81,7 @@ def section(evidence: Evidence) -> Section:
                       Column("Tested on", "task", task_words),
                       Column("Exact match (%)", "exact_match", percent)])),
         ],
-        {"table3": rows, "table3 rates": summary["rates"], "table3 others": summary["others"]},
+        {name: rows, f"{name} rates": summary["rates"], f"{name} others": summary["others"]},
         card=Card(
             f"{percent(combined)} %",
             f"of sequences sorted, then +1: two skills in a row, with {counted(layers, 'layer')}",

@@ -136,15 +136,16 @@ def prefix_scores(rows: Sequence[Row], tasks: Sequence[str], kind: str | None = 
     ]  # fmt: skip
 
 
-def findings_block(evidence: Evidence) -> str:
+def findings_block(evidence: Evidence, name: str = "table3") -> str:
     """Return Table 3 in Markdown: ours, the paper's number in brackets; what to run before that.
 
     Args:
         evidence: results of this study.
+        name: of the study.
     """
-    if evidence.result("table3") is None:
-        return missing("table3")
-    rows = evidence.tables("table3")["rows"]
+    if evidence.result(name) is None:
+        return missing(name)
+    rows = evidence.tables(name)["rows"]
     lines = [["", *map(task_words, TASKS)]]
     for method in METHODS:
         own = [r for r in rows if r["method"] == method]

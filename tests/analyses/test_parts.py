@@ -29,6 +29,7 @@ def test_tables_of_a_part_come_back_as_they_were(tmp_path):
 STUDIES = (
     "table1", "table2", "ladder", "capacity", "long-prefixes", "heads", "subspaces",
     "constructions", "universality", "depth", "lora", "reachability", "swap", "table3",
+    "table3-deep",
 )  # fmt: skip
 
 
