@@ -52,7 +52,7 @@ readme: install  ## rewrite the README's outputs, table and picture, and the tab
 	$(BIN)/python -m docs.update_readme
 
 reproduce: install  ## the fast results again (language-model needs --model), and the zoo from the first seeds (about six hours)
-	$(BIN)/python -m analyses all --preset fast --zoo prefix_interp/models/trained --overwrite
+	$(BIN)/python -m analyses all --preset fast --precision auto --zoo prefix_interp/models/trained --overwrite
 
 clean:
 	rm -rf .venv report work docs/_build docs/tutorials/*.ipynb

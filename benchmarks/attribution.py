@@ -24,6 +24,7 @@ from prefix_interp.attribution.gradients import attribution_patch
 from prefix_interp.attribution.patching import Cell, patch_cells, patch_heads
 from prefix_interp.models.sites import Site
 from prefix_interp.prefixes.baselines import masked_hooks
+from prefix_interp.theory.subspace import bias_subspaces
 
 N_LAYERS, N_HEADS, D_MODEL, N_PREFIX, BATCH = 4, 4, 256, 1, 32
 
@@ -108,9 +109,29 @@ def positions() -> Iterator[Ratio]:
     )  # fmt: skip
 
 
+def subspaces() -> Iterator[Ratio]:
+    """Compare the biases' subspaces of a whole model from one pair of runs with a loop of heads."""
+    case = make_case()
+    tokens = case.batch.tokens
+
+    def at_once() -> list[int]:
+        layers = (bias_subspaces(case.model, case.prefix, tokens, i)[:-1] for i in range(N_LAYERS))
+        return [head.rank for layer in layers for head in layer]
+
+    def one_by_one() -> list[int]:
+        cells = itertools.product(range(N_LAYERS), range(N_HEADS))
+        return [pi.bias_subspace(case.model, case.prefix, tokens, *at).rank for at in cells]
+
+    assert at_once() == one_by_one()
+    yield compare(
+        f"subspaces of the bias, {N_LAYERS * N_HEADS} heads", at_once, "head by head", one_by_one,
+        rounds=5,
+    )  # fmt: skip
+
+
 def _check_equal(ours: torch.Tensor, peer: torch.Tensor) -> None:
     difference = float((ours - peer).abs().max())
     assert difference < 1e-5, f"the peers differ by {difference:.1e}"
 
 
-ALL = (heads, positions)
+ALL = (heads, positions, subspaces)

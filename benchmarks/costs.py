@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -73,6 +74,32 @@ def matrix_rate() -> Iterator[Cost]:
                100 * needed / step / rate, "%")  # fmt: skip
 
 
+def scaling() -> Iterator[Cost]:
+    """How the cost of `inspect` grows: the exponent of each size, by least squares on logs."""
+    usual = {"layers": 2, "heads": 4, "tokens": 12, "sentences": 16}
+    _inspected(**usual)  # the first call loads what later ones need
+    for what, sizes in {
+        "layers": (2, 4, 8), "heads": (2, 4, 8), "tokens": (12, 24, 48), "sentences": (16, 32, 64),
+    }.items():  # fmt: skip
+        logs = []
+        for size in sizes:
+            seconds = _inspected(**{**usual, what: size})
+            logs.append((math.log(size), math.log(seconds)))
+        x, y = (torch.tensor(each) for each in zip(*logs, strict=True))
+        slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
+        yield Cost(f"inspect grows with {what} to the power of", float(slope), "")
+    yield Cost(f"inspect of {usual}", _inspected(**usual), "s")
+
+
+def _inspected(layers: int, heads: int, tokens: int, sentences: int) -> float:
+    shape = pi.ToyConfig(layers, heads, 64, 4, n_content=tokens)
+    model = pi.build_toy(shape)
+    given = torch.randint(0, shape.d_vocab, (sentences, tokens))
+    began = time.perf_counter()
+    pi.inspect(model, pi.Prefix.random(model, 4), given, out=None, progress=False)
+    return time.perf_counter() - began
+
+
 def _median(function: Callable[[], object], rounds: int = 9) -> float:
     seconds = []
     for _ in range(rounds + 1):
@@ -95,4 +122,4 @@ def _peak(function: Callable[[], None]) -> float:
     return int(done.stdout.split()[-1]) / 1e6
 
 
-ALL = (elicitation, memory, matrix_rate)
+ALL = (elicitation, memory, matrix_rate, scaling)
