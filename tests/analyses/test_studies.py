@@ -18,7 +18,7 @@ every = pytest.mark.parametrize("study", STUDIES, ids=NAMES)
 # A live study is run for the report anyway; one that measures your model needs one.
 SMOKE = [study.name for study in STUDIES if not study.live and study.model is None]
 # Hours each, and not run yet.
-NOT_YET = ["cramming", "depth", "lora", "reachability", "sentiment", "swap", "table3",
+NOT_YET = ["cramming", "depth", "lora", "reachability", "swap", "table3",
            "table3-deep"]  # fmt: skip
 SHOWN = [name for name in NAMES if name not in NOT_YET]
 
