@@ -89,7 +89,7 @@ class AnyLengthBound(ResultObject):
         >>> toy = pi.load_toy("sort-ascending-1l1h")
         >>> best = pi.any_length_bound(toy, task, preset="smoke", n=64, n_select=64, progress=False)
         >>> best.starts, best.values
-        (('noise 0', 'noise 1', 'noise 2'), 'cell')
+        (('noise 0', 'noise 1', 'noise 2', 'polished'), 'cell')
     """
 
     task: str
