@@ -38,7 +38,7 @@ def section(evidence: Evidence) -> Section:
         f"{text['median_bits']:.0f} and {uniform['median_bits']:.0f}. "
         "A longer search may reach more: these are lower bounds.",
         picture(
-            "cramming",
+            "cramming-length",
             cramming_figure(tables),
             "Left: the share of targets whose first tokens one vector calls up, by their number. "
             "Right: the attention of the emitted tokens to the vector in front, by layer, and to "

@@ -57,7 +57,7 @@ def section(evidence: Evidence) -> Section:
         f"attention moves by at most {power(still)} in layer 1, deeper by up to "
         f"{max((r['distance']['mean'] for r in moved), default=0.0):.2f} (Jensen-Shannon).",
         picture(
-            "depth",
+            "depth-layers",
             depth_figure(summary),
             "Left: sequences right against the number of layers, with MLPs and without. Right: "
             "how far attention within the content moves in each layer of the deepest model.",

@@ -86,7 +86,7 @@ def section(evidence: Evidence) -> Section:
             Words("Every rate and length", "The chosen ones have the lowest training loss.",
                   rows_table(summary["sweep"], [
                       Column("Method", "method"), Column("Parameters", "n_parameters", _whole),
-                      Column("Steps", "steps"), Column("Rate", "lr", str),
+                      Column("Steps", "steps"), Column("Rate", "lr", decimals(3)),
                       Column("Training loss (nats)", "train_loss", mean_of(3)),
                       Column("Right (%)", "exact_match", mean_share)])),
         ],

@@ -48,7 +48,7 @@ def section(evidence: Evidence) -> Section:
         f"{_tight(built, scores)}; its search is not convex, so it is the best found and no "
         "proof.",
         picture(
-            "reachability",
+            "reachability-slots",
             reachability_figure(tables),
             "Left: exact match of kv prefixes rises with the number of slots to below the line of "
             "the best table. Right: right outputs by output, lowest at the first and the last.",

@@ -45,7 +45,7 @@ def section(evidence: Evidence) -> Section:
         f"sentences of neither split. Below, all of them after "
         f"{counted(protocol['steps'], 'step')}.",
         picture(
-            "sentiment",
+            "sentiment-slots",
             sentiment_figure(tables),
             "By number of slots: the share of test sentences that prefixes from each start tell "
             "right, LoRA of the same size, and the model alone.",
@@ -68,7 +68,7 @@ def section(evidence: Evidence) -> Section:
                       Column("Loss (nats)", "loss", mean_of(2))])),
             Words("Every rate", "On validation sentences.",
                   rows_table([{**row, "how": _how(row)} for row in tables["fits"]], [
-                      Column("Context", "how"), Column("Rate", "lr", str),
+                      Column("Context", "how"), Column("Rate", "lr", decimals(3)),
                       Column("Right (%)", "choice", mean_share),
                       Column("Loss (nats)", "loss", mean_of(2)),
                       Column("Training loss (nats)", "train_loss", mean_of(2))])),

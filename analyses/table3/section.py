@@ -53,7 +53,7 @@ def section(evidence: Evidence, name: str = "table3") -> Section:
         "then +1, was never trained, but its parts were; the double histogram was not, and the "
         f"best rule that does not look at the content gets {percent(blind)} % of it.",
         picture(
-            name, table3_figure(rows),
+            f"{name}-tasks", table3_figure(rows),
             "Exact match for six tasks: prefixes near 100 % on the four skills, lower on the "
             "combination, and near 0 on the histogram.",
             how,
@@ -69,7 +69,7 @@ def section(evidence: Evidence, name: str = "table3") -> Section:
                   "decides.",
                   rows_table(summary["rates"], [
                       Column("Prefix", "parameterization"), Column("Task", "task", task_words),
-                      Column("Rate", "lr", str), Column("Steps", "steps"),
+                      Column("Rate", "lr", decimals(3)), Column("Steps", "steps"),
                       Column("Runs", "runs"), Column("Chosen", "chosen"),
                       Column("Training loss (nats)", "train_loss", decimals(4)),
                       Column("Exact match (%)", "exact_match", share)])),
