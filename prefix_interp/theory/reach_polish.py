@@ -97,7 +97,7 @@ def _by_group(
 def _minimise(
     start: Tensors, loss: Callable[[Tensors], Tensor], iterations: int, scales: Tensors
 ) -> dict[str, Tensor]:
-    """Return the tensors at the minimum that is found, or the start if that is no worse.
+    """Return the tensors where the search ends, or the start if its loss is lower.
 
     Args:
         start: by name.
